@@ -1,0 +1,5402 @@
+/* ijepa.c - I-JEPA, whole: masks, vision transformer, predictor, loss, every gradient, AdamW, EMA, in one file.
+ * It refuses to be a framework: one method, one element type, the CPU, libc and libm only.
+ *
+ *   cc -O3 -march=native -DIJEPA_MAIN ijepa.c -o ijepa -lm -lpthread     (or just: make)
+ *
+ * Part I, the paper:  basics · random numbers · tensor · matmul · layers · attention · transformer · encoder ·
+ *                     masks · predictor · loss · optimisation · model · the training step · features
+ * Part II, the tools: images · scenes · safetensors · checkpoints · evaluation · threads · the program
+ * The manual, with the legend of dimensions (B N K T D P H F p), is ijepa.h.
+ */
+#if !defined(IJEPA_NO_POSIX) && !defined(_POSIX_C_SOURCE)
+#define _POSIX_C_SOURCE 200809L
+#endif
+#include "ijepa.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef ij_real real;
+
+/* ---- basics ---------------------------------------------------------------------------------------------------- */
+
+#define IJ_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define IJ_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define IJ_PI 3.14159265358979323846
+
+const char *ij_status_string(ij_status s)
+{
+    static const char *const text[] = { "ok", "bad setting or argument", "not enough memory", "file error",
+                                        "bad file content", "impossible masks", "loss is not finite" };
+    return (unsigned)s < sizeof text / sizeof *text ? text[s] : "unknown status";
+}
+
+/* Writes the one line that explains a failure and returns its status: `return ij_fail(why, IJ_EDATA, ...)`. */
+#if defined(__GNUC__)
+__attribute__((format(printf, 3, 4)))
+#endif
+static ij_status ij_fail(ij_error *why, ij_status s, const char *format, ...)
+{
+    if (why) {
+        va_list args;
+        va_start(args, format);
+        vsnprintf(why->text, sizeof why->text, format, args);
+        va_end(args);
+    }
+    return s;
+}
+
+/* An arena hands out pieces of one block, in order. With base NULL it only adds up: the same layout routine says how
+ * many bytes are needed and later places them. `used` sticks at SIZE_MAX once a sum or product overflows. */
+typedef struct { unsigned char *base; size_t size, used; } ij_arena;
+
+static size_t ij_mul(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
+
+static void *ij_take(ij_arena *a, size_t count, size_t each)
+{
+    const size_t bytes = ij_mul(count, each), start = a->used;
+    if (start > SIZE_MAX / 2 || bytes > SIZE_MAX / 2 - start - 64) { a->used = SIZE_MAX; return NULL; }
+    a->used = start + (bytes + 63) / 64 * 64;
+    assert(!a->base || a->used <= a->size);
+    return a->base ? a->base + start : NULL;
+}
+
+static void ij_each(const ij_team *team, size_t count, ij_task *task, void *arg)
+{
+    if (team && team->run && count > 1) team->run(team->pool, count, task, arg);
+    else for (size_t i = 0; i < count; i++) task(arg, i);
+}
+
+/* ---- random numbers -------------------------------------------------------------------------------------------- */
+
+void ij_rng_seed(ij_rng *r, uint64_t seed)
+{
+    r->state[0] = (uint32_t)seed;
+    for (uint32_t i = 1; i < 624; i++)
+        r->state[i] = 1812433253u * (r->state[i - 1] ^ (r->state[i - 1] >> 30)) + i;
+    r->at = 624;
+}
+
+uint32_t ij_rng_next(ij_rng *r)
+{
+    uint32_t *s = r->state;
+    if (r->at >= 624) {                                        /* the next 624 words at once */
+        for (uint32_t i = 0; i < 624; i++) {
+            const uint32_t y = (s[i] & 0x80000000u) | (s[(i + 1) % 624] & 0x7fffffffu);
+            s[i] = s[(i + 397) % 624] ^ (y >> 1) ^ (y & 1 ? 0x9908b0dfu : 0);
+        }
+        r->at = 0;
+    }
+    uint32_t y = s[r->at++];
+    y ^= y >> 11;
+    y ^= y << 7 & 0x9d2c5680u;
+    y ^= y << 15 & 0xefc60000u;
+    return y ^ y >> 18;
+}
+
+double ij_rng_uniform(ij_rng *r) { return (ij_rng_next(r) & 0xffffff) / 16777216.0; }
+size_t ij_rng_below(ij_rng *r, size_t n) { return ij_rng_next(r) % n; }
+
+void ij_rng_permutation(ij_rng *r, size_t *order, size_t n)
+{
+    for (size_t i = 0; i < n; i++) order[i] = i;
+    for (size_t i = 0; i + 1 < n; i++) {
+        const size_t j = i + ij_rng_below(r, n - i), t = order[i];
+        order[i] = order[j];
+        order[j] = t;
+    }
+}
+
+/* A cheaper generator whose state is one number, for streams that are made by the thousand: one for each image of
+ * each step, so that nothing depends on the order of threads and nothing has to be saved. (SplitMix64.) */
+static uint64_t ij_mix(uint64_t *state)
+{
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+/* ---- tensor ------------------------------------------------------------------------------------------------------
+ * Activations are packed: the tokens of all sequences of a batch stand under one another as rows [T,D], so sequences
+ * of different length need no padding. Every layer works on any range of rows.                                      */
+
+static size_t ij_cols(const ij_tensor *t) { return t->dim[t->rank - 1]; }
+static size_t ij_rows(const ij_tensor *t)
+{
+    size_t rows = 1;
+    for (size_t i = 0; i + 1 < t->rank; i++) rows = ij_mul(rows, t->dim[i]);
+    return rows;
+}
+static size_t ij_count(const ij_tensor *t) { return ij_mul(ij_rows(t), ij_cols(t)); }
+
+static ij_tensor ij_matrix(ij_arena *a, size_t rows, size_t cols)
+{
+    const ij_tensor t = { ij_take(a, ij_mul(rows, cols), sizeof(real)), 2, { rows, cols, 0, 0 } };
+    return t;
+}
+
+/* Rows r0..r1 of a matrix, sharing its memory. */
+static ij_tensor ij_slice(const ij_tensor *t, size_t r0, size_t r1)
+{
+    assert(t->rank == 2 && r0 <= r1 && r1 <= t->dim[0]);
+    const ij_tensor s = { t->x + r0 * t->dim[1], 2, { r1 - r0, t->dim[1], 0, 0 } };
+    return s;
+}
+
+static int ij_is(const ij_tensor *t, size_t rows, size_t cols) { return ij_rows(t) == rows && ij_cols(t) == cols; }
+
+/* Sums run in 16 lanes, lane i taking elements i, i+16, ...: the compiler can use vectors without reordering, so the
+ * result is the same on every machine. */
+enum { IJ_LANES = 16 };
+
+static real ij_lanes_total(const real lane[IJ_LANES])
+{
+    real s = 0;
+    for (size_t i = 0; i < IJ_LANES; i++) s += lane[i];
+    return s;
+}
+
+static real ij_sum(const real *x, size_t n)
+{
+    real lane[IJ_LANES] = { 0 };
+    size_t i = 0;
+    for (; i + IJ_LANES <= n; i += IJ_LANES)
+        for (size_t j = 0; j < IJ_LANES; j++) lane[j] += x[i + j];
+    for (; i < n; i++) lane[i % IJ_LANES] += x[i];
+    return ij_lanes_total(lane);
+}
+
+static real ij_dot(const real *x, const real *y, size_t n)
+{
+    real lane[IJ_LANES] = { 0 };
+    size_t i = 0;
+    for (; i + IJ_LANES <= n; i += IJ_LANES)
+        for (size_t j = 0; j < IJ_LANES; j++) lane[j] += x[i + j] * y[i + j];
+    for (; i < n; i++) lane[i % IJ_LANES] += x[i] * y[i];
+    return ij_lanes_total(lane);
+}
+
+/* ---- matmul ------------------------------------------------------------------------------------------------------
+ * The naive version is the definition. The fast one computes the same chains of multiply-adds, so its results are
+ * equal to the last bit:
+ *
+ *        B: a KC x NR panel, packed        C is cut into blocks of MC rows. For each KC slice of the sum, the
+ *          +----NR----+                    block of A is packed into tiles of MR rows, then each panel of B
+ *          |  b[k][]  |                    into NR columns; zeros fill the edges. The tile kernel keeps MR x NR
+ *   A      +----------+                    sums of C in registers and walks down k:
+ *  +--KC--+ +---------+
+ *  |a[k][]| | MR x NR |  += a[k][i] * b[k][j], starting from the C of the slice before.
+ *  +------+ +---------+                                                                                              */
+
+#if defined(FP_FAST_FMA) || defined(FP_FAST_FMAF) || defined(__FMA__)
+#define IJ_HAS_FMA                        /* one instruction, one rounding: then both versions use it everywhere */
+#endif
+#if defined(IJ_HAS_FMA) && defined(IJEPA_DOUBLE)
+#define IJ_MADD(a, b, c) fma(a, b, c)
+#elif defined(IJ_HAS_FMA)
+#define IJ_MADD(a, b, c) fmaf(a, b, c)
+#else
+#define IJ_MADD(a, b, c) ((c) + (a) * (b))
+#endif
+
+#ifndef IJ_MR                             /* the tile: as many sums as the vector registers hold */
+#if defined(__AVX512F__)
+enum { IJ_MR = 12, IJ_NR = 32 };
+#elif defined(__AVX__)
+enum { IJ_MR = 4, IJ_NR = 24 };
+#else
+enum { IJ_MR = 6, IJ_NR = 8 };
+#endif
+#endif
+enum { IJ_KC = 256, IJ_MC = 240 };        /* a packed block of A stays in the L2 cache, a panel of B in L1; on the stack */
+
+void ij_matmul_naive(const ij_product *p)
+{
+    for (size_t i = 0; i < p->m; i++)
+        for (size_t j = 0; j < p->n; j++) {
+            real sum = p->add ? p->c[i * p->c_row + j] : 0;
+            for (size_t k = 0; k < p->k; k++)
+                sum = IJ_MADD(p->a[i * p->a_row + k * p->a_col], p->b[k * p->b_row + j * p->b_col], sum);
+            p->c[i * p->c_row + j] = sum;
+        }
+}
+
+static void ij_tile(size_t kc, const real *a, const real *b, real *c, size_t c_row)
+{
+    real sum[IJ_MR][IJ_NR];
+    for (size_t i = 0; i < IJ_MR; i++)
+        for (size_t j = 0; j < IJ_NR; j++) sum[i][j] = c[i * c_row + j];
+    for (size_t k = 0; k < kc; k++, a += IJ_MR, b += IJ_NR)
+        for (size_t i = 0; i < IJ_MR; i++)
+            for (size_t j = 0; j < IJ_NR; j++) sum[i][j] = IJ_MADD(a[i], b[j], sum[i][j]);
+    for (size_t i = 0; i < IJ_MR; i++)
+        for (size_t j = 0; j < IJ_NR; j++) c[i * c_row + j] = sum[i][j];
+}
+
+/* to[k][0..width) = from[k*step + i*next] for i < used, zero beyond. */
+static void ij_pack(real *to, const real *from, size_t used, size_t width, size_t kc, size_t next, size_t step)
+{
+    for (size_t i = used; i < width; i++)
+        for (size_t k = 0; k < kc; k++) to[k * width + i] = 0;
+    if (next == 1)
+        for (size_t k = 0; k < kc; k++)
+            for (size_t i = 0; i < used; i++) to[k * width + i] = from[k * step + i];
+    else
+        for (size_t i = 0; i < used; i++)
+            for (size_t k = 0; k < kc; k++) to[k * width + i] = from[k * step + i * next];
+}
+
+typedef struct { const ij_product *p; size_t rows; } ij_matmul_work;
+
+/* Rows index*rows .. of C. */
+static void ij_matmul_rows(void *arg, size_t index)
+{
+    const ij_matmul_work *w = arg;
+    const ij_product *p = w->p;
+    const size_t i0 = index * w->rows, i1 = IJ_MIN(i0 + w->rows, p->m);
+    real a[(IJ_MC + IJ_MR) * IJ_KC], b[IJ_KC * IJ_NR], edge[IJ_MR * IJ_NR];
+    if (!p->add)
+        for (size_t i = i0; i < i1; i++) memset(p->c + i * p->c_row, 0, p->n * sizeof(real));
+    for (size_t k0 = 0; k0 < p->k; k0 += IJ_KC) {
+        const size_t kc = IJ_MIN(IJ_KC, p->k - k0);
+        for (size_t i = i0; i < i1; i += IJ_MR)
+            ij_pack(a + (i - i0) * kc, p->a + i * p->a_row + k0 * p->a_col, IJ_MIN(IJ_MR, i1 - i), IJ_MR, kc,
+                    p->a_row, p->a_col);
+        for (size_t j = 0; j < p->n; j += IJ_NR) {
+            const size_t nr = IJ_MIN(IJ_NR, p->n - j);
+            ij_pack(b, p->b + k0 * p->b_row + j * p->b_col, nr, IJ_NR, kc, p->b_col, p->b_row);
+            for (size_t i = i0; i < i1; i += IJ_MR) {
+                const size_t mr = IJ_MIN(IJ_MR, i1 - i);
+                real *c = p->c + i * p->c_row + j;
+                if (mr == IJ_MR && nr == IJ_NR) { ij_tile(kc, a + (i - i0) * kc, b, c, p->c_row); continue; }
+                memset(edge, 0, sizeof edge);
+                for (size_t r = 0; r < mr; r++) memcpy(edge + r * IJ_NR, c + r * p->c_row, nr * sizeof(real));
+                ij_tile(kc, a + (i - i0) * kc, b, edge, IJ_NR);
+                for (size_t r = 0; r < mr; r++) memcpy(c + r * p->c_row, edge + r * IJ_NR, nr * sizeof(real));
+            }
+        }
+    }
+}
+
+void ij_matmul(const ij_product *p, const ij_team *team)
+{
+    const size_t threads = team && team->run ? IJ_MAX(team->threads, 1) : 1;
+    size_t blocks = (p->m + IJ_MC - 1) / IJ_MC;
+    blocks = (blocks + threads - 1) / threads * threads;        /* equal shares */
+    size_t rows = (p->m + blocks - 1) / IJ_MAX(blocks, 1);
+    rows = (rows + IJ_MR - 1) / IJ_MR * IJ_MR;
+    ij_matmul_work w = { p, rows };
+    if (p->m && p->n) ij_each(team, (p->m + rows - 1) / rows, ij_matmul_rows, &w);
+}
+
+/* ---- layers ------------------------------------------------------------------------------------------------------
+ * Each backward stands below its forward. Forward overwrites y. Backward overwrites dx, the gradient of the input
+ * (layer norm adds to it: it closes a residual branch), and adds to the gradients of parameters. Those sum over all
+ * rows of a batch, so they are made apart from dx, cut by rows of the weight: any cut gives the same bits.          */
+
+/* y = x W' + b      x [T,in]  W [out,in]  b [out]  y [T,out] */
+static void ij_linear(ij_tensor y, ij_tensor x, const ij_tensor *w, const ij_tensor *b)
+{
+    const size_t rows = ij_rows(&x), in = ij_cols(&x), out = ij_cols(&y);
+    assert(ij_is(w, ij_rows(w), ij_cols(w)) && ij_count(w) == out * in && ij_count(b) == out && ij_rows(&y) == rows);
+    for (size_t r = 0; r < rows; r++) memcpy(y.x + r * out, b->x, out * sizeof(real));
+    const ij_product p = { rows, out, in, x.x, in, 1, w->x, 1, in, y.x, out, 1 };
+    ij_matmul(&p, NULL);
+}
+
+/* dx = dy W */
+static void ij_linear_backward(ij_tensor dx, ij_tensor dy, const ij_tensor *w)
+{
+    const size_t rows = ij_rows(&dy), out = ij_cols(&dy), in = ij_cols(&dx);
+    assert(ij_count(w) == out * in && ij_rows(&dx) == rows);
+    const ij_product p = { rows, in, out, dy.x, out, 1, w->x, in, 1, dx.x, in, 0 };
+    ij_matmul(&p, NULL);
+}
+
+/* Rows o0..o1 of dW += dy' x, and of db += the column sums of dy. */
+static void ij_linear_backward_weight(const ij_tensor *dw, const ij_tensor *db, const ij_tensor *dy, const ij_tensor *x,
+                                      size_t o0, size_t o1)
+{
+    const size_t rows = ij_rows(x), in = ij_cols(x), out = ij_cols(dy);
+    assert(ij_count(dw) == out * in && ij_count(db) == out && ij_rows(dy) == rows && o0 <= o1 && o1 <= out);
+    const ij_product p = { o1 - o0, in, rows, dy->x + o0, 1, out, x->x, in, 1, dw->x + o0 * in, in, 1 };
+    ij_matmul(&p, NULL);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t o = o0; o < o1; o++) db->x[o] += dy->x[r * out + o];
+}
+
+#define IJ_NORM_EPS 1e-6                  /* of every LayerNorm of the model (spec: nn.LayerNorm, eps=1e-6) */
+#define IJ_TARGET_EPS 1e-5                /* of the parameter-free norm of the targets: F.layer_norm's default */
+
+/* Mean and 1/std of one row. */
+static void ij_moments(real *mean, real *rstd, const real *x, size_t d, double eps)
+{
+    real lane[IJ_LANES] = { 0 };
+    const real m = ij_sum(x, d) / (real)d;
+    for (size_t i = 0; i < d; i++) lane[i % IJ_LANES] += (x[i] - m) * (x[i] - m);
+    *mean = m;
+    *rstd = 1 / (real)sqrt((double)(ij_lanes_total(lane) / (real)d) + eps);
+}
+
+/* y = (x - mean) rstd w + b      stat [T,2]: mean, rstd, kept for the backward */
+static void ij_layernorm(ij_tensor y, ij_tensor stat, ij_tensor x, const ij_tensor *w, const ij_tensor *b)
+{
+    const size_t d = ij_cols(&x);
+    assert(ij_is(&y, ij_rows(&x), d) && ij_is(&stat, ij_rows(&x), 2) && ij_count(w) == d && ij_count(b) == d);
+    for (size_t r = 0; r < ij_rows(&x); r++) {
+        real *s = stat.x + r * 2, *yr = y.x + r * d;
+        const real *xr = x.x + r * d;
+        ij_moments(&s[0], &s[1], xr, d, IJ_NORM_EPS);
+        for (size_t i = 0; i < d; i++) yr[i] = (xr[i] - s[0]) * s[1] * w->x[i] + b->x[i];
+    }
+}
+
+/* dx += rstd (g - mean(g) - n mean(g n))      with n = (x - mean) rstd, g = dy w */
+static void ij_layernorm_backward(ij_tensor dx, ij_tensor dy, ij_tensor stat, ij_tensor x, const ij_tensor *w)
+{
+    const size_t d = ij_cols(&x);
+    assert(ij_is(&dx, ij_rows(&x), d) && ij_is(&dy, ij_rows(&x), d) && ij_count(w) == d);
+    for (size_t r = 0; r < ij_rows(&x); r++) {
+        const real *s = stat.x + r * 2, *xr = x.x + r * d, *dyr = dy.x + r * d;
+        real g_lane[IJ_LANES] = { 0 }, gn_lane[IJ_LANES] = { 0 }, *dxr = dx.x + r * d;
+        for (size_t i = 0; i < d; i++) {
+            const real g = dyr[i] * w->x[i];
+            g_lane[i % IJ_LANES] += g;
+            gn_lane[i % IJ_LANES] += g * (xr[i] - s[0]) * s[1];
+        }
+        const real g_mean = ij_lanes_total(g_lane) / (real)d, gn_mean = ij_lanes_total(gn_lane) / (real)d;
+        for (size_t i = 0; i < d; i++)
+            dxr[i] += s[1] * (dyr[i] * w->x[i] - g_mean - (xr[i] - s[0]) * s[1] * gn_mean);
+    }
+}
+
+/* Channels c0..c1 of dw += sum of dy n, db += sum of dy. */
+static void ij_layernorm_backward_weight(const ij_tensor *dw, const ij_tensor *db, const ij_tensor *dy,
+                                         const ij_tensor *stat, const ij_tensor *x, size_t c0, size_t c1)
+{
+    const size_t d = ij_cols(x);
+    assert(ij_count(dw) == d && ij_count(db) == d && c1 <= d && ij_is(dy, ij_rows(x), d));
+    for (size_t r = 0; r < ij_rows(x); r++) {
+        const real *s = stat->x + r * 2, *xr = x->x + r * d, *dyr = dy->x + r * d;
+        for (size_t i = c0; i < c1; i++) {
+            dw->x[i] += dyr[i] * ((xr[i] - s[0]) * s[1]);
+            db->x[i] += dyr[i];
+        }
+    }
+}
+
+/* exp for vectors: x = n ln2 + r, then 2^n times a polynomial for e^r on |r| <= ln2/2 (fitted; its own error is 2e-9).
+ * Worst error 1.2 ulp on [-87,88], values beyond are held there: ij_exp_ulp in the tests. Where float arithmetic is
+ * wider than float, or numbers are double, libm's. */
+#if !defined(IJEPA_DOUBLE) && defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD == 0
+static inline real ij_exp(real x)
+{
+    x = x < -87 ? -87 : x > 88 ? 88 : x;
+    const float shifted = x * 1.44269504f + 12582912.0f;        /* 1.5 * 2^23: the low bits now hold n */
+    const float n = shifted - 12582912.0f;
+    const float r = IJ_MADD(n, -1.42860677e-6f, IJ_MADD(n, -0.693145752f, x));
+    float p = 0.00138358135f;
+    p = IJ_MADD(p, r, 0.00837563643f);
+    p = IJ_MADD(p, r, 0.0416682881f);
+    p = IJ_MADD(p, r, 0.166664103f);
+    p = IJ_MADD(p, r, 0.499999916f);
+    p = IJ_MADD(p, r, 1.0f);
+    p = IJ_MADD(p, r, 1.0f);
+    uint32_t bits;
+    float two_n;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits - 0x4b400000u + 127) << 23;
+    memcpy(&two_n, &bits, sizeof two_n);
+    return p * two_n;
+}
+
+/* The normal distribution: density pdf(u) and upper tail q = 1 - cdf(|u|) = pdf t P(t), t = 1 / (1 + 0.2316419 |u|)
+ * (the form of Abramowitz & Stegun 26.2.17, refitted: error of P 2e-8; of cdf in float 2.3e-7). */
+static inline void ij_normal(real *pdf, real *cdf, real u)
+{
+    const float v = u < 0 ? -u : u, e = ij_exp(-0.5f * v * v), t = 1.0f / IJ_MADD(0.2316419f, v, 1.0f);
+    float p = -0.0712024451f;
+    p = IJ_MADD(p, t, 0.250886878f);
+    p = IJ_MADD(p, t, -0.207111123f);
+    p = IJ_MADD(p, t, 0.230225247f);
+    p = IJ_MADD(p, t, 0.0109353114f);
+    p = IJ_MADD(p, t, 0.103443219f);
+    p = IJ_MADD(p, t, 0.0902921905f);
+    p = IJ_MADD(p, t, 0.09253072f);
+    const float q = e * t * p;
+    *pdf = e * 0.398942280f;
+    *cdf = u < 0 ? q : 1.0f - q;
+}
+#else
+static real ij_exp(real x) { return (real)exp((double)x); }
+static void ij_normal(real *pdf, real *cdf, real u)
+{
+    *pdf = (real)(exp(-0.5 * (double)u * (double)u) * 0.39894228040143267794);
+    *cdf = (real)(0.5 * erfc(-(double)u * 0.70710678118654752440));
+}
+#endif
+
+/* y = u cdf(u), the erf form */
+static void ij_gelu(ij_tensor y, ij_tensor u)
+{
+    assert(ij_is(&y, ij_rows(&u), ij_cols(&u)));
+    for (size_t i = 0, n = ij_count(&u); i < n; i++) {
+        real pdf, cdf;
+        ij_normal(&pdf, &cdf, u.x[i]);
+        y.x[i] = u.x[i] * cdf;
+    }
+}
+
+/* dy becomes du = dy (cdf(u) + u pdf(u)) */
+static void ij_gelu_backward(ij_tensor dy, ij_tensor u)
+{
+    assert(ij_is(&dy, ij_rows(&u), ij_cols(&u)));
+    for (size_t i = 0, n = ij_count(&u); i < n; i++) {
+        real pdf, cdf;
+        ij_normal(&pdf, &cdf, u.x[i]);
+        dy.x[i] *= cdf + u.x[i] * pdf;
+    }
+}
+
+static void ij_add(ij_tensor y, ij_tensor x)            /* y += x */
+{
+    assert(ij_is(&y, ij_rows(&x), ij_cols(&x)));
+    for (size_t i = 0, n = ij_count(&y); i < n; i++) y.x[i] += x.x[i];
+}
+
+static void ij_copy(ij_tensor y, ij_tensor x)
+{
+    assert(ij_is(&y, ij_rows(&x), ij_cols(&x)));
+    memcpy(y.x, x.x, ij_count(&x) * sizeof(real));
+}
+
+/* Softmax of each row of s [n,n], scaled, in place. */
+static void ij_softmax(real *s, size_t n, real scale)
+{
+    for (size_t r = 0; r < n; r++, s += n) {
+        real top = s[0];
+        for (size_t j = 1; j < n; j++) top = s[j] > top ? s[j] : top;
+        for (size_t j = 0; j < n; j++) s[j] = ij_exp((s[j] - top) * scale);
+        const real inverse = 1 / ij_sum(s, n);
+        for (size_t j = 0; j < n; j++) s[j] *= inverse;
+    }
+}
+
+/* ds (given as dp) = p (dp - sum(dp p)) scale, in place */
+static void ij_softmax_backward(real *dp, const real *p, size_t n, real scale)
+{
+    for (size_t r = 0; r < n; r++, dp += n, p += n) {
+        const real dot = ij_dot(dp, p, n);
+        for (size_t j = 0; j < n; j++) dp[j] = p[j] * (dp[j] - dot) * scale;
+    }
+}
+
+/* ---- attention ---------------------------------------------------------------------------------------------------
+ * Each row of qkv is [q | k | v], D numbers each, head h at columns h*dh of each third. Within one sequence of n
+ * tokens and one head:   P = softmax(q k' / sqrt(dh)) [n,n],   o = P v [n,dh].                                       */
+
+static void ij_attention(real *o, real *prob, const real *qkv, size_t n, size_t d, size_t heads)
+{
+    const size_t dh = d / heads, row = 3 * d;
+    const real scale = (real)(1 / sqrt((double)dh));
+    for (size_t h = 0; h < heads; h++, prob += n * n) {
+        const real *q = qkv + h * dh, *k = q + d, *v = k + d;
+        const ij_product scores = { n, n, dh, q, row, 1, k, 1, row, prob, n, 0 };
+        ij_matmul(&scores, NULL);
+        ij_softmax(prob, n, scale);
+        const ij_product out = { n, dh, n, prob, n, 1, v, row, 1, o + h * dh, d, 0 };
+        ij_matmul(&out, NULL);
+    }
+}
+
+/* dqkv from do; ds: room for [n,n] */
+static void ij_attention_backward(real *dqkv, real *ds, const real *d_o, const real *prob, const real *qkv, size_t n,
+                                  size_t d, size_t heads)
+{
+    const size_t dh = d / heads, row = 3 * d;
+    const real scale = (real)(1 / sqrt((double)dh));
+    for (size_t h = 0; h < heads; h++, prob += n * n) {
+        const real *q = qkv + h * dh, *k = q + d, *v = k + d, *doh = d_o + h * dh;
+        real *dq = dqkv + h * dh, *dk = dq + d, *dv = dk + d;
+        const ij_product to_v = { n, dh, n, prob, 1, n, doh, d, 1, dv, row, 0 };        /* dv = P' do */
+        const ij_product to_p = { n, n, dh, doh, d, 1, v, 1, row, ds, n, 0 };           /* dP = do v' */
+        ij_matmul(&to_v, NULL);
+        ij_matmul(&to_p, NULL);
+        ij_softmax_backward(ds, prob, n, scale);
+        const ij_product to_q = { n, dh, n, ds, n, 1, k, row, 1, dq, row, 0 };          /* dq = dS k */
+        const ij_product to_k = { n, dh, n, ds, 1, n, q, row, 1, dk, row, 0 };          /* dk = dS' q */
+        ij_matmul(&to_q, NULL);
+        ij_matmul(&to_k, NULL);
+    }
+}
+
+/* ---- transformer -------------------------------------------------------------------------------------------------
+ * A stack of pre-norm blocks and a final norm, the body of encoder and predictor alike. A batch of sequences is cut
+ * into pieces of whole sequences; a thread takes a piece through all layers.                                        */
+
+typedef struct {                /* a packed batch of sequences */
+    size_t count, tokens;
+    size_t *start;              /* [count+1] first row of each */
+    size_t *square;             /* [count+1] sum of the squared lengths before it: where its attention begins */
+    size_t pieces;
+} ij_seqs;
+
+typedef struct {                /* activations of one block, kept for the backward */
+    ij_tensor x;                /* [T,D] input */
+    ij_tensor norm1, stat1;     /* [T,D] [T,2] */
+    ij_tensor qkv;              /* [T,3D] */
+    real *prob;                 /* for each sequence [H,n,n] */
+    ij_tensor heads;            /* [T,D] attention's output before proj */
+    ij_tensor y;                /* [T,D] after the attention branch */
+    ij_tensor norm2, stat2;     /* [T,D] [T,2] */
+    ij_tensor fc1, gelu;        /* [T,F] */
+} ij_block_acts;
+
+typedef struct {
+    size_t depth, heads;
+    ij_seqs seqs;
+    ij_block_acts *block;       /* [depth] */
+    ij_tensor out;              /* [T,D] output of the last block */
+    ij_tensor norm, stat;       /* [T,D] [T,2] final norm */
+} ij_stack;
+
+typedef struct {                /* gradients while walking back through one stack */
+    ij_tensor dz, dy, dx;       /* [T,D] of a block's output, middle, input */
+    ij_tensor dnorm1, dnorm2, dheads;   /* [T,D] */
+    ij_tensor dqkv, dfc1;       /* [T,3D] [T,F] */
+    real *dprob;                /* for each sequence [n,n] */
+} ij_stack_grads;
+
+static void ij_seqs_place(ij_seqs *s, ij_arena *a, size_t count)
+{
+    s->start = ij_take(a, count + 1, sizeof(size_t));
+    s->square = ij_take(a, count + 1, sizeof(size_t));
+}
+
+/* Pieces of some 512 rows, in equal shares for the threads. */
+static void ij_seqs_set(ij_seqs *s, size_t count, const ij_team *team)
+{
+    const size_t threads = team && team->run ? IJ_MAX(team->threads, 1) : 1;
+    s->count = count;
+    s->tokens = s->start[count];
+    s->square[0] = 0;
+    for (size_t i = 0; i < count; i++) {
+        const size_t n = s->start[i + 1] - s->start[i];
+        s->square[i + 1] = s->square[i] + n * n;
+    }
+    const size_t pieces = (s->tokens / 512 + threads) / threads * threads;
+    s->pieces = IJ_MIN(pieces, count);
+}
+
+/* Sequences [first,last) of a piece. */
+static void ij_piece(size_t *first, size_t *last, const ij_seqs *s, size_t piece)
+{
+    *first = s->count * piece / s->pieces;
+    *last = s->count * (piece + 1) / s->pieces;
+}
+
+/* tokens, squares: at most that many; keep 0: no backward will follow, and all blocks share one set of buffers */
+static void ij_stack_place(ij_stack *s, ij_arena *a, size_t depth, size_t heads, size_t d, size_t f, size_t count,
+                           size_t tokens, size_t squares, int keep)
+{
+    s->depth = depth, s->heads = heads;
+    ij_seqs_place(&s->seqs, a, count);
+    s->block = ij_take(a, depth, sizeof *s->block);
+    ij_block_acts b;
+    memset(&b, 0, sizeof b);
+    for (size_t i = 0; i < depth; i++) {
+        if (keep || i == 0) {
+            b.x = ij_matrix(a, tokens, d);
+            b.norm1 = ij_matrix(a, tokens, d);
+            b.stat1 = ij_matrix(a, tokens, 2);
+            b.qkv = ij_matrix(a, tokens, ij_mul(3, d));
+            b.prob = ij_take(a, ij_mul(squares, heads), sizeof(real));
+            b.heads = ij_matrix(a, tokens, d);
+            b.y = ij_matrix(a, tokens, d);
+            b.norm2 = ij_matrix(a, tokens, d);
+            b.stat2 = ij_matrix(a, tokens, 2);
+            b.fc1 = ij_matrix(a, tokens, f);
+            b.gelu = ij_matrix(a, tokens, f);
+        }
+        if (s->block) s->block[i] = b;
+    }
+    s->out = keep || !depth ? ij_matrix(a, tokens, d) : b.x;    /* z = y + ... never reads x again */
+    s->norm = ij_matrix(a, tokens, d);
+    s->stat = ij_matrix(a, tokens, 2);
+}
+
+static void ij_stack_grads_place(ij_stack_grads *g, ij_arena *a, size_t d, size_t f, size_t tokens, size_t squares)
+{
+    g->dz = ij_matrix(a, tokens, d);
+    g->dy = ij_matrix(a, tokens, d);
+    g->dx = ij_matrix(a, tokens, d);
+    g->dnorm1 = ij_matrix(a, tokens, d);
+    g->dnorm2 = ij_matrix(a, tokens, d);
+    g->dheads = ij_matrix(a, tokens, d);
+    g->dqkv = ij_matrix(a, tokens, ij_mul(3, d));
+    g->dfc1 = ij_matrix(a, tokens, f);
+    g->dprob = ij_take(a, squares, sizeof(real));
+}
+
+/* The rows of sequences s0..s1. */
+static ij_block_acts ij_block_slice(const ij_block_acts *a, const ij_seqs *s, size_t heads, size_t s0, size_t s1)
+{
+    const size_t r0 = s->start[s0], r1 = s->start[s1];
+    const ij_block_acts part = {
+        ij_slice(&a->x, r0, r1), ij_slice(&a->norm1, r0, r1), ij_slice(&a->stat1, r0, r1), ij_slice(&a->qkv, r0, r1),
+        a->prob + heads * s->square[s0], ij_slice(&a->heads, r0, r1), ij_slice(&a->y, r0, r1),
+        ij_slice(&a->norm2, r0, r1), ij_slice(&a->stat2, r0, r1), ij_slice(&a->fc1, r0, r1), ij_slice(&a->gelu, r0, r1) };
+    return part;
+}
+
+static ij_stack_grads ij_grads_slice(const ij_stack_grads *g, const ij_seqs *s, size_t s0, size_t s1)
+{
+    const size_t r0 = s->start[s0], r1 = s->start[s1];
+    const ij_stack_grads part = {
+        ij_slice(&g->dz, r0, r1), ij_slice(&g->dy, r0, r1), ij_slice(&g->dx, r0, r1), ij_slice(&g->dnorm1, r0, r1),
+        ij_slice(&g->dnorm2, r0, r1), ij_slice(&g->dheads, r0, r1), ij_slice(&g->dqkv, r0, r1),
+        ij_slice(&g->dfc1, r0, r1), g->dprob + s->square[s0] };
+    return part;
+}
+
+/* y = x + proj(attention(norm1(x)))      z = y + fc2(gelu(fc1(norm2(y))))      for sequences s0..s1 */
+static void ij_block_forward(ij_tensor z, const ij_block_acts *all, const ij_block *w, const ij_seqs *s, size_t heads,
+                             size_t s0, size_t s1)
+{
+    const ij_block_acts a = ij_block_slice(all, s, heads, s0, s1);
+    const size_t d = ij_cols(&a.x), r0 = s->start[s0];
+    z = ij_slice(&z, r0, s->start[s1]);
+
+    ij_layernorm(a.norm1, a.stat1, a.x, &w->norm1_w, &w->norm1_b);
+    ij_linear(a.qkv, a.norm1, &w->qkv_w, &w->qkv_b);
+    for (size_t i = s0, row; i < s1; i++) {
+        row = s->start[i] - r0;
+        ij_attention(a.heads.x + row * d, a.prob + heads * (s->square[i] - s->square[s0]), a.qkv.x + row * 3 * d,
+                     s->start[i + 1] - s->start[i], d, heads);
+    }
+    ij_linear(a.y, a.heads, &w->proj_w, &w->proj_b);
+    ij_add(a.y, a.x);
+
+    ij_layernorm(a.norm2, a.stat2, a.y, &w->norm2_w, &w->norm2_b);
+    ij_linear(a.fc1, a.norm2, &w->fc1_w, &w->fc1_b);
+    ij_gelu(a.gelu, a.fc1);
+    ij_linear(z, a.gelu, &w->fc2_w, &w->fc2_b);
+    ij_add(z, a.y);
+}
+
+/* From dz to dx, the same lines from the last to the first. */
+static void ij_block_backward(const ij_stack_grads *all_grads, const ij_block_acts *all, const ij_block *w,
+                              const ij_seqs *s, size_t heads, size_t s0, size_t s1)
+{
+    const ij_block_acts a = ij_block_slice(all, s, heads, s0, s1);
+    const ij_stack_grads g = ij_grads_slice(all_grads, s, s0, s1);
+    const size_t d = ij_cols(&a.x);
+
+    ij_copy(g.dy, g.dz);                                        /* z = y + ... */
+    ij_linear_backward(g.dfc1, g.dz, &w->fc2_w);
+    ij_gelu_backward(g.dfc1, a.fc1);
+    ij_linear_backward(g.dnorm2, g.dfc1, &w->fc1_w);
+    ij_layernorm_backward(g.dy, g.dnorm2, a.stat2, a.y, &w->norm2_w);
+
+    ij_copy(g.dx, g.dy);                                        /* y = x + ... */
+    ij_linear_backward(g.dheads, g.dy, &w->proj_w);
+    for (size_t i = s0, row, square; i < s1; i++) {
+        row = s->start[i] - s->start[s0], square = s->square[i] - s->square[s0];
+        ij_attention_backward(g.dqkv.x + row * 3 * d, g.dprob + square, g.dheads.x + row * d, a.prob + heads * square,
+                              a.qkv.x + row * 3 * d, s->start[i + 1] - s->start[i], d, heads);
+    }
+    ij_linear_backward(g.dnorm1, g.dqkv, &w->qkv_w);
+    ij_layernorm_backward(g.dx, g.dnorm1, a.stat1, a.x, &w->norm1_w);
+}
+
+/* Sequences s0..s1 through all blocks and the final norm. */
+static void ij_stack_forward(const ij_stack *s, const ij_block *w, const ij_tensor *norm_w, const ij_tensor *norm_b,
+                             size_t s0, size_t s1)
+{
+    const size_t r0 = s->seqs.start[s0], r1 = s->seqs.start[s1];
+    for (size_t i = 0; i < s->depth; i++)
+        ij_block_forward(i + 1 < s->depth ? s->block[i + 1].x : s->out, &s->block[i], &w[i], &s->seqs, s->heads, s0, s1);
+    ij_layernorm(ij_slice(&s->norm, r0, r1), ij_slice(&s->stat, r0, r1), ij_slice(&s->out, r0, r1), norm_w, norm_b);
+}
+
+/* Gradients of the parameters of up to six layers, cut into tasks of 96 outputs. */
+typedef struct { const ij_tensor *dw, *db, *dy, *x, *stat; } ij_weight_job;     /* stat NULL: linear; else layer norm */
+typedef struct { ij_weight_job job[6]; size_t jobs; } ij_weight_jobs;
+enum { IJ_JOB_OUTPUTS = 96 };
+
+static void ij_weight_task(void *arg, size_t index)
+{
+    const ij_weight_job *j = ((ij_weight_jobs *)arg)->job;
+    for (;; j++) {
+        const size_t out = ij_cols(j->dy), parts = (out + IJ_JOB_OUTPUTS - 1) / IJ_JOB_OUTPUTS;
+        if (index < parts) {
+            const size_t o0 = index * IJ_JOB_OUTPUTS, o1 = IJ_MIN(o0 + IJ_JOB_OUTPUTS, out);
+            if (j->stat) ij_layernorm_backward_weight(j->dw, j->db, j->dy, j->stat, j->x, o0, o1);
+            else ij_linear_backward_weight(j->dw, j->db, j->dy, j->x, o0, o1);
+            return;
+        }
+        index -= parts;
+    }
+}
+
+static void ij_weight_gradients(ij_weight_jobs *w, const ij_team *team)
+{
+    size_t tasks = 0;
+    for (size_t i = 0; i < w->jobs; i++) tasks += (ij_cols(w->job[i].dy) + IJ_JOB_OUTPUTS - 1) / IJ_JOB_OUTPUTS;
+    ij_each(team, tasks, ij_weight_task, w);
+}
+
+typedef struct {
+    const ij_stack *s; const ij_stack_grads *g; const ij_block *w; size_t i;    /* block */
+    const ij_tensor *dnorm, *norm_w;
+} ij_backward_work;
+
+static void ij_norm_backward_task(void *arg, size_t piece)
+{
+    const ij_backward_work *b = arg;
+    size_t s0, s1;
+    ij_piece(&s0, &s1, &b->s->seqs, piece);
+    const size_t r0 = b->s->seqs.start[s0], r1 = b->s->seqs.start[s1];
+    const ij_tensor dz = ij_slice(&b->g->dz, r0, r1);
+    memset(dz.x, 0, ij_count(&dz) * sizeof(real));
+    ij_layernorm_backward(dz, ij_slice(b->dnorm, r0, r1), ij_slice(&b->s->stat, r0, r1), ij_slice(&b->s->out, r0, r1),
+                          b->norm_w);
+}
+
+static void ij_block_backward_task(void *arg, size_t piece)
+{
+    const ij_backward_work *b = arg;
+    size_t s0, s1;
+    ij_piece(&s0, &s1, &b->s->seqs, piece);
+    ij_block_backward(b->g, &b->s->block[b->i], &b->w[b->i], &b->s->seqs, b->s->heads, s0, s1);
+}
+
+/* dnorm [T,D]: gradient of the final norm's output. Leaves the gradient of the stack's input in g->dz. */
+static void ij_stack_backward(ij_stack_grads *g, const ij_block *dw, const ij_tensor *dnorm_w, const ij_tensor *dnorm_b,
+                              const ij_tensor *dnorm, const ij_stack *s, const ij_block *w, const ij_tensor *norm_w,
+                              const ij_team *team)
+{
+    ij_backward_work b = { s, g, w, 0, dnorm, norm_w };
+    ij_weight_jobs last = { { { dnorm_w, dnorm_b, dnorm, &s->out, &s->stat } }, 1 };
+    ij_weight_gradients(&last, team);
+    ij_each(team, s->seqs.pieces, ij_norm_backward_task, &b);
+    for (size_t i = s->depth; i-- > 0;) {
+        const ij_block_acts *a = &s->block[i];
+        b.i = i;
+        ij_each(team, s->seqs.pieces, ij_block_backward_task, &b);
+        ij_weight_jobs jobs = { { { &dw[i].fc2_w, &dw[i].fc2_b, &g->dz, &a->gelu, NULL },
+                                  { &dw[i].fc1_w, &dw[i].fc1_b, &g->dfc1, &a->norm2, NULL },
+                                  { &dw[i].qkv_w, &dw[i].qkv_b, &g->dqkv, &a->norm1, NULL },
+                                  { &dw[i].proj_w, &dw[i].proj_b, &g->dy, &a->heads, NULL },
+                                  { &dw[i].norm2_w, &dw[i].norm2_b, &g->dnorm2, &a->y, &a->stat2 },
+                                  { &dw[i].norm1_w, &dw[i].norm1_b, &g->dnorm1, &a->x, &a->stat1 } }, 6 };
+        ij_weight_gradients(&jobs, team);
+        const ij_tensor t = g->dz;
+        g->dz = g->dx;
+        g->dx = t;
+    }
+}
+
+/* ---- encoder -----------------------------------------------------------------------------------------------------
+ * Patches become tokens by one matrix (a convolution with stride p), positions are fixed sines and cosines, and only
+ * the patches asked for are embedded and encoded (section 3, Context; src/models/vision_transformer.py).           */
+
+/* pos [gh*gw,D]: for patch (r,c), a quarter of D each: sin(c w) cos(c w) sin(r w) cos(r w), w_k = 10000^(-k/(D/4)).
+ * Rounded to float as in the reference, in the double build too. */
+static void ij_positions(ij_tensor pos, size_t gh, size_t gw)
+{
+    const size_t d = ij_cols(&pos), quarter = d / 4;
+    assert(ij_rows(&pos) == gh * gw && d % 4 == 0);
+    for (size_t n = 0; n < gh * gw; n++)
+        for (size_t k = 0; k < quarter; k++) {
+            const double w = pow(10000.0, -(double)k / (double)quarter);
+            const double c = (double)(n % gw) * w, r = (double)(n / gw) * w;
+            real *to = pos.x + n * d + k;
+            to[0] = (real)(float)sin(c);
+            to[quarter] = (real)(float)cos(c);
+            to[2 * quarter] = (real)(float)sin(r);
+            to[3 * quarter] = (real)(float)cos(r);
+        }
+}
+
+/* One pass of an encoder over a batch: sequence s is image s % images, seen through list s (no lists: whole). */
+typedef struct {
+    const ij_encoder *e;
+    const ij_tensor *pos;       /* [N,D] */
+    const real *image;          /* [images,3,height,width] */
+    size_t images, height, width;
+    const ij_lists *lists;
+    ij_tensor patches;          /* [T,3pp], each (channel, row, column) */
+    ij_stack stack;
+} ij_encoder_pass;
+
+static void ij_encoder_place(ij_encoder_pass *s, ij_arena *a, size_t depth, size_t heads, size_t patch, size_t d,
+                             size_t f, size_t count, size_t tokens, size_t squares, int keep)
+{
+    s->patches = ij_matrix(a, tokens, ij_mul(3, ij_mul(patch, patch)));
+    ij_stack_place(&s->stack, a, depth, heads, d, f, count, tokens, squares, keep);
+}
+
+static void ij_patch_copy(real *to, const real *image, size_t height, size_t width, size_t p, size_t n)
+{
+    const size_t gw = width / p, row = n / gw * p, col = n % gw * p;
+    for (size_t ch = 0; ch < 3; ch++)
+        for (size_t y = 0; y < p; y++, to += p)
+            memcpy(to, image + (ch * height + row + y) * width + col, p * sizeof(real));
+}
+
+static void ij_encoder_task(void *arg, size_t piece)
+{
+    const ij_encoder_pass *s = arg;
+    const ij_encoder *e = s->e;
+    const ij_seqs *seqs = &s->stack.seqs;
+    const ij_tensor x_all = s->stack.depth ? s->stack.block[0].x : s->stack.out;
+    const size_t d = ij_cols(&x_all), pixels = ij_cols(&s->patches);
+    size_t s0, s1;
+    ij_piece(&s0, &s1, seqs, piece);
+    const ij_tensor x = ij_slice(&x_all, seqs->start[s0], seqs->start[s1]);
+    const ij_tensor patches = ij_slice(&s->patches, seqs->start[s0], seqs->start[s1]);
+    for (size_t i = s0, row = 0; i < s1; i++)
+        for (size_t j = 0; j < seqs->start[i + 1] - seqs->start[i]; j++, row++)
+            ij_patch_copy(patches.x + row * pixels, s->image + i % s->images * 3 * s->height * s->width, s->height,
+                          s->width, e->patch, s->lists ? s->lists->index[i * s->lists->stride + j] : j);
+    ij_linear(x, patches, &e->patch_w, &e->patch_b);
+    for (size_t i = s0, row = 0; i < s1; i++)
+        for (size_t j = 0; j < seqs->start[i + 1] - seqs->start[i]; j++, row++) {
+            const real *pos = s->pos->x + (s->lists ? s->lists->index[i * s->lists->stride + j] : j) * d;
+            for (size_t c = 0; c < d; c++) x.x[row * d + c] += pos[c];
+        }
+    ij_stack_forward(&s->stack, e->block, &e->norm_w, &e->norm_b, s0, s1);
+}
+
+/* dnorm: gradient of the encoder's output */
+static void ij_encoder_backward(const ij_encoder *de, ij_stack_grads *g, const ij_tensor *dnorm,
+                                const ij_encoder_pass *s, const ij_team *team)
+{
+    ij_stack_backward(g, de->block, &de->norm_w, &de->norm_b, dnorm, &s->stack, s->e->block, &s->e->norm_w, team);
+    ij_weight_jobs jobs = { { { &de->patch_w, &de->patch_b, &g->dz, &s->patches, NULL } }, 1 };
+    ij_weight_gradients(&jobs, team);
+}
+
+/* ---- masks -------------------------------------------------------------------------------------------------------
+ * Targets: four blocks per image. Context: one large block, with the targets cut out (section 3; Figure 4).
+ * Reference mode follows src/masks/multiblock.py to the bit: one size for the batch, one draw for scale and aspect,
+ * no block ever spans the grid or touches its last row and column, lists cut to the shortest of the batch.
+ * Paper mode draws scale, aspect and place for each block by themselves and cuts nothing.                            */
+
+enum { IJ_PLACE_TRIES = 20, IJ_MASK_ROUNDS = 1000 };
+
+static void ij_grid(size_t *gh, size_t *gw, const ij_config *c)
+{
+    *gh = c->crop_size[0] / c->patch_size;
+    *gw = c->crop_size[1] / c->patch_size;
+}
+
+static double ij_between(const double range[2], double u) { return range[0] + u * (range[1] - range[0]); }
+
+/* Height and width of a block that covers `scale` of the grid. */
+static void ij_block_size(size_t size[2], const ij_config *c, double scale, double aspect)
+{
+    size_t gh, gw;
+    ij_grid(&gh, &gw, c);
+    const size_t most = c->mask_mode == IJ_MASK_REFERENCE ? 1 : 0;      /* the reference keeps below the grid */
+    const double keep = floor((double)(gh * gw) * scale);
+    size[0] = IJ_MIN((size_t)rint(sqrt(keep * aspect)), gh - most);
+    size[1] = IJ_MIN((size_t)rint(sqrt(keep / aspect)), gw - most);
+}
+
+/* Top left corner of a block; the reference never draws the last one. */
+static size_t ij_block_place(const size_t size[2], const ij_config *c, ij_rng *rng)
+{
+    size_t gh, gw;
+    ij_grid(&gh, &gw, c);
+    const size_t last = c->mask_mode == IJ_MASK_REFERENCE ? 0 : 1;
+    const size_t top = ij_rng_below(rng, gh - size[0] + last), left = ij_rng_below(rng, gw - size[1] + last);
+    return top * gw + left;
+}
+
+/* Indices of the block that are not in the first `removed` of the target lists. */
+static size_t ij_block_list(size_t *index, const size_t size[2], size_t corner, size_t gw, const ij_lists *targets,
+                            size_t first, size_t step, size_t removed)
+{
+    size_t n = 0;
+    for (size_t y = 0; y < size[0]; y++)
+        for (size_t x = 0; x < size[1]; x++) {
+            const size_t patch = corner + y * gw + x;
+            int hidden = 0;
+            for (size_t t = 0; t < removed && !hidden; t++) {
+                const size_t list = first + t * step;
+                for (size_t j = 0; j < targets->length[list] && !hidden; j++)
+                    hidden = targets->index[list * targets->stride + j] == patch;
+            }
+            if (!hidden) index[n++] = patch;
+        }
+    return n;
+}
+
+static void ij_lists_cut(ij_lists *l)                   /* to the shortest, keeping the lowest indices */
+{
+    size_t shortest = l->length[0];
+    for (size_t i = 1; i < l->lists; i++) shortest = IJ_MIN(shortest, l->length[i]);
+    for (size_t i = 0; i < l->lists; i++) l->length[i] = shortest;
+}
+
+static ij_status ij_masks_reference(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images,
+                                    ij_error *why)
+{
+    static const double square[2] = { 1, 1 };
+    size_t gh, gw, size[2], context_size[2];
+    ij_grid(&gh, &gw, c);
+    ij_rng sizes;
+    ij_rng_seed(&sizes, step);
+    const double u = ij_rng_uniform(&sizes), v = ij_rng_uniform(&sizes);
+    ij_block_size(size, c, ij_between(c->pred_mask_scale, u), ij_between(c->aspect_ratio, u));
+    ij_block_size(context_size, c, ij_between(c->enc_mask_scale, v), ij_between(square, v));
+    if (size[0] * size[1] <= c->min_keep || context_size[0] * context_size[1] <= c->min_keep)
+        return ij_fail(why, IJ_EMASK, "masks: draw %lu: target block %lux%lu, context block %lux%lu on a %lux%lu grid: "
+                       "each must hold more than min_keep = %lu patches; lower min_keep or raise the scale",
+                       (unsigned long)step, (unsigned long)size[0], (unsigned long)size[1],
+                       (unsigned long)context_size[0], (unsigned long)context_size[1], (unsigned long)gh,
+                       (unsigned long)gw, (unsigned long)c->min_keep);
+    for (size_t b = 0; b < images; b++) {
+        for (size_t t = 0; t < c->num_pred_masks; t++) {
+            const size_t l = t * images + b, corner = ij_block_place(size, c, rng);
+            m->target.length[l] = ij_block_list(m->target.index + l * m->target.stride, size, corner, gw, NULL, 0, 0, 0);
+        }
+        for (size_t e = 0; e < c->num_enc_masks; e++) {
+            const size_t l = e * images + b;
+            size_t fails = 0, n;
+            do {                        /* after every 20 failures one target less is cut out: this always ends */
+                const size_t forgiven = IJ_MIN(fails / IJ_PLACE_TRIES, c->num_pred_masks);
+                n = ij_block_list(m->context.index + l * m->context.stride, context_size,
+                                  ij_block_place(context_size, c, rng), gw, &m->target, b, images,
+                                  c->allow_overlap ? 0 : c->num_pred_masks - forgiven);
+                fails++;
+            } while (n <= c->min_keep);
+            m->context.length[l] = n;
+        }
+    }
+    ij_lists_cut(&m->context);
+    ij_lists_cut(&m->target);
+    return IJ_OK;
+}
+
+/* One image of paper mode, once; 0 if a list came out with no more than min_keep patches. */
+static int ij_masks_paper_image(ij_masks *m, const ij_config *c, ij_rng *rng, size_t images, size_t b)
+{
+    size_t gh, gw, size[2];
+    ij_grid(&gh, &gw, c);
+    for (size_t t = 0; t < c->num_pred_masks; t++) {
+        const size_t l = t * images + b;
+        const double scale = ij_between(c->pred_mask_scale, ij_rng_uniform(rng));
+        ij_block_size(size, c, scale, ij_between(c->aspect_ratio, ij_rng_uniform(rng)));
+        const size_t corner = ij_block_place(size, c, rng);
+        m->target.length[l] = ij_block_list(m->target.index + l * m->target.stride, size, corner, gw, NULL, 0, 0, 0);
+        if (m->target.length[l] <= c->min_keep) return 0;
+    }
+    for (size_t e = 0; e < c->num_enc_masks; e++) {
+        const size_t l = e * images + b;
+        ij_block_size(size, c, ij_between(c->enc_mask_scale, ij_rng_uniform(rng)), 1);
+        m->context.length[l] = ij_block_list(m->context.index + l * m->context.stride, size,
+                                             ij_block_place(size, c, rng), gw, &m->target, b, images,
+                                             c->allow_overlap ? 0 : c->num_pred_masks);
+        if (m->context.length[l] <= c->min_keep) return 0;
+    }
+    return 1;
+}
+
+static ij_status ij_masks_paper(ij_masks *m, const ij_config *c, ij_rng *rng, size_t images, size_t rounds,
+                                ij_error *why)
+{
+    for (size_t b = 0; b < images; b++) {
+        size_t round = 0;
+        while (!ij_masks_paper_image(m, c, rng, images, b))
+            if (++round == rounds)
+                return ij_fail(why, IJ_EMASK, "masks: in %lu draws no context and targets of more than min_keep = %lu "
+                               "patches on a %lux%lu grid: lower min_keep, num_pred_masks or pred_mask_scale, or raise "
+                               "enc_mask_scale", (unsigned long)rounds, (unsigned long)c->min_keep,
+                               (unsigned long)(c->crop_size[0] / c->patch_size),
+                               (unsigned long)(c->crop_size[1] / c->patch_size));
+    }
+    return IJ_OK;
+}
+
+ij_status ij_masks_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images, ij_error *why)
+{
+    if (!images || images > c->batch_size) return ij_fail(why, IJ_EARG, "masks: %lu images, expected 1..batch_size = %lu",
+                                                          (unsigned long)images, (unsigned long)c->batch_size);
+    m->context.lists = c->num_enc_masks * images;
+    m->target.lists = c->num_pred_masks * images;
+    return c->mask_mode == IJ_MASK_REFERENCE ? ij_masks_reference(m, c, rng, step, images, why)
+                                             : ij_masks_paper(m, c, rng, images, IJ_MASK_ROUNDS, why);
+}
+
+/* ---- predictor ---------------------------------------------------------------------------------------------------
+ * Given the context's tokens and, as mask tokens with positions, where a target block lies, predict the target
+ * encoder's output there (section 3, Prediction). Sequence (t*E + e)*B + b, E = num_enc_masks, holds context list
+ * e*B + b and then the mask tokens of target list t*B + b: blocks never see each other's mask tokens.               */
+
+typedef struct {
+    const ij_predictor *p;
+    const ij_tensor *pos;       /* [N,P] */
+    const ij_masks *masks;
+    const ij_stack *context;
+    size_t images;
+    ij_tensor embed, dembed;    /* [Tc,P] context tokens in the predictor's width */
+    ij_stack stack;
+    size_t *query;              /* [sequences+1] first row of each sequence's mask tokens in the next three */
+    ij_tensor queries, dqueries;        /* [Tq,P] the norm's output at the mask tokens */
+    ij_tensor out, dout;        /* [Tq,D] predictions */
+    ij_tensor dnorm;            /* [T,P] */
+} ij_predictor_pass;
+
+static size_t ij_context_of(const ij_predictor_pass *s, size_t seq) { return seq % s->masks->context.lists; }
+static size_t ij_target_of(const ij_predictor_pass *s, size_t seq)
+{
+    return seq / s->masks->context.lists * s->images + seq % s->images;
+}
+
+static void ij_add_rows(real *x, const ij_tensor *pos, const size_t *index, size_t n)
+{
+    const size_t d = ij_cols(pos);
+    for (size_t j = 0; j < n; j++)
+        for (size_t c = 0; c < d; c++) x[j * d + c] += pos->x[index[j] * d + c];
+}
+
+/* Context tokens [Tc,D] -> [Tc,P] plus positions, once for all target blocks. */
+static void ij_predictor_embed_task(void *arg, size_t piece)
+{
+    const ij_predictor_pass *s = arg;
+    const ij_seqs *seqs = &s->context->seqs;
+    const ij_lists *l = &s->masks->context;
+    size_t s0, s1;
+    ij_piece(&s0, &s1, seqs, piece);
+    const ij_tensor embed = ij_slice(&s->embed, seqs->start[s0], seqs->start[s1]);
+    ij_linear(embed, ij_slice(&s->context->norm, seqs->start[s0], seqs->start[s1]), &s->p->embed_w, &s->p->embed_b);
+    for (size_t i = s0; i < s1; i++)
+        ij_add_rows(s->embed.x + seqs->start[i] * ij_cols(&embed), s->pos, l->index + i * l->stride, l->length[i]);
+}
+
+static void ij_predictor_task(void *arg, size_t piece)
+{
+    const ij_predictor_pass *s = arg;
+    const ij_predictor *p = s->p;
+    const ij_seqs *seqs = &s->stack.seqs;
+    const ij_lists *l = &s->masks->target;
+    const ij_tensor x = s->stack.depth ? s->stack.block[0].x : s->stack.out;
+    const size_t width = ij_cols(&x);
+    size_t s0, s1;
+    ij_piece(&s0, &s1, seqs, piece);
+    for (size_t i = s0; i < s1; i++) {
+        const size_t c = ij_context_of(s, i), t = ij_target_of(s, i), k = s->masks->context.length[c];
+        real *to = x.x + seqs->start[i] * width;
+        memcpy(to, s->embed.x + s->context->seqs.start[c] * width, k * width * sizeof(real));
+        to += k * width;
+        for (size_t j = 0; j < l->length[t]; j++) memcpy(to + j * width, p->mask_token.x, width * sizeof(real));
+        ij_add_rows(to, s->pos, l->index + t * l->stride, l->length[t]);
+    }
+    ij_stack_forward(&s->stack, p->block, &p->norm_w, &p->norm_b, s0, s1);
+    for (size_t i = s0; i < s1; i++)
+        memcpy(s->queries.x + s->query[i] * width,
+               s->stack.norm.x + (seqs->start[i + 1] - (s->query[i + 1] - s->query[i])) * width,
+               (s->query[i + 1] - s->query[i]) * width * sizeof(real));
+    ij_linear(ij_slice(&s->out, s->query[s0], s->query[s1]), ij_slice(&s->queries, s->query[s0], s->query[s1]),
+              &p->proj_w, &p->proj_b);
+}
+
+static void ij_predictor_out_backward_task(void *arg, size_t piece)
+{
+    const ij_predictor_pass *s = arg;
+    const ij_seqs *seqs = &s->stack.seqs;
+    const size_t width = ij_cols(&s->queries);
+    size_t s0, s1;
+    ij_piece(&s0, &s1, seqs, piece);
+    ij_linear_backward(ij_slice(&s->dqueries, s->query[s0], s->query[s1]),
+                       ij_slice(&s->dout, s->query[s0], s->query[s1]), &s->p->proj_w);
+    for (size_t i = s0; i < s1; i++) {                  /* nothing was asked of the context's rows */
+        const size_t asked = s->query[i + 1] - s->query[i], rows = seqs->start[i + 1] - seqs->start[i];
+        real *dnorm = s->dnorm.x + seqs->start[i] * width;
+        memset(dnorm, 0, (rows - asked) * width * sizeof(real));
+        memcpy(dnorm + (rows - asked) * width, s->dqueries.x + s->query[i] * width, asked * width * sizeof(real));
+    }
+}
+
+typedef struct { const ij_predictor_pass *s; const ij_tensor *dx, *dcontext; } ij_embed_backward;
+
+/* Each context's embedding went into one sequence per target block; its gradient is their sum. */
+static void ij_predictor_embed_backward_task(void *arg, size_t piece)
+{
+    const ij_embed_backward *b = arg;
+    const ij_predictor_pass *s = b->s;
+    const ij_seqs *seqs = &s->context->seqs;
+    const size_t width = ij_cols(&s->dembed);
+    size_t s0, s1;
+    ij_piece(&s0, &s1, seqs, piece);
+    const ij_tensor dembed = ij_slice(&s->dembed, seqs->start[s0], seqs->start[s1]);
+    memset(dembed.x, 0, ij_count(&dembed) * sizeof(real));
+    for (size_t i = s0; i < s1; i++)
+        for (size_t seq = i; seq < s->stack.seqs.count; seq += s->masks->context.lists) {
+            const real *from = b->dx->x + s->stack.seqs.start[seq] * width;
+            real *to = s->dembed.x + seqs->start[i] * width;
+            for (size_t j = 0; j < s->masks->context.length[i] * width; j++) to[j] += from[j];
+        }
+    ij_linear_backward(ij_slice(b->dcontext, seqs->start[s0], seqs->start[s1]), dembed, &s->p->embed_w);
+}
+
+/* From s->dout to the gradient of the context encoder's output, dcontext [Tc,D]. */
+static void ij_predictor_backward(const ij_tensor *dcontext, const ij_predictor *dp, ij_stack_grads *g,
+                                  ij_predictor_pass *s, const ij_team *team)
+{
+    const ij_predictor *p = s->p;
+    ij_each(team, s->stack.seqs.pieces, ij_predictor_out_backward_task, s);
+    ij_weight_jobs proj = { { { &dp->proj_w, &dp->proj_b, &s->dout, &s->queries, NULL } }, 1 };
+    ij_weight_gradients(&proj, team);
+    ij_stack_backward(g, dp->block, &dp->norm_w, &dp->norm_b, &s->dnorm, &s->stack, p->block, &p->norm_w, team);
+    const size_t width = ij_cols(&g->dz);
+    for (size_t i = 0; i < s->stack.seqs.count; i++)
+        for (size_t r = s->stack.seqs.start[i + 1] - (s->query[i + 1] - s->query[i]); r < s->stack.seqs.start[i + 1]; r++)
+            for (size_t c = 0; c < width; c++) dp->mask_token.x[c] += g->dz.x[r * width + c];
+    ij_embed_backward b = { s, &g->dz, dcontext };
+    ij_each(team, s->context->seqs.pieces, ij_predictor_embed_backward_task, &b);
+    ij_weight_jobs embed = { { { &dp->embed_w, &dp->embed_b, &s->dembed, &s->context->norm, NULL } }, 1 };
+    ij_weight_gradients(&embed, team);
+}
+
+/* ---- loss --------------------------------------------------------------------------------------------------------
+ * Between predictions and the target encoder's tokens, normalised once more without parameters (eps 1e-5): the code's
+ * guard against collapse. Smooth L1, mean over all numbers (the code), or the squared L2 distance summed over a
+ * block's patches, mean over blocks (the paper's formula in section 3, Loss).                                        */
+
+typedef struct {
+    const ij_predictor_pass *s;
+    const ij_stack *target;     /* sequence b is image b, all patches */
+    int kind;
+    double scale;               /* of one term; the gradient of dout carries it too */
+    real grad_scale;
+    double *row_loss;           /* [Tq] */
+    ij_tensor want;             /* [Tq,D] what the loss compares with */
+} ij_loss_pass;
+
+static void ij_loss_task(void *arg, size_t piece)
+{
+    const ij_loss_pass *l = arg;
+    const ij_predictor_pass *s = l->s;
+    const ij_lists *targets = &s->masks->target;
+    const size_t d = ij_cols(&l->want);
+    size_t s0, s1;
+    ij_piece(&s0, &s1, &s->stack.seqs, piece);
+    for (size_t i = s0; i < s1; i++)
+        for (size_t t = ij_target_of(s, i), row = s->query[i], j = 0; j < targets->length[t]; j++, row++) {
+            const size_t patch = targets->index[t * targets->stride + j];
+            const real *h = l->target->norm.x + (l->target->seqs.start[i % s->images] + patch) * d;
+            const real *out = s->out.x + row * d;
+            real *want = l->want.x + row * d, *dout = s->dout.x + row * d, mean, rstd, lane[IJ_LANES] = { 0 };
+            ij_moments(&mean, &rstd, h, d, IJ_TARGET_EPS);
+            for (size_t c = 0; c < d; c++) {
+                want[c] = (h[c] - mean) * rstd;
+                const real e = out[c] - want[c], a = e < 0 ? -e : e;
+                if (l->kind == IJ_LOSS_L2) {
+                    lane[c % IJ_LANES] += e * e;
+                    dout[c] = 2 * e * l->grad_scale;
+                } else {
+                    lane[c % IJ_LANES] += a < 1 ? e * e / 2 : a - (real)0.5;
+                    dout[c] = (e < -1 ? -1 : e > 1 ? 1 : e) * l->grad_scale;
+                }
+            }
+            l->row_loss[row] = (double)ij_lanes_total(lane);
+        }
+}
+
+/* ---- optimisation ------------------------------------------------------------------------------------------------
+ * src/helper.py and src/utils/schedulers.py. Update k = 1, 2, ... uses the schedules at k; the momentum of the target
+ * encoder starts at ema[0] with the first.                                                                          */
+
+size_t ij_steps(const ij_config *c) { return c->steps ? c->steps : (size_t)(c->epochs * (double)c->ipe); }
+
+static double ij_schedule_length(const ij_config *c)
+{
+    return c->ipe_scale * (c->steps ? (double)c->steps : c->epochs * (double)c->ipe);
+}
+
+static double ij_cosine(double from, double to, double q) { return to + (from - to) * 0.5 * (1 + cos(IJ_PI * q)); }
+
+double ij_lr(const ij_config *c, size_t k)
+{
+    const double step = (double)k, warmup = floor(c->warmup * (double)c->ipe), length = floor(ij_schedule_length(c));
+    if (step < warmup) return c->start_lr + step / warmup * (c->lr - c->start_lr);
+    const double lr = ij_cosine(c->lr, c->final_lr, (step - warmup) / IJ_MAX(1, length - warmup));
+    return IJ_MAX(c->final_lr, lr);
+}
+
+double ij_weight_decay(const ij_config *c, size_t k)
+{
+    const double a = c->weight_decay, b = c->final_weight_decay;
+    const double wd = ij_cosine(a, b, (double)k / IJ_MAX(1, floor(ij_schedule_length(c))));
+    return b <= a ? IJ_MAX(b, wd) : IJ_MIN(b, wd);
+}
+
+double ij_ema(const ij_config *c, size_t k)
+{
+    const double q = (double)(k - 1) / ij_schedule_length(c);
+    return c->ema[0] + IJ_MIN(q, 1) * (c->ema[1] - c->ema[0]);
+}
+
+typedef struct { ij_model *m; double lr, weight_decay, ema, clip, bias1, bias2, *norm2; } ij_update_work;
+
+static void ij_norm_task(void *arg, size_t row)
+{
+    const ij_update_work *u = arg;
+    const ij_param *p = &u->m->param[row];
+    const real *g = u->m->grad + p->offset;
+    double sum = 0;
+    for (size_t i = 0, n = ij_count(&p->shape); i < n; i++) sum += (double)g[i] * (double)g[i];
+    u->norm2[row] = sum;
+}
+
+/* AdamW on one parameter. Biases and LayerNorm (rank 1) are not decayed; the mask token is, as in the reference. */
+static void ij_adamw(real *w, real *m, real *v, const real *g, size_t n, const ij_update_work *u, double decay)
+{
+    const double *beta = u->m->config.beta;
+    const real keep = (real)(1 - u->lr * decay), b1 = (real)beta[0], b2 = (real)beta[1], clip = (real)u->clip;
+    const real c1 = (real)(1 - beta[0]), c2 = (real)(1 - beta[1]), eps = (real)u->m->config.eps;
+    const real rate = (real)(u->lr / u->bias1), root = (real)sqrt(u->bias2);
+    for (size_t i = 0; i < n; i++) {
+        const real gi = g[i] * clip;
+        m[i] = b1 * m[i] + c1 * gi;
+        v[i] = b2 * v[i] + c2 * gi * gi;
+#ifdef IJEPA_DOUBLE
+        w[i] = w[i] * keep - rate * m[i] / (sqrt(v[i]) / root + eps);
+#else
+        w[i] = w[i] * keep - rate * m[i] / (sqrtf(v[i]) / root + eps);
+#endif
+    }
+}
+
+static void ij_update_task(void *arg, size_t row)
+{
+    const ij_update_work *u = arg;
+    ij_model *m = u->m;
+    const ij_param *p = &m->param[row];
+    const size_t n = ij_count(&p->shape), o = p->offset;
+    const real keep = (real)u->ema, follow = (real)(1 - u->ema);
+    ij_adamw(m->weight + o, m->adam_m + o, m->adam_v + o, m->grad + o, n, u, p->shape.rank > 1 ? u->weight_decay : 0);
+    memset(m->grad + o, 0, n * sizeof(real));
+    if (!p->predictor)                                  /* the target encoder follows the updated encoder */
+        for (size_t i = o; i < o + n; i++) m->target[i] = keep * m->target[i] + follow * m->weight[i];
+}
+
+/* ---- parameters -------------------------------------------------------------------------------------------------------
+ * Every parameter is listed once, here; sizes, places, names, gradients, moments and files all walk this table.     */
+
+typedef struct { ij_param *param; size_t params, offset; real *base; int predictor; } ij_listing;
+
+static void ij_list(ij_listing *l, ij_tensor *t, const char *stack, size_t block, const char *name, size_t rank,
+                    size_t d0, size_t d1, size_t d2, size_t d3)
+{
+    const ij_tensor shape = { NULL, rank, { d0, d1, d2, d3 } };
+    const size_t count = ij_count(&shape);
+    *t = shape;
+    if (l->base) t->x = l->base + l->offset;
+    if (l->param) {
+        ij_param *p = &l->param[l->params];
+        if (stack) snprintf(p->name, sizeof p->name, "%s.%lu.%s", stack, (unsigned long)block, name);
+        else snprintf(p->name, sizeof p->name, "%s", name);
+        p->offset = l->offset;
+        p->shape = shape;
+        p->predictor = l->predictor;
+    }
+    l->params++;
+    l->offset = count > SIZE_MAX / 2 - l->offset ? SIZE_MAX / 2 : l->offset + count;      /* sticks: refused later */
+}
+
+static void ij_list_block(ij_listing *l, ij_block *b, const char *stack, size_t i, size_t d, size_t f)
+{
+    ij_list(l, &b->norm1_w, stack, i, "norm1.weight", 1, d, 0, 0, 0);
+    ij_list(l, &b->norm1_b, stack, i, "norm1.bias", 1, d, 0, 0, 0);
+    ij_list(l, &b->qkv_w, stack, i, "attn.qkv.weight", 2, ij_mul(3, d), d, 0, 0);
+    ij_list(l, &b->qkv_b, stack, i, "attn.qkv.bias", 1, ij_mul(3, d), 0, 0, 0);
+    ij_list(l, &b->proj_w, stack, i, "attn.proj.weight", 2, d, d, 0, 0);
+    ij_list(l, &b->proj_b, stack, i, "attn.proj.bias", 1, d, 0, 0, 0);
+    ij_list(l, &b->norm2_w, stack, i, "norm2.weight", 1, d, 0, 0, 0);
+    ij_list(l, &b->norm2_b, stack, i, "norm2.bias", 1, d, 0, 0, 0);
+    ij_list(l, &b->fc1_w, stack, i, "mlp.fc1.weight", 2, f, d, 0, 0);
+    ij_list(l, &b->fc1_b, stack, i, "mlp.fc1.bias", 1, f, 0, 0, 0);
+    ij_list(l, &b->fc2_w, stack, i, "mlp.fc2.weight", 2, d, f, 0, 0);
+    ij_list(l, &b->fc2_b, stack, i, "mlp.fc2.bias", 1, d, 0, 0, 0);
+}
+
+static size_t ij_hidden(const ij_config *c) { return (size_t)((double)c->embed_dim * c->mlp_ratio); }
+
+static void ij_list_encoder(ij_listing *l, ij_encoder *e, const ij_config *c)
+{
+    const size_t d = c->embed_dim, p = c->patch_size;
+    ij_block unplaced;
+    e->depth = c->depth, e->heads = c->num_heads, e->patch = p;
+    ij_list(l, &e->patch_w, NULL, 0, "patch_embed.proj.weight", 4, d, 3, p, p);
+    ij_list(l, &e->patch_b, NULL, 0, "patch_embed.proj.bias", 1, d, 0, 0, 0);
+    for (size_t i = 0; i < c->depth; i++)
+        ij_list_block(l, e->block ? &e->block[i] : &unplaced, "blocks", i, d, ij_hidden(c));
+    ij_list(l, &e->norm_w, NULL, 0, "norm.weight", 1, d, 0, 0, 0);
+    ij_list(l, &e->norm_b, NULL, 0, "norm.bias", 1, d, 0, 0, 0);
+}
+
+static void ij_list_predictor(ij_listing *l, ij_predictor *p, const ij_config *c)
+{
+    const size_t d = c->embed_dim, width = c->pred_emb_dim;
+    ij_block unplaced;
+    l->predictor = 1;
+    p->depth = c->pred_depth, p->heads = c->num_heads;          /* the encoder's heads, MLP ratio always 4 */
+    ij_list(l, &p->mask_token, NULL, 0, "mask_token", 3, 1, 1, width, 0);
+    ij_list(l, &p->embed_w, NULL, 0, "predictor_embed.weight", 2, width, d, 0, 0);
+    ij_list(l, &p->embed_b, NULL, 0, "predictor_embed.bias", 1, width, 0, 0, 0);
+    for (size_t i = 0; i < c->pred_depth; i++)
+        ij_list_block(l, p->block ? &p->block[i] : &unplaced, "predictor_blocks", i, width, ij_mul(4, width));
+    ij_list(l, &p->norm_w, NULL, 0, "predictor_norm.weight", 1, width, 0, 0, 0);
+    ij_list(l, &p->norm_b, NULL, 0, "predictor_norm.bias", 1, width, 0, 0, 0);
+    ij_list(l, &p->proj_w, NULL, 0, "predictor_proj.weight", 2, d, width, 0, 0);
+    ij_list(l, &p->proj_b, NULL, 0, "predictor_proj.bias", 1, d, 0, 0, 0);
+}
+
+/* ---- the training step -------------------------------------------------------------------------------------------
+ * Figure 3 of the paper.                                                                                            */
+
+typedef struct {                /* everything one step needs, laid out anew for its token counts */
+    ij_encoder_pass target, context;
+    ij_predictor_pass predictor;
+    ij_loss_pass loss;
+    ij_tensor pooled;           /* [B,D] */
+    ij_tensor dcontext;         /* [Tc,D] */
+    ij_stack_grads encoder_grads, predictor_grads;
+} ij_step;
+
+/* Sequences, tokens and squared lengths of the three passes. */
+typedef struct { size_t images, contexts, context_tokens, context_squares, seqs, tokens, squares, queries; } ij_counts;
+
+static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_counts *n)
+{
+    size_t gh, gw;
+    ij_grid(&gh, &gw, c);
+    const size_t d = c->embed_dim, f = ij_hidden(c), width = c->pred_emb_dim, patches = gh * gw;
+    ij_encoder_place(&s->target, a, c->depth, c->num_heads, c->patch_size, d, f, n->images, ij_mul(n->images, patches),
+                     ij_mul(n->images, ij_mul(patches, patches)), 0);
+    ij_encoder_place(&s->context, a, c->depth, c->num_heads, c->patch_size, d, f, n->contexts, n->context_tokens,
+                     n->context_squares, 1);
+    ij_predictor_pass *p = &s->predictor;
+    ij_stack_place(&p->stack, a, c->pred_depth, c->num_heads, width, ij_mul(4, width), n->seqs, n->tokens, n->squares, 1);
+    p->embed = ij_matrix(a, n->context_tokens, width);
+    p->dembed = ij_matrix(a, n->context_tokens, width);
+    p->query = ij_take(a, n->seqs + 1, sizeof(size_t));
+    p->queries = ij_matrix(a, n->queries, width);
+    p->dqueries = ij_matrix(a, n->queries, width);
+    p->out = ij_matrix(a, n->queries, d);
+    p->dout = ij_matrix(a, n->queries, d);
+    p->dnorm = ij_matrix(a, n->tokens, width);
+    s->loss.want = ij_matrix(a, n->queries, d);
+    s->loss.row_loss = ij_take(a, n->queries, sizeof(double));
+    s->pooled = ij_matrix(a, n->images, d);
+    s->dcontext = ij_matrix(a, n->context_tokens, d);
+    const size_t mark = a->used;                        /* the two backward passes follow one another: same memory */
+    ij_stack_grads_place(&s->predictor_grads, a, width, ij_mul(4, width), n->tokens, n->squares);
+    const size_t end = a->used;
+    if (a->used != SIZE_MAX) a->used = mark;
+    ij_stack_grads_place(&s->encoder_grads, a, d, f, n->context_tokens, n->context_squares);
+    a->used = IJ_MAX(a->used, end);
+}
+
+/* Lays the step out for the lists of these masks. */
+static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, const ij_masks *masks)
+{
+    const ij_config *c = &m->config;
+    size_t gh, gw;
+    ij_grid(&gh, &gw, c);
+    const size_t contexts = masks->context.lists, targets = masks->target.lists, patches = gh * gw;
+    ij_counts n = { targets / c->num_pred_masks, contexts, 0, 0, contexts * c->num_pred_masks, 0, 0, 0 };
+    for (size_t i = 0; i < contexts; i++) {
+        const size_t k = masks->context.length[i];
+        n.context_tokens += k, n.context_squares += k * k;
+    }
+    for (size_t i = 0; i < n.seqs; i++) {
+        const size_t t = masks->target.length[i / contexts * n.images + i % n.images];
+        const size_t k = masks->context.length[i % contexts] + t;
+        n.tokens += k, n.squares += k * k, n.queries += t;
+    }
+    ij_arena a = { NULL, 0, 0 };
+    ij_step_place(s, &a, c, &n);                        /* lists longer than these settings can give are refused */
+    if (a.used > m->work_size) return IJ_EMEM;
+    a.base = m->work, a.size = m->work_size, a.used = 0;
+    ij_step_place(s, &a, c, &n);
+
+    s->target.e = &m->target_encoder, s->context.e = &m->encoder;
+    ij_encoder_pass *pass[2] = { &s->target, &s->context };
+    for (int i = 0; i < 2; i++) {
+        pass[i]->pos = &m->encoder_pos, pass[i]->image = images, pass[i]->images = n.images;
+        pass[i]->height = c->crop_size[0], pass[i]->width = c->crop_size[1];
+    }
+    s->target.lists = NULL, s->context.lists = &masks->context;
+    ij_predictor_pass *p = &s->predictor;
+    p->p = &m->predictor, p->pos = &m->predictor_pos, p->masks = masks, p->context = &s->context.stack;
+    p->images = n.images;
+
+    for (size_t i = 0; i <= n.images; i++) s->target.stack.seqs.start[i] = i * patches;
+    s->context.stack.seqs.start[0] = p->stack.seqs.start[0] = p->query[0] = 0;
+    for (size_t i = 0; i < contexts; i++)
+        s->context.stack.seqs.start[i + 1] = s->context.stack.seqs.start[i] + masks->context.length[i];
+    for (size_t i = 0; i < n.seqs; i++) {
+        const size_t t = masks->target.length[ij_target_of(p, i)], k = masks->context.length[ij_context_of(p, i)];
+        p->query[i + 1] = p->query[i] + t;
+        p->stack.seqs.start[i + 1] = p->stack.seqs.start[i] + k + t;
+    }
+    ij_seqs_set(&s->target.stack.seqs, n.images, &m->team);
+    ij_seqs_set(&s->context.stack.seqs, contexts, &m->team);
+    ij_seqs_set(&p->stack.seqs, n.seqs, &m->team);
+
+    s->loss.s = p, s->loss.target = &s->target.stack, s->loss.kind = c->loss;
+    s->loss.scale = 1 / (c->loss == IJ_LOSS_L2 ? (double)n.seqs : (double)n.queries * (double)c->embed_dim);
+    s->loss.grad_scale = (real)(s->loss.scale / (double)c->accumulate);
+    return IJ_OK;
+}
+
+/* Mean of each image's tokens, and over the images the standard deviation of these means, averaged over channels. */
+static double ij_pool(real *pooled, const ij_stack *s)
+{
+    const size_t d = ij_cols(&s->norm), images = s->seqs.count;
+    double std = 0;
+    memset(pooled, 0, images * d * sizeof(real));
+    for (size_t b = 0; b < images; b++) {
+        const size_t r0 = s->seqs.start[b], n = s->seqs.start[b + 1] - r0;
+        for (size_t r = r0; r < r0 + n; r++)
+            for (size_t c = 0; c < d; c++) pooled[b * d + c] += s->norm.x[r * d + c];
+        for (size_t c = 0; c < d; c++) pooled[b * d + c] /= (real)n;
+    }
+    for (size_t c = 0; c < d; c++) {
+        double mean = 0, square = 0;
+        for (size_t b = 0; b < images; b++) mean += (double)pooled[b * d + c];
+        mean /= (double)images;
+        for (size_t b = 0; b < images; b++) {
+            const double e = (double)pooled[b * d + c] - mean;
+            square += e * e;
+        }
+        std += sqrt(square / (double)images);
+    }
+    return std / (double)d;
+}
+
+static void ij_encode_targets(ij_step *s, const ij_team *team)
+{
+    ij_each(team, s->target.stack.seqs.pieces, ij_encoder_task, &s->target);
+}
+
+static void ij_encode_context(ij_step *s, const ij_team *team)
+{
+    ij_each(team, s->context.stack.seqs.pieces, ij_encoder_task, &s->context);
+}
+
+static void ij_predict(ij_step *s, const ij_team *team)
+{
+    ij_each(team, s->context.stack.seqs.pieces, ij_predictor_embed_task, &s->predictor);
+    ij_each(team, s->predictor.stack.seqs.pieces, ij_predictor_task, &s->predictor);
+}
+
+static double ij_loss(ij_step *s, const ij_team *team)
+{
+    double sum = 0;
+    ij_each(team, s->predictor.stack.seqs.pieces, ij_loss_task, &s->loss);
+    for (size_t i = 0; i < ij_rows(&s->loss.want); i++) sum += s->loss.row_loss[i];
+    return sum * s->loss.scale;
+}
+
+static void ij_backward(ij_model *m, ij_step *s, const ij_team *team)
+{
+    ij_predictor_backward(&s->dcontext, &m->predictor_grad, &s->predictor_grads, &s->predictor, team);
+    ij_encoder_backward(&m->encoder_grad, &s->encoder_grads, &s->dcontext, &s->context, team);
+}
+
+/* AdamW with the schedules at k = step + 1, then the target encoder's EMA. */
+static void ij_update(ij_model *m, ij_report *r)
+{
+    const ij_config *c = &m->config;
+    const size_t k = (size_t)m->step + 1;
+    double total = 0;
+    ij_update_work u = { m, ij_lr(c, k), ij_weight_decay(c, k), ij_ema(c, k), 1, 1 - pow(c->beta[0], (double)k),
+                         1 - pow(c->beta[1], (double)k), NULL };
+    ij_arena a = { m->work, m->work_size, 0 };          /* the activations are done with */
+    u.norm2 = ij_take(&a, m->params, sizeof(double));
+    ij_each(&m->team, m->params, ij_norm_task, &u);
+    for (size_t i = 0; i < m->params; i++) total += u.norm2[i];
+    r->grad_norm = sqrt(total);
+    if (c->clip_grad > 0 && r->grad_norm > c->clip_grad) u.clip = c->clip_grad / r->grad_norm;
+    ij_each(&m->team, m->params, ij_update_task, &u);
+    r->lr = u.lr, r->weight_decay = u.weight_decay, r->ema = u.ema, r->updated = 1;
+    m->step++;
+}
+
+ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *masks, ij_report *r)
+{
+    const ij_team *team = &m->team;
+    ij_step s;
+    memset(r, 0, sizeof *r);
+    const ij_status status = ij_step_begin(&s, m, images, masks);
+    if (status) return status;
+
+    ij_encode_targets(&s, team);
+    ij_encode_context(&s, team);
+    ij_predict(&s, team);
+    r->loss = ij_loss(&s, team);
+    r->feature_std = ij_pool(s.pooled.x, &s.target.stack);
+    r->context_tokens = (double)s.context.stack.seqs.tokens / (double)s.context.stack.seqs.count;
+    r->target_tokens = (double)ij_rows(&s.loss.want) / (double)s.predictor.stack.seqs.count;
+    if (!isfinite(r->loss)) return IJ_ENAN;
+
+    ij_backward(m, &s, team);
+    if (++m->micro % m->config.accumulate == 0) ij_update(m, r);                      /* AdamW, EMA */
+    return IJ_OK;
+}
+
+/* ============================================= Part II, the tools ================================================ */
+
+/* ---- settings ----------------------------------------------------------------------------------------------------
+ * One table of names serves the command line, config files, the reference's YAML, checkpoints and help.             */
+
+ij_config ij_config_default(void)
+{
+    const ij_config c = {
+        .batch_size = 64, .accumulate = 1, .crop_size = { 32, 32 }, .crop_scale = { 0.4, 1.0 }, .use_horizontal_flip = 1,
+        .mean = { 0.485, 0.456, 0.406 }, .std = { 0.229, 0.224, 0.225 }, .patch_size = 4, .mask_mode = IJ_MASK_PAPER,
+        .enc_mask_scale = { 0.85, 1.0 }, .pred_mask_scale = { 0.15, 0.2 }, .aspect_ratio = { 0.75, 1.5 },
+        .num_enc_masks = 1, .num_pred_masks = 4, .min_keep = 4, .allow_overlap = 0, .embed_dim = 128, .depth = 4,
+        .num_heads = 4, .mlp_ratio = 4, .pred_emb_dim = 64, .pred_depth = 2, .init_std = 0, .patch_init_std = 0.14,
+        .loss = IJ_LOSS_SMOOTH_L1, .epochs = 10, .warmup = 1, .steps = 0, .ipe = 100, .ipe_scale = 1, .start_lr = 1e-4,
+        .lr = 1e-3, .final_lr = 1e-6, .weight_decay = 0.04, .final_weight_decay = 0.4, .ema = { 0.99, 1.0 },
+        .beta = { 0.9, 0.999 }, .eps = 1e-8, .clip_grad = 0, .seed = 0,
+    };
+    return c;
+}
+
+static ij_status ij_config_check_model(const ij_config *c, ij_error *why)
+{
+    const size_t most = 1 << 20;
+    const struct { const char *name; size_t value, low; } size[] = {
+        { "batch_size", c->batch_size, 1 }, { "accumulate", c->accumulate, 1 }, { "patch_size", c->patch_size, 1 },
+        { "crop_size", c->crop_size[0], c->patch_size }, { "crop_size (width)", c->crop_size[1], c->patch_size },
+        { "embed_dim", c->embed_dim, 4 }, { "depth", c->depth, 1 }, { "num_heads", c->num_heads, 1 },
+        { "pred_emb_dim", c->pred_emb_dim, 4 }, { "pred_depth", c->pred_depth, 1 }, { "ipe", c->ipe, 1 },
+        { "num_enc_masks", c->num_enc_masks, 1 }, { "num_pred_masks", c->num_pred_masks, 1 },
+    };
+    for (size_t i = 0; i < sizeof size / sizeof *size; i++)
+        if (size[i].value < size[i].low || size[i].value > (i == 10 ? SIZE_MAX : most))
+            return ij_fail(why, IJ_EARG, "%s is %lu, expected %lu..%lu", size[i].name, (unsigned long)size[i].value,
+                           (unsigned long)size[i].low, (unsigned long)most);
+    const size_t width[2] = { c->embed_dim, c->pred_emb_dim };
+    for (int i = 0; i < 2; i++)
+        if (width[i] % 4 || width[i] % c->num_heads)
+            return ij_fail(why, IJ_EARG, "%s is %lu, expected a multiple of 4 and of num_heads = %lu",
+                           i ? "pred_emb_dim" : "embed_dim", (unsigned long)width[i], (unsigned long)c->num_heads);
+    return IJ_OK;
+}
+
+ij_status ij_config_check(const ij_config *c, ij_error *why)
+{
+    const struct { const char *name; double value, low, high; } real_value[] = {
+        { "crop_scale (low)", c->crop_scale[0], 1e-6, c->crop_scale[1] }, { "crop_scale", c->crop_scale[1], 1e-6, 1 },
+        { "std (red)", c->std[0], 1e-6, 1e6 }, { "std (green)", c->std[1], 1e-6, 1e6 },
+        { "std (blue)", c->std[2], 1e-6, 1e6 }, { "mean (red)", c->mean[0], -1e6, 1e6 },
+        { "mean (green)", c->mean[1], -1e6, 1e6 }, { "mean (blue)", c->mean[2], -1e6, 1e6 },
+        { "enc_mask_scale (low)", c->enc_mask_scale[0], 1e-6, c->enc_mask_scale[1] },
+        { "enc_mask_scale", c->enc_mask_scale[1], 1e-6, 1 },
+        { "pred_mask_scale (low)", c->pred_mask_scale[0], 1e-6, c->pred_mask_scale[1] },
+        { "pred_mask_scale", c->pred_mask_scale[1], 1e-6, 1 },
+        { "aspect_ratio (low)", c->aspect_ratio[0], 1e-3, c->aspect_ratio[1] },
+        { "aspect_ratio", c->aspect_ratio[1], 1e-3, 1e3 }, { "mlp_ratio", c->mlp_ratio, 1.0 / 64, 64 },
+        { "mlp_ratio * embed_dim", c->mlp_ratio * (double)c->embed_dim, 1, 1 << 24 },
+        { "init_std", c->init_std, 0, 10 }, { "patch_init_std", c->patch_init_std, 0, 10 },
+        { "epochs", c->epochs, 0, 1e9 }, { "warmup", c->warmup, 0, 1e9 }, { "ipe_scale", c->ipe_scale, 1e-3, 1e3 },
+        { "start_lr", c->start_lr, 0, 1e3 }, { "lr", c->lr, 0, 1e3 }, { "final_lr", c->final_lr, 0, 1e3 },
+        { "weight_decay", c->weight_decay, 0, 1e3 }, { "final_weight_decay", c->final_weight_decay, 0, 1e3 },
+        { "ema (start)", c->ema[0], 0, 1 }, { "ema (end)", c->ema[1], 0, 1 }, { "eps", c->eps, 1e-30, 1 },
+        { "beta1", c->beta[0], 0, 0.999999 }, { "beta2", c->beta[1], 0, 0.999999999 }, { "clip_grad", c->clip_grad, 0, 1e9 },
+        { "mask_mode", c->mask_mode, IJ_MASK_REFERENCE, IJ_MASK_PAPER }, { "loss", c->loss, IJ_LOSS_SMOOTH_L1, IJ_LOSS_L2 },
+    };
+    for (size_t i = 0; i < sizeof real_value / sizeof *real_value; i++)         /* NaN fails too */
+        if (!(real_value[i].value >= real_value[i].low && real_value[i].value <= real_value[i].high))
+            return ij_fail(why, IJ_EARG, "%s is %g, expected %g..%g", real_value[i].name, real_value[i].value,
+                           real_value[i].low, real_value[i].high);
+    return ij_config_check_model(c, why);
+}
+
+enum { IJ_SET_SIZE, IJ_SET_SIDES, IJ_SET_REAL, IJ_SET_PAIR, IJ_SET_TRIPLE, IJ_SET_BOOL, IJ_SET_CHOICE };
+static const struct { const char *name; int kind; size_t offset; const char *choice[2], *help; } ij_setting[] = {
+#define IJ_AT(field) offsetof(ij_config, field), { NULL, NULL }
+    { "batch_size", IJ_SET_SIZE, IJ_AT(batch_size), "images of one forward pass" },
+    { "accumulate", IJ_SET_SIZE, IJ_AT(accumulate), "forward passes of one update" },
+    { "crop_size", IJ_SET_SIDES, IJ_AT(crop_size), "side of the training image, or HEIGHT,WIDTH" },
+    { "crop_scale", IJ_SET_PAIR, IJ_AT(crop_scale), "area of the random-resized crop" },
+    { "use_horizontal_flip", IJ_SET_BOOL, IJ_AT(use_horizontal_flip), "mirror every second image" },
+    { "mean", IJ_SET_TRIPLE, IJ_AT(mean), "of red, green, blue in 0..1" },
+    { "std", IJ_SET_TRIPLE, IJ_AT(std), "of red, green, blue" },
+    { "patch_size", IJ_SET_SIZE, IJ_AT(patch_size), "side of a patch" },
+    { "mask_mode", IJ_SET_CHOICE, offsetof(ij_config, mask_mode), { "reference", "paper" }, "which sampler" },
+    { "enc_mask_scale", IJ_SET_PAIR, IJ_AT(enc_mask_scale), "context block, share of the patches" },
+    { "pred_mask_scale", IJ_SET_PAIR, IJ_AT(pred_mask_scale), "target block, share of the patches" },
+    { "aspect_ratio", IJ_SET_PAIR, IJ_AT(aspect_ratio), "height / width of a target block" },
+    { "num_enc_masks", IJ_SET_SIZE, IJ_AT(num_enc_masks), "context blocks per image" },
+    { "num_pred_masks", IJ_SET_SIZE, IJ_AT(num_pred_masks), "target blocks per image" },
+    { "min_keep", IJ_SET_SIZE, IJ_AT(min_keep), "a block must have more patches than this" },
+    { "allow_overlap", IJ_SET_BOOL, IJ_AT(allow_overlap), "leave the targets in the context" },
+    { "embed_dim", IJ_SET_SIZE, IJ_AT(embed_dim), "width of the encoder" },
+    { "depth", IJ_SET_SIZE, IJ_AT(depth), "blocks of the encoder" },
+    { "num_heads", IJ_SET_SIZE, IJ_AT(num_heads), "heads of encoder and predictor" },
+    { "mlp_ratio", IJ_SET_REAL, IJ_AT(mlp_ratio), "hidden width / width of the encoder's MLP" },
+    { "pred_emb_dim", IJ_SET_SIZE, IJ_AT(pred_emb_dim), "width of the predictor" },
+    { "pred_depth", IJ_SET_SIZE, IJ_AT(pred_depth), "blocks of the predictor" },
+    { "init_std", IJ_SET_REAL, IJ_AT(init_std), "of first weights; 0: Xavier-uniform; reference 0.02" },
+    { "patch_init_std", IJ_SET_REAL, IJ_AT(patch_init_std), "of the patch embedding; reference 0.02" },
+    { "loss", IJ_SET_CHOICE, offsetof(ij_config, loss), { "smooth_l1", "l2" }, "the code's or the paper's" },
+    { "epochs", IJ_SET_REAL, IJ_AT(epochs), "length of the run" },
+    { "warmup", IJ_SET_REAL, IJ_AT(warmup), "epochs of rising learning rate" },
+    { "steps", IJ_SET_SIZE, IJ_AT(steps), "length in updates instead; 0: by epochs" },
+    { "ipe", IJ_SET_SIZE, IJ_AT(ipe), "updates per epoch; train sets it from the data" },
+    { "ipe_scale", IJ_SET_REAL, IJ_AT(ipe_scale), "stretches the schedules" },
+    { "start_lr", IJ_SET_REAL, IJ_AT(start_lr), "learning rate at the start" },
+    { "lr", IJ_SET_REAL, IJ_AT(lr), "after warm-up" },
+    { "final_lr", IJ_SET_REAL, IJ_AT(final_lr), "at the end" },
+    { "weight_decay", IJ_SET_REAL, IJ_AT(weight_decay), "at the start" },
+    { "final_weight_decay", IJ_SET_REAL, IJ_AT(final_weight_decay), "at the end" },
+    { "ema", IJ_SET_PAIR, IJ_AT(ema), "momentum of the target encoder" },
+    { "betas", IJ_SET_PAIR, IJ_AT(beta), "of AdamW" },
+    { "eps", IJ_SET_REAL, IJ_AT(eps), "of AdamW" },
+    { "clip_grad", IJ_SET_REAL, IJ_AT(clip_grad), "largest gradient norm; 0: none" },
+    { "seed", IJ_SET_SIZE, IJ_AT(seed), "of weights, masks, order and crops" },
+#undef IJ_AT
+};
+enum { IJ_SETTINGS = sizeof ij_setting / sizeof *ij_setting };
+
+static const struct { const char *name; size_t embed_dim, depth, num_heads; double mlp_ratio; } ij_size_name[] = {
+    { "vit_tiny", 192, 12, 3, 4 }, { "vit_small", 384, 12, 6, 4 }, { "vit_base", 768, 12, 12, 4 },
+    { "vit_large", 1024, 24, 16, 4 }, { "vit_huge", 1280, 32, 16, 4 }, { "vit_giant", 1408, 40, 16, 48.0 / 11 },
+};
+
+size_t ij_config_settings(void) { return IJ_SETTINGS; }
+const char *ij_config_name(size_t i) { return i < IJ_SETTINGS ? ij_setting[i].name : NULL; }
+const char *ij_config_help(size_t i) { return i < IJ_SETTINGS ? ij_setting[i].help : NULL; }
+
+/* The shortest decimal that reads back as the same double. */
+static int ij_print_real(char *to, size_t size, double x)
+{
+    int n = 0;
+    for (int digits = 6; digits <= 17; digits++) {
+        n = snprintf(to, size, "%.*g", digits, x);
+        const double back = strtod(to, NULL);
+        if (!(back < x) && !(back > x)) break;
+    }
+    return n;
+}
+
+void ij_config_text(char text[IJ_TEXT], const ij_config *c, size_t i)
+{
+    const char *at = (const char *)c + ij_setting[i].offset;
+    const size_t *size = (const size_t *)(const void *)at;
+    const double *x = (const double *)(const void *)at;
+    const int *flag = (const int *)(const void *)at;
+    const int kind = ij_setting[i].kind, reals = kind == IJ_SET_REAL ? 1 : kind == IJ_SET_PAIR ? 2 : 3;
+    if (kind == IJ_SET_SIZE || (kind == IJ_SET_SIDES && size[0] == size[1]))
+        snprintf(text, IJ_TEXT, "%lu", (unsigned long)size[0]);
+    else if (kind == IJ_SET_SIDES) snprintf(text, IJ_TEXT, "%lu,%lu", (unsigned long)size[0], (unsigned long)size[1]);
+    else if (kind == IJ_SET_BOOL) snprintf(text, IJ_TEXT, "%s", *flag ? "true" : "false");
+    else if (kind == IJ_SET_CHOICE) snprintf(text, IJ_TEXT, "%s", ij_setting[i].choice[*flag ? 1 : 0]);
+    else
+        for (int k = 0, n = 0; k < reals; k++) {
+            if (k) text[n++] = ',';
+            n += ij_print_real(text + n, IJ_TEXT - (size_t)n, x[k]);
+        }
+}
+
+/* Reads up to three numbers separated by commas; the count, or 0 if anything else is there. */
+static int ij_scan_reals(double x[3], const char *text)
+{
+    int count = 0;
+    while (count < 3) {
+        char *end;
+        x[count] = strtod(text, &end);
+        if (end == text || !isfinite(x[count++])) return 0;
+        text = end + strspn(end, " \t");
+        if (!*text) return count;
+        if (*text++ != ',') return 0;
+    }
+    return 0;
+}
+
+static size_t ij_distance(const char *a, const char *b)        /* edits from one name to the other */
+{
+    size_t row[64], n = strlen(b);
+    if (n > 62) return n;
+    for (size_t j = 0; j <= n; j++) row[j] = j;
+    for (size_t i = 0; a[i]; i++) {
+        size_t corner = row[0];
+        row[0] = i + 1;
+        for (size_t j = 0; j < n; j++) {
+            const size_t above = row[j + 1], replaced = corner + (a[i] != b[j]);
+            row[j + 1] = IJ_MIN(IJ_MIN(above, row[j]) + 1, replaced);
+            corner = above;
+        }
+    }
+    return row[n];
+}
+
+static ij_status ij_config_set_model(ij_config *c, const char *value, ij_error *why)
+{
+    for (size_t i = 0; i < sizeof ij_size_name / sizeof *ij_size_name; i++)
+        if (!strcmp(value, ij_size_name[i].name)) {
+            c->embed_dim = ij_size_name[i].embed_dim, c->depth = ij_size_name[i].depth;
+            c->num_heads = ij_size_name[i].num_heads, c->mlp_ratio = ij_size_name[i].mlp_ratio;
+            return IJ_OK;
+        }
+    return ij_fail(why, IJ_EARG, "model_name is %s, expected vit_tiny, vit_small, vit_base, vit_large, vit_huge or "
+                   "vit_giant", value);
+}
+
+ij_status ij_config_set(ij_config *c, const char *name, const char *value, ij_error *why)
+{
+    double x[3] = { 0, 0, 0 };
+    size_t i = 0, near = 0;
+    if (!strcmp(name, "model_name")) return ij_config_set_model(c, value, why);
+    for (i = 0; i < IJ_SETTINGS && strcmp(name, ij_setting[i].name); i++)
+        if (ij_distance(name, ij_setting[i].name) < ij_distance(name, ij_setting[near].name)) near = i;
+    if (i == IJ_SETTINGS)
+        return ij_fail(why, IJ_EARG, "no setting is called %.60s; the nearest is %s", name, ij_setting[near].name);
+    char *at = (char *)c + ij_setting[i].offset;
+    size_t *size = (size_t *)(void *)at;
+    const int kind = ij_setting[i].kind, count = ij_scan_reals(x, value), two = kind == IJ_SET_PAIR;
+    const int yes = !strcmp(value, "true") || !strcmp(value, "1"), no = !strcmp(value, "false") || !strcmp(value, "0");
+    const int whole = x[0] >= 0 && x[0] <= 9e15 && !(floor(x[0]) < x[0]) && x[0] <= (double)SIZE_MAX;
+    if (kind == IJ_SET_SIZE && count == 1 && whole) *size = (size_t)x[0];
+    else if (kind == IJ_SET_SIDES && (count == 1 || count == 2) && whole && x[1] >= 0 && x[1] <= 1e9 &&
+             !(floor(x[1]) < x[1])) size[0] = (size_t)x[0], size[1] = (size_t)x[count - 1];
+    else if (kind == IJ_SET_BOOL && (yes || no)) *(int *)(void *)at = yes;
+    else if (kind == IJ_SET_CHOICE && (!strcmp(value, ij_setting[i].choice[0]) || !strcmp(value, ij_setting[i].choice[1])))
+        *(int *)(void *)at = !strcmp(value, ij_setting[i].choice[1]);
+    else if ((kind == IJ_SET_REAL && count == 1) || (two && count == 2) || (kind == IJ_SET_TRIPLE && count == 3))
+        memcpy(at, x, (size_t)count * sizeof *x);
+    else {
+        static const char *const expected[] = { "a whole number", "one or two whole numbers", "a number", "two numbers a,b",
+                                                "three numbers a,b,c", "true or false" };
+        if (kind == IJ_SET_CHOICE)
+            return ij_fail(why, IJ_EARG, "%s is \"%.60s\", expected %s or %s", name, value, ij_setting[i].choice[0],
+                           ij_setting[i].choice[1]);
+        return ij_fail(why, IJ_EARG, "%s is \"%.60s\", expected %s", name, value, expected[kind]);
+    }
+    return IJ_OK;
+}
+
+/* Settings of the reference's YAML that mean nothing here. */
+static int ij_config_foreign(const char *name)
+{
+    static const char *const foreign[] = { "color_jitter_strength", "image_folder", "num_workers", "pin_mem", "root_path",
+        "use_color_distortion", "use_gaussian_blur", "folder", "write_tag", "copy_data", "load_checkpoint",
+        "read_checkpoint", "use_bfloat16" };
+    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
+        if (!strcmp(name, foreign[i])) return 1;
+    return 0;
+}
+
+/* Where a "- value" line of YAML goes on: the key's text so far. */
+typedef struct { char key[64], value[IJ_TEXT]; unsigned long line; } ij_pending;
+
+static ij_status ij_pending_set(ij_config *c, ij_pending *p, const char *path, ij_error *why)
+{
+    ij_error inner;
+    if (!p->key[0] || !p->value[0] || ij_config_foreign(p->key)) { p->key[0] = 0; return IJ_OK; }  /* a section, or foreign */
+    const ij_status s = ij_config_set(c, p->key, p->value, &inner);
+    if (s) return ij_fail(why, s, "%.200s: line %lu: %.250s", path, p->line, inner.text);
+    p->key[0] = 0;
+    return IJ_OK;
+}
+
+/* key = value, key: value, and YAML's lists ([a, b] or lines of "- a"); # starts a comment. */
+ij_status ij_config_read(ij_config *c, const char *path, ij_error *why)
+{
+    char line[512];
+    ij_pending p = { "", "", 0 };
+    ij_status s = IJ_OK;
+    FILE *f = fopen(path, "r");
+    if (!f) return ij_fail(why, IJ_EFILE, "%.200s: %s", path, strerror(errno));
+    for (unsigned long n = 1; !s && fgets(line, sizeof line, f); n++) {
+        char *hash = strchr(line, '#'), *from = line + strspn(line, " \t\r\n");
+        if (hash) *hash = 0;
+        size_t end = strlen(from);
+        if (end == sizeof line - 1) { s = ij_fail(why, IJ_EDATA, "%.200s: line %lu: too long", path, n); break; }
+        while (end && strchr(" \t\r\n]", from[end - 1])) from[--end] = 0;
+        if (!*from) continue;
+        if (*from == '-' && (from[1] == ' ' || from[1] == '\t')) {
+            const size_t used = strlen(p.value);
+            snprintf(p.value + used, sizeof p.value - used, "%s%s", used ? "," : "", from + 1 + strspn(from + 1, " \t"));
+            continue;
+        }
+        s = ij_pending_set(c, &p, path, why);
+        char *mark = strpbrk(from, "=:");
+        if (!s && (!mark || mark == from || mark - from > 60))
+            s = ij_fail(why, IJ_EDATA, "%.200s: line %lu: \"%.40s\", expected key = value or key: value", path, n, from);
+        if (s) break;
+        p.line = n;
+        snprintf(p.value, sizeof p.value, "%s", mark + 1 + strspn(mark + 1, " \t[\"'"));
+        for (size_t k = strlen(p.value); k && strchr("\"'", p.value[k - 1]);) p.value[--k] = 0;
+        while (mark > from && strchr(" \t", mark[-1])) mark--;
+        *mark = 0;
+        snprintf(p.key, sizeof p.key, "%s", from);
+    }
+    if (!s && ferror(f)) s = ij_fail(why, IJ_EFILE, "%.200s: cannot be read", path);
+    if (!s) s = ij_pending_set(c, &p, path, why);
+    fclose(f);
+    return s;
+}
+
+/* ---- building a model --------------------------------------------------------------------------------------------
+ * Memory for the largest step these settings can ask for, first weights, and the cost in arithmetic.                */
+
+/* Largest number of patches of a block: over all sizes that some scale and aspect of the ranges can give. */
+static size_t ij_block_most(const ij_config *c, const double scale[2], double a0, double a1)
+{
+    size_t gh, gw, most = 0, low[2], high[2];
+    ij_grid(&gh, &gw, c);
+    const double cells = (double)(gh * gw);
+    for (double keep = floor(cells * scale[0]); keep <= floor(cells * scale[1]); keep++) {
+        ij_block_size(low, c, (keep + 0.5) / cells, a0);        /* lowest and widest */
+        ij_block_size(high, c, (keep + 0.5) / cells, a1);       /* tallest and narrowest */
+        for (size_t h = low[0]; h <= high[0]; h++) {            /* the smallest aspect with this height: the widest */
+            const double half = (double)h - 0.5, a = IJ_MAX(a0, half > 0 ? half * half / keep : a0);
+            size_t s[2];
+            ij_block_size(s, c, (keep + 0.5) / cells, a);
+            most = IJ_MAX(most, h * s[1]);
+        }
+    }
+    return most;
+}
+
+static void ij_lists_place(ij_lists *l, ij_arena *a, size_t lists, size_t stride)
+{
+    l->lists = 0;
+    l->stride = stride;
+    l->length = ij_take(a, lists, sizeof(size_t));
+    l->index = ij_take(a, ij_mul(lists, stride), sizeof(size_t));
+}
+
+static void ij_masks_place(ij_masks *m, ij_arena *a, const ij_config *c)
+{
+    ij_lists_place(&m->context, a, ij_mul(c->num_enc_masks, c->batch_size), ij_block_most(c, c->enc_mask_scale, 1, 1));
+    ij_lists_place(&m->target, a, ij_mul(c->num_pred_masks, c->batch_size),
+                   ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]));
+}
+
+static ij_counts ij_counts_most(const ij_config *c)
+{
+    const size_t k = ij_block_most(c, c->enc_mask_scale, 1, 1);
+    const size_t t = ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]);
+    ij_counts n;
+    n.images = c->batch_size;
+    n.contexts = ij_mul(c->batch_size, c->num_enc_masks);
+    n.context_tokens = ij_mul(n.contexts, k);
+    n.context_squares = ij_mul(n.context_tokens, k);
+    n.seqs = ij_mul(n.contexts, c->num_pred_masks);
+    n.tokens = ij_mul(n.seqs, k + t);
+    n.squares = ij_mul(n.tokens, k + t);
+    n.queries = ij_mul(n.seqs, t);
+    return n;
+}
+
+static void ij_model_place(ij_model *m, ij_arena *a)
+{
+    const ij_config *c = &m->config;
+    const int train = m->training;
+    ij_listing count = { NULL, 0, 0, NULL, 0 };
+    ij_encoder e;
+    ij_predictor p;
+    e.block = NULL, p.block = NULL;
+    ij_list_encoder(&count, &e, c);
+    m->encoder_params = count.params, m->encoder_size = count.offset;
+    ij_list_predictor(&count, &p, c);
+    m->params = count.params, m->size = count.offset;
+
+    m->param = ij_take(a, m->params, sizeof *m->param);
+    m->target = ij_take(a, m->encoder_size, sizeof(real));
+    m->target_encoder.block = ij_take(a, c->depth, sizeof(ij_block));
+    if (!train) return;
+    size_t gh, gw;
+    ij_grid(&gh, &gw, c);
+    real **part[4] = { &m->weight, &m->grad, &m->adam_m, &m->adam_v };
+    for (size_t i = 0; i < 4; i++) *part[i] = ij_take(a, m->size, sizeof(real));
+    m->encoder.block = ij_take(a, c->depth, sizeof(ij_block));
+    m->encoder_grad.block = ij_take(a, c->depth, sizeof(ij_block));
+    m->predictor.block = ij_take(a, c->pred_depth, sizeof(ij_block));
+    m->predictor_grad.block = ij_take(a, c->pred_depth, sizeof(ij_block));
+    m->encoder_pos = ij_matrix(a, gh * gw, c->embed_dim);
+    m->predictor_pos = ij_matrix(a, gh * gw, c->pred_emb_dim);
+    ij_masks_place(&m->masks, a, c);
+
+    ij_step step;
+    ij_arena work = { NULL, 0, 0 };
+    const ij_counts most = ij_counts_most(c);
+    ij_step_place(&step, &work, c, &most);
+    m->work_size = work.used;
+    m->work = ij_take(a, work.used, 1);
+}
+
+static void ij_model_name_parts(ij_model *m)
+{
+    const ij_config *c = &m->config;
+    ij_listing table = { m->param, 0, 0, NULL, 0 }, target = { NULL, 0, 0, m->target, 0 };
+    ij_encoder e = m->target_encoder;
+    ij_predictor p;
+    p.block = NULL;
+    ij_list_encoder(&table, &e, c);
+    ij_list_predictor(&table, &p, c);
+    ij_list_encoder(&target, &m->target_encoder, c);
+    if (!m->training) return;
+    ij_listing weight = { NULL, 0, 0, m->weight, 0 }, grad = { NULL, 0, 0, m->grad, 0 };
+    ij_list_encoder(&weight, &m->encoder, c);
+    ij_list_predictor(&weight, &m->predictor, c);
+    ij_list_encoder(&grad, &m->encoder_grad, c);
+    ij_list_predictor(&grad, &m->predictor_grad, c);
+}
+
+/* First weights: LayerNorm 1 and 0, biases 0, matrices and the patch embedding as the config says, mask token 0.02. */
+static void ij_model_draw(ij_model *m)
+{
+    uint64_t state = m->config.seed;
+    for (size_t row = 0; row < m->params; row++) {
+        const ij_param *p = &m->param[row];
+        if (!m->training && p->predictor) break;
+        real *w = (m->training ? m->weight : m->target) + p->offset;
+        const size_t n = ij_count(&p->shape), rank = p->shape.rank;
+        double std = rank == 4 ? m->config.patch_init_std : rank == 3 ? 0.02 : m->config.init_std, bound = 0;
+        if (rank == 2 && std == 0) bound = sqrt(6.0 / (double)(p->shape.dim[0] + p->shape.dim[1]));
+        if (rank == 2 && bound != 0 && p->shape.dim[0] == 3 * p->shape.dim[1])          /* q, k, v are three matrices */
+            bound = sqrt(6.0 / (double)(2 * p->shape.dim[1]));
+        for (size_t i = 0; i < n; i++) {
+            const double u = (double)(ij_mix(&state) >> 11) / 9007199254740992.0;
+            if (rank == 1) w[i] = strstr(p->name, "norm") && strstr(p->name, "weight") ? 1 : 0;
+            else if (bound != 0) w[i] = (real)(float)(bound * (2 * u - 1));
+            else {                                      /* Box and Muller */
+                const double v = (double)(ij_mix(&state) >> 11) / 9007199254740992.0;
+                w[i] = (real)(float)(std * sqrt(-2 * log(1 - u)) * cos(2 * IJ_PI * v));
+            }
+        }
+    }
+    if (m->training) memcpy(m->target, m->weight, m->encoder_size * sizeof(real));
+}
+
+/* That masks can be drawn is found out before a long run is: reference mode's block sizes over a fine grid of its
+ * single draw, paper mode on 256 images with a tenth of the rounds that training allows. */
+static ij_status ij_masks_check(ij_masks *m, const ij_config *c, ij_error *why)
+{
+    size_t least = SIZE_MAX, t[2], e[2];
+    for (int i = 0; i < 65536 && c->mask_mode == IJ_MASK_REFERENCE; i++) {
+        const double u = i / 65536.0;
+        ij_block_size(t, c, ij_between(c->pred_mask_scale, u), ij_between(c->aspect_ratio, u));
+        ij_block_size(e, c, ij_between(c->enc_mask_scale, u), 1);
+        least = IJ_MIN(least, IJ_MIN(t[0] * t[1], e[0] * e[1]));
+    }
+    if (least <= c->min_keep)
+        return ij_fail(why, IJ_EMASK, "masks: on a %lux%lu grid the smallest block has %lu patches; each must hold more than "
+                       "min_keep = %lu: lower min_keep or raise pred_mask_scale and enc_mask_scale",
+                       (unsigned long)(c->crop_size[0] / c->patch_size), (unsigned long)(c->crop_size[1] / c->patch_size),
+                       (unsigned long)least, (unsigned long)c->min_keep);
+    ij_rng rng;
+    ij_rng_seed(&rng, 0);
+    ij_status status = IJ_OK;
+    for (int i = 0; i < 256 && c->mask_mode == IJ_MASK_PAPER && !status; i++)
+        status = ij_masks_paper(m, c, &rng, 1, IJ_MASK_ROUNDS / 10, why);
+    return status;
+}
+
+ij_status ij_model_size(size_t *size, const ij_config *c, int training, ij_error *why)
+{
+    const ij_status s = ij_config_check(c, why);
+    if (s) return s;
+    ij_model m;
+    ij_arena a = { NULL, 0, 0 };
+    memset(&m, 0, sizeof m);
+    m.config = *c;
+    m.training = training;
+    ij_model_place(&m, &a);
+    if (a.used == SIZE_MAX || m.work_size == SIZE_MAX)
+        return ij_fail(why, IJ_EMEM, "this model needs more memory than the machine can address");
+    *size = a.used;
+    return IJ_OK;
+}
+
+ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c, int training, ij_error *why)
+{
+    size_t need;
+    const ij_status s = ij_model_size(&need, c, training, why);
+    if (s) return s;
+    if (!mem || size < need)
+        return ij_fail(why, IJ_EMEM, "the model needs %lu bytes, has %lu", (unsigned long)need, (unsigned long)size);
+    ij_arena a = { mem, size, 0 };
+    memset(m, 0, sizeof *m);
+    memset(mem, 0, need - (training ? m->work_size : 0));
+    m->config = *c;
+    m->training = training;
+    ij_model_place(m, &a);
+    ij_model_name_parts(m);
+    ij_model_draw(m);
+    if (!training) return IJ_OK;
+    size_t gh, gw;
+    ij_grid(&gh, &gw, c);
+    ij_positions(m->encoder_pos, gh, gw);
+    ij_positions(m->predictor_pos, gh, gw);
+    ij_rng_seed(&m->mask_rng, c->seed);
+    return ij_masks_check(&m->masks, c, why);
+}
+
+/* Multiply-adds count as two; every token goes through every block, forward and (twice) backward. */
+static double ij_stack_flops(double depth, double d, double f, double n)
+{
+    return depth * 2 * n * (4 * d * d + 2 * d * f + 2 * n * d);
+}
+
+double ij_encode_flops(const ij_config *c, size_t height, size_t width)
+{
+    const double d = (double)c->embed_dim, p = (double)c->patch_size;
+    const double n = (double)((height / c->patch_size) * (width / c->patch_size));
+    return 2 * n * 3 * p * p * d + ij_stack_flops((double)c->depth, d, (double)ij_hidden(c), n);
+}
+
+double ij_flops(const ij_config *c, size_t context_tokens, size_t target_tokens)
+{
+    const double d = (double)c->embed_dim, p = (double)c->patch_size, width = (double)c->pred_emb_dim;
+    const double k = (double)context_tokens, t = (double)target_tokens, contexts = (double)c->num_enc_masks;
+    const double context = 2 * k * 3 * p * p * d + ij_stack_flops((double)c->depth, d, (double)ij_hidden(c), k);
+    const double predict = ij_stack_flops((double)c->pred_depth, width, 4 * width, k + t) + 2 * t * width * d;
+    return ij_encode_flops(c, c->crop_size[0], c->crop_size[1]) +
+           3 * contexts * (context + 2 * k * d * width + (double)c->num_pred_masks * predict);
+}
+
+/* ---- features ----------------------------------------------------------------------------------------------------
+ * The mean of the target encoder's tokens, all patches seen, represents an image (appendix A.1).                    */
+
+static void ij_encode_place(ij_encoder_pass *s, ij_tensor *pos, ij_arena *a, size_t depth, size_t heads, size_t patch,
+                            size_t d, size_t f, size_t batch, size_t n)
+{
+    *pos = ij_matrix(a, n, d);
+    ij_encoder_place(s, a, depth, heads, patch, d, f, batch, ij_mul(batch, n), ij_mul(batch, ij_mul(n, n)), 0);
+}
+
+ij_status ij_encode_size(size_t *size, const ij_config *c, size_t images, size_t height, size_t width, ij_error *why)
+{
+    ij_encoder_pass s;
+    ij_tensor pos;
+    ij_arena a = { NULL, 0, 0 };
+    const ij_status status = ij_config_check(c, why);
+    if (status) return status;
+    const size_t n = ij_mul(height / c->patch_size, width / c->patch_size);
+    if (!n || !images)
+        return ij_fail(why, IJ_EARG, "%lu images of %lux%lu pixels, expected at least one of one %lux%lu patch",
+                       (unsigned long)images, (unsigned long)height, (unsigned long)width, (unsigned long)c->patch_size,
+                       (unsigned long)c->patch_size);
+    ij_encode_place(&s, &pos, &a, c->depth, c->num_heads, c->patch_size, c->embed_dim, ij_hidden(c), images, n);
+    if (a.used == SIZE_MAX) return ij_fail(why, IJ_EMEM, "images this large need more memory than can be addressed");
+    *size = a.used;
+    return IJ_OK;
+}
+
+ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const ij_real *images, size_t batch,
+                    size_t height, size_t width, void *work, size_t size, const ij_team *team)
+{
+    const size_t d = ij_cols(&e->norm_w), f = e->depth ? ij_cols(&e->block[0].fc1_b) : 1;
+    const size_t gh = height / e->patch, gw = width / e->patch;
+    ij_encoder_pass s = { e, NULL, images, batch, height, width, NULL, { NULL, 0, { 0 } }, { 0 } };
+    ij_tensor pos;
+    ij_arena a = { NULL, 0, 0 };
+    if (!gh || !gw || !batch) return IJ_EARG;
+    ij_encode_place(&s, &pos, &a, e->depth, e->heads, e->patch, d, f, batch, gh * gw);
+    if (!work || size < a.used) return IJ_EMEM;
+    a.base = work, a.size = size, a.used = 0;
+    ij_encode_place(&s, &pos, &a, e->depth, e->heads, e->patch, d, f, batch, gh * gw);
+    ij_positions(pos, gh, gw);
+    s.pos = &pos;
+    for (size_t i = 0; i <= batch; i++) s.stack.seqs.start[i] = i * gh * gw;
+    ij_seqs_set(&s.stack.seqs, batch, team);
+    ij_each(team, s.stack.seqs.pieces, ij_encoder_task, &s);
+    if (tokens) memcpy(tokens, s.stack.norm.x, ij_count(&s.stack.norm) * sizeof(real));
+    if (pooled) ij_pool(pooled, &s.stack);
+    return IJ_OK;
+}
+/* ---- helpers of the readers -------------------------------------------------------------------------------------- */
+
+/* Heap sort: in place, and unlike qsort it never allocates. */
+static void ij_swap(unsigned char *a, unsigned char *b, size_t size)
+{
+    while (size--) {
+        const unsigned char t = *a;
+        *a++ = *b;
+        *b++ = t;
+    }
+}
+
+static void ij_sort(void *base, size_t count, size_t size, int (*compare)(const void *, const void *))
+{
+    unsigned char *x = base;
+    for (size_t built = count / 2, end = count; end > 1;) {     /* x[built..end) is a heap */
+        size_t at;
+        if (built) at = --built;
+        else ij_swap(x, x + --end * size, size), at = 0;
+        for (size_t child; (child = 2 * at + 1) < end; at = child) {
+            if (child + 1 < end && compare(x + child * size, x + (child + 1) * size) < 0) child++;
+            if (compare(x + at * size, x + child * size) >= 0) break;
+            ij_swap(x + at * size, x + child * size, size);
+        }
+    }
+}
+
+static uint64_t ij_little(const unsigned char *p, size_t bytes)
+{
+    uint64_t x = 0;
+    while (bytes--) x = x << 8 | p[bytes];
+    return x;
+}
+
+/* What a file is that was given by mistake, by its first bytes; NULL if that is not known. */
+static const char *ij_foreign_format(const unsigned char *b)
+{
+    static const struct { const char *bytes; size_t n; const char *name; } known[] = {
+        { "\x89PNG", 4, "a PNG picture" }, { "\xff\xd8\xff", 3, "a JPEG picture" }, { "GIF8", 4, "a GIF picture" },
+        { "RIFF", 4, "a WebP or other RIFF file" }, { "BM", 2, "a BMP picture" }, { "PK\x03\x04", 4, "a zip or .pth.tar archive" },
+        { "\x1f\x8b", 2, "a gzip archive" }, { "\x89HDF", 4, "an HDF5 file" }, { "\x80\x02", 2, "a Python pickle" },
+        { "\x93NUMPY", 6, "a NumPy file" } };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (!memcmp(b, known[i].bytes, known[i].n)) return known[i].name;
+    return NULL;
+}
+
+/* ---- image readers -----------------------------------------------------------------------------------------------
+ * A path becomes a list of images, first of the training part and then of the test part. Only names, counts and labels
+ * are kept; pixels are read when asked for. The same routine adds up the memory and fills it.                        */
+
+enum { IJ_SOURCES = 8, IJ_PATH = 1024, IJ_FOLDER_DEPTH = 16, IJ_PIXELS_MOST = 1 << 28 };
+enum { IJ_PLANES, IJ_PLANES_BY_COLUMN, IJ_GREY };      /* how a record holds its pixels */
+
+typedef struct {                /* one binary file of equal records */
+    FILE *stream;
+    const char *kind;
+    char path[IJ_PATH];
+    size_t start, record, count, pixels_at, height, width, classes;
+    int layout;
+} ij_source;
+
+struct ij_data {
+    const char *kind;
+    char root[IJ_PATH];
+    int part, whole, pair;
+    size_t count, training;     /* of all images, and of those in the training part */
+    size_t sources; ij_source source[IJ_SOURCES];
+    const char **name;          /* [count] of a folder, relative to root */
+    int *label;                 /* [count] for each task */
+    size_t tasks, classes[3];
+    size_t side;                /* of scenes; 0: no scenes */
+};
+
+static size_t ij_data_at(const ij_data *d, size_t i)   /* from the part's numbering to that of all images */
+{
+    if (d->whole) return i;
+    if (d->pair) return d->part == IJ_TEST_PART ? d->training + i : i;
+    return d->part == IJ_TEST_PART ? 10 * i + 9 : i + i / 9;
+}
+
+size_t ij_data_count(const ij_data *d)
+{
+    if (d->whole) return d->count;
+    const size_t test = d->pair ? d->count - d->training : d->count / 10;
+    return d->part == IJ_TEST_PART ? test : d->count - test;
+}
+
+const char *ij_data_kind(const ij_data *d) { return d->kind; }
+size_t ij_data_tasks(const ij_data *d) { return d->tasks; }
+
+const char *ij_data_task(const ij_data *d, size_t task, size_t *classes)
+{
+    static const char *const scene[3] = { "count", "dist", "kind" };
+    if (task >= d->tasks) return NULL;
+    if (classes) *classes = d->classes[task];
+    return d->side ? scene[task] : "label";
+}
+
+int ij_data_label(const ij_data *d, size_t i, size_t task)
+{
+    return task < d->tasks && i < ij_data_count(d) ? d->label[task * d->count + ij_data_at(d, i)] : -1;
+}
+
+/* -- PNM: P, a digit, width, height, maxval, one white space, raster; # begins a comment -- */
+
+typedef struct { FILE *f; const char *path; size_t at; char type; size_t width, height, most; } ij_pnm;
+
+static int ij_pnm_byte(ij_pnm *p)
+{
+    const int c = getc(p->f);
+    p->at += c != EOF;
+    return c;
+}
+
+static ij_status ij_pnm_number(size_t *x, ij_pnm *p, const char *what, size_t low, size_t high, ij_error *why)
+{
+    int c = ij_pnm_byte(p);
+    while (c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '#') {
+        while (c == '#' || (c != '\n' && c != EOF && c != ' ' && c != '\t' && c != '\r')) {
+            do c = ij_pnm_byte(p);
+            while (c != '\n' && c != EOF);
+        }
+        if (c != EOF) c = ij_pnm_byte(p);
+    }
+    if (c < '0' || c > '9') {
+        char found[32];
+        snprintf(found, sizeof found, c == EOF ? "the end of the file" : "byte 0x%02x", (unsigned)c);
+        return ij_fail(why, IJ_EDATA, "%.300s: byte %lu: expected %s, found %s", p->path, (unsigned long)p->at, what, found);
+    }
+    for (*x = 0; c >= '0' && c <= '9'; c = ij_pnm_byte(p)) *x = IJ_MIN(*x, SIZE_MAX / 16) * 10 + (size_t)(c - '0');
+    if (*x < low || *x > high)
+        return ij_fail(why, IJ_EDATA, "%.300s: byte %lu: %s is %.0f, expected %lu..%lu", p->path, (unsigned long)p->at, what,
+                       (double)*x, (unsigned long)low, (unsigned long)high);
+    if (c != EOF && c != ' ' && c != '\t' && c != '\r' && c != '\n' && c != '#')
+        return ij_fail(why, IJ_EDATA, "%.300s: byte %lu: expected white space after %s, found byte 0x%02x", p->path,
+                       (unsigned long)p->at, what, (unsigned)c);
+    if (c == '#') ungetc(c, p->f), p->at--;
+    return IJ_OK;
+}
+
+static ij_status ij_pnm_open(ij_pnm *p, const char *path, ij_error *why)
+{
+    unsigned char b[8] = { 0 };
+    memset(p, 0, sizeof *p);
+    p->path = path;
+    p->f = fopen(path, "rb");
+    if (!p->f) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
+    const size_t got = fread(b, 1, 8, p->f);
+    ij_status s = IJ_OK;
+    if (got < 2 || b[0] != 'P' || !(b[1] == '2' || b[1] == '3' || b[1] == '5' || b[1] == '6'))
+        s = ij_fail(why, IJ_EDATA, "%.300s: byte 0: expected a PNM image (P2, P3, P5, P6), found %s", path,
+                    got == 8 && ij_foreign_format(b) ? ij_foreign_format(b) : "something else (README says how to convert)");
+    p->type = (char)b[1], p->at = 2;
+    if (!s && fseek(p->f, 2, SEEK_SET)) s = ij_fail(why, IJ_EFILE, "%.300s: cannot be read", path);
+    if (!s) s = ij_pnm_number(&p->width, p, "width", 1, IJ_PIXELS_MOST, why);
+    if (!s) s = ij_pnm_number(&p->height, p, "height", 1, IJ_PIXELS_MOST / p->width, why);
+    if (!s) s = ij_pnm_number(&p->most, p, "maxval", 1, 65535, why);
+    if (s) fclose(p->f);
+    return s;
+}
+
+/* rgb [h,w,3] from the raster: values become 0..255, grey three equal channels. */
+static ij_status ij_pnm_pixels(uint8_t *rgb, ij_pnm *p, ij_error *why)
+{
+    const int text = p->type < '5', bytes = p->most > 255 ? 2 : 1;
+    const size_t each = p->type == '3' || p->type == '6' ? 3 : 1, count = p->width * p->height * each;
+    ij_status s = IJ_OK;
+    if (!text && bytes == 1 && p->most == 255 && each == 3) {
+        const size_t got = fread(rgb, 1, count, p->f);
+        p->at += got;
+        if (got < count) s = ij_fail(why, IJ_EDATA, "%.300s: byte %lu: the raster ends after %lu of %lu bytes", p->path,
+                                     (unsigned long)p->at, (unsigned long)got, (unsigned long)count);
+    } else for (size_t i = 0; i < count && !s; i++) {
+        size_t v = 0;
+        if (text) s = ij_pnm_number(&v, p, "a sample", 0, p->most, why);
+        else for (int k = 0; k < bytes && !s; k++) {
+            const int c = ij_pnm_byte(p);
+            if (c == EOF) s = ij_fail(why, IJ_EDATA, "%.300s: byte %lu: the raster ends after %lu of %lu samples", p->path,
+                                      (unsigned long)p->at, (unsigned long)i, (unsigned long)count);
+            v = v << 8 | (size_t)(c & 255);
+        }
+        if (!s && v > p->most)
+            s = ij_fail(why, IJ_EDATA, "%.300s: byte %lu: sample is %lu, expected 0..%lu", p->path, (unsigned long)p->at,
+                        (unsigned long)v, (unsigned long)p->most);
+        const uint8_t value = (uint8_t)((v * 255 + p->most / 2) / p->most);
+        for (size_t k = each; k <= 3 && !s; k += 2) rgb[each == 3 ? i : 3 * i + (k - 1)] = value;
+        if (each == 1 && !s) rgb[3 * i + 1] = value;
+    }
+    if (!s && !text && ij_pnm_byte(p) != EOF)
+        s = ij_fail(why, IJ_EDATA, "%.300s: byte %lu: expected the end of the file after the raster", p->path,
+                    (unsigned long)p->at - 1);
+    return s;
+}
+
+/* -- binary sets: equal records -- */
+
+static size_t ij_big(const unsigned char *b) { return (size_t)b[0] << 24 | (size_t)b[1] << 16 | (size_t)b[2] << 8 | b[3]; }
+
+/* All labels at byte `at` of each record are below `classes`. */
+static int ij_labels_fit(FILE *f, size_t size, size_t record, size_t at, size_t classes)
+{
+    for (size_t i = at; i < size; i += record) {
+        const int c = fseek(f, (long)i, SEEK_SET) ? EOF : getc(f);
+        if (c == EOF || (size_t)c >= classes) return 0;
+    }
+    return size > 0;
+}
+
+/* Recognises a binary file by its first bytes and its size. */
+static ij_status ij_source_open(ij_source *s, const char *path, ij_error *why)
+{
+    unsigned char b[16] = { 0 };
+    memset(s, 0, sizeof *s);
+    if (strlen(path) >= sizeof s->path) return ij_fail(why, IJ_EARG, "%.60s...: the path is too long", path);
+    strcpy(s->path, path);
+    FILE *f = s->stream = fopen(path, "rb");
+    if (!f) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
+    const size_t got = fread(b, 1, sizeof b, f);
+    const long end = fseek(f, 0, SEEK_END) ? -1 : ftell(f);
+    const size_t size = end < 0 ? 0 : (size_t)end;
+    s->height = s->width = 32;
+    if (end < 0) return ij_fail(why, IJ_EFILE, "%.300s: cannot be read, or too large for this platform", path);
+    if (got >= 4 && !memcmp(b, "\0\0\x08\x03", 4)) {
+        s->kind = "IDX", s->start = 16, s->layout = IJ_GREY;
+        s->count = ij_big(b + 4), s->height = ij_big(b + 8), s->width = ij_big(b + 12);
+        s->record = ij_mul(s->height, s->width);
+        if (got < 16 || !s->record || s->record > IJ_PIXELS_MOST || ij_mul(s->count, s->record) != size - 16)
+            return ij_fail(why, IJ_EDATA, "%.300s: byte 4: IDX of %lu images of %lux%lu in a file of %lu bytes", path,
+                           (unsigned long)s->count, (unsigned long)s->height, (unsigned long)s->width, (unsigned long)size);
+    } else if (size % 3073 == 0 && ij_labels_fit(f, size, 3073, 0, 10))
+        s->kind = "CIFAR-10", s->record = 3073, s->pixels_at = 1, s->classes = 10;
+    else if (size % 3074 == 0 && ij_labels_fit(f, size, 3074, 0, 20) && ij_labels_fit(f, size, 3074, 1, 100))
+        s->kind = "CIFAR-100", s->record = 3074, s->pixels_at = 2, s->classes = 100;
+    else if (size && size % 27648 == 0)
+        s->kind = "STL-10", s->record = 27648, s->height = s->width = 96, s->layout = IJ_PLANES_BY_COLUMN;
+    else
+        return ij_fail(why, IJ_EDATA, "%.300s: %s of %lu bytes, expected PNM, CIFAR (records of 3073 or 3074 bytes with labels "
+                       "in range), STL-10 (27648) or IDX; README says how to convert pictures", path,
+                       got >= 8 && ij_foreign_format(b) ? ij_foreign_format(b) : "unknown format", (unsigned long)size);
+    if (s->kind[0] != 'I') s->count = size / s->record;
+    return s->count ? IJ_OK : ij_fail(why, IJ_EDATA, "%.300s: holds no image", path);
+}
+
+/* The file of labels that belongs to an STL or IDX file: train_X.bin, train_y.bin; train-images-idx3, train-labels-idx1. */
+static int ij_label_path(char to[IJ_PATH], const char *path)
+{
+    static const char *const pair[][2] = { { "_X.bin", "_y.bin" }, { "images-idx3", "labels-idx1" }, { "images.idx3", "labels.idx1" } };
+    for (size_t i = 0; i < 3; i++) {
+        const char *at = strstr(path, pair[i][0]);
+        if (!at) continue;
+        strcpy(to, path);
+        memcpy(to + (at - path), pair[i][1], strlen(pair[i][1]));
+        return 1;
+    }
+    return 0;
+}
+
+/* Labels of one source into label (NULL: only their number of classes is found). *classes 0: it has none. */
+static ij_status ij_source_labels(int *label, size_t *classes, const ij_source *s, ij_error *why)
+{
+    char path[IJ_PATH];
+    *classes = s->classes;
+    if (s->classes) {                                   /* CIFAR: in the record, the fine one for CIFAR-100 */
+        for (size_t i = 0; label && i < s->count; i++) {
+            const int c = fseek(s->stream, (long)(i * s->record + s->pixels_at - 1), SEEK_SET) ? EOF : getc(s->stream);
+            if (c == EOF || (size_t)c >= s->classes) return ij_fail(why, IJ_EDATA, "%.300s: label %lu", s->path, (unsigned long)i);
+            label[i] = c;
+        }
+        return IJ_OK;
+    }
+    FILE *f = ij_label_path(path, s->path) ? fopen(path, "rb") : NULL;
+    if (!f) return IJ_OK;
+    const int idx = s->kind[0] == 'I', base = idx ? 0 : 1;     /* STL counts from 1 */
+    unsigned char b[8];
+    ij_status status = IJ_OK;
+    if (idx && (fread(b, 1, 8, f) != 8 || memcmp(b, "\0\0\x08\x01", 4) || ij_big(b + 4) != s->count))
+        status = ij_fail(why, IJ_EDATA, "%.300s: byte 0: expected IDX labels of %lu images", path, (unsigned long)s->count);
+    for (size_t i = 0; i < s->count && !status; i++) {
+        const int c = getc(f);
+        if (c == EOF || c < base || (!idx && c > 10))
+            status = ij_fail(why, IJ_EDATA, "%.300s: label %lu: found %d, expected %d..%d for each of %lu images", path,
+                             (unsigned long)i, c, base, idx ? 255 : 10, (unsigned long)s->count);
+        else if (label) label[i] = c - base;
+        *classes = IJ_MAX(*classes, (size_t)(c - base + 1));
+    }
+    if (!status && getc(f) != EOF)
+        status = ij_fail(why, IJ_EDATA, "%.300s: more labels than %lu images", path, (unsigned long)s->count);
+    fclose(f);
+    return status;
+}
+
+static ij_status ij_data_add_source(ij_data *d, const char *path, ij_error *why)
+{
+    ij_source *s = &d->source[d->sources];
+    const ij_status status = ij_source_open(s, path, why);
+    if (status) {
+        if (s->stream) fclose(s->stream);
+        return status;
+    }
+    d->sources++;
+    d->count += s->count;
+    d->kind = s->kind;
+    if (strcmp(d->kind, d->source[0].kind))
+        return ij_fail(why, IJ_EDATA, "%.300s: %s beside %s", path, s->kind, d->source[0].kind);
+    return IJ_OK;
+}
+
+/* Label arrays of all sources; they have labels only if each of them has. */
+static ij_status ij_data_source_labels(ij_data *d, ij_arena *a, ij_error *why)
+{
+    size_t most = 0, classes, at = 0;
+    int all = 1;
+    for (size_t i = 0; i < d->sources; i++) {
+        const ij_status s = ij_source_labels(NULL, &classes, &d->source[i], why);
+        if (s) return s;
+        all = all && classes > 0;
+        most = IJ_MAX(most, classes);
+    }
+    if (!all) return IJ_OK;
+    d->tasks = 1, d->classes[0] = most;
+    d->label = ij_take(a, d->count, sizeof(int));
+    for (size_t i = 0; i < d->sources && d->label; at += d->source[i++].count) {
+        const ij_status s = ij_source_labels(d->label + at, &classes, &d->source[i], why);
+        if (s) return s;
+    }
+    return IJ_OK;
+}
+
+/* -- folders -- */
+
+#ifndef IJEPA_NO_POSIX
+#include <dirent.h>
+#include <sys/stat.h>
+
+static int ij_is_folder(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st) && S_ISDIR(st.st_mode);
+}
+
+static int ij_is_picture(const char *name)
+{
+    const size_t n = strlen(name);
+    if (n < 5 || name[n - 4] != '.') return 0;
+    char end[4];
+    for (int i = 0; i < 3; i++) end[i] = (char)(name[n - 3 + (size_t)i] | 32);
+    return !memcmp(end, "ppm", 3) || !memcmp(end, "pgm", 3) || !memcmp(end, "pnm", 3);
+}
+
+typedef struct { size_t count, others, bytes; const char **name; char *text; size_t room_names, room_text; char other[16]; } ij_walk;
+
+/* Counts the pictures below path, and notes their names if there is room; path is given back as it was. */
+static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth, ij_error *why)
+{
+    const size_t n = strlen(path);
+    DIR *folder = opendir(path);
+    ij_status s = IJ_OK;
+    if (!folder) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
+    for (struct dirent *e; !s && (e = readdir(folder)) != NULL;) {
+        struct stat st;
+        if (e->d_name[0] == '.') continue;
+        if (n + strlen(e->d_name) + 2 > IJ_PATH) { s = ij_fail(why, IJ_EARG, "%.200s/%.60s: the path is too long", path, e->d_name); break; }
+        path[n] = '/';
+        strcpy(path + n + 1, e->d_name);
+        if (lstat(path, &st)) s = ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
+        else if (S_ISDIR(st.st_mode) && depth == IJ_FOLDER_DEPTH)
+            s = ij_fail(why, IJ_EARG, "%.300s: folders more than %d deep", path, (int)IJ_FOLDER_DEPTH);
+        else if (S_ISDIR(st.st_mode)) s = ij_folder_walk(w, path, root, depth + 1, why);
+        else if (ij_is_picture(e->d_name)) {
+            const size_t length = strlen(path + root) + 1;
+            if (w->name && (w->count == w->room_names || w->bytes + length > w->room_text))
+                s = ij_fail(why, IJ_EDATA, "%.300s: files were added while it was read", path);
+            else if (w->name) w->name[w->count] = memcpy(w->text + w->bytes, path + root, length);
+            w->count++, w->bytes += length;
+        } else {
+            const char *dot = strrchr(e->d_name, '.');
+            w->others++;
+            snprintf(w->other, sizeof w->other, "%.12s", dot ? dot : "other");
+        }
+        path[n] = 0;
+    }
+    closedir(folder);
+    return s;
+}
+
+/* Byte order with '/' before everything: folders stand in the order of their names. At most n bytes count. */
+static int ij_path_order(const char *a, const char *b, size_t n)
+{
+    while (n && *a && *a == *b) a++, b++, n--;
+    if (!n || *a == *b) return 0;
+    const int x = *a == '/' ? 1 : (unsigned char)*a + 1, y = *b == '/' ? 1 : (unsigned char)*b + 1;
+    return *a && (!*b || x > y) ? 1 : -1;
+}
+
+static int ij_by_name(const void *a, const void *b)
+{
+    return ij_path_order(*(const char *const *)a, *(const char *const *)b, SIZE_MAX);
+}
+
+/* Length of the class folder's name with its prefix ("train/cat/"), 0 if the picture lies in the root. */
+static size_t ij_class_length(const char *name, size_t prefix)
+{
+    const char *slash = strchr(name + prefix, '/');
+    return slash ? (size_t)(slash - name) + 1 : 0;
+}
+
+/* Classes are the first folders of the training part, in order; of the test part, the ones of the same name. */
+static ij_status ij_folder_labels(ij_data *d, const size_t prefix[2], ij_error *why)
+{
+    size_t classes = 0;
+    for (size_t i = 0; i < d->count; i++) {
+        const size_t p = prefix[i >= d->training], n = ij_class_length(d->name[i], p);
+        if (!n) return IJ_OK;
+        if (i < d->training) {
+            if (!i || strncmp(d->name[i], d->name[i - 1], n)) classes++;
+            d->label[i] = (int)classes - 1;
+            continue;
+        }
+        size_t low = 0, high = d->training;             /* the first training picture not before this class */
+        while (low < high) {
+            const size_t middle = (low + high) / 2;
+            if (ij_path_order(d->name[middle] + prefix[0], d->name[i] + p, n - p) < 0) low = middle + 1;
+            else high = middle;
+        }
+        if (low == d->training || strncmp(d->name[low] + prefix[0], d->name[i] + p, n - p))
+            return ij_fail(why, IJ_EDATA, "%.200s/%.200s: no training pictures of this class", d->root, d->name[i]);
+        d->label[i] = d->label[low];
+    }
+    if (classes > 1) d->tasks = 1, d->classes[0] = classes;
+    return IJ_OK;
+}
+
+static ij_status ij_data_folder(ij_data *d, ij_arena *a, const char *path, ij_error *why)
+{
+    static const char *const part[3] = { "train", "test", "val" };
+    char at[IJ_PATH];
+    size_t root = strlen(path) + 1, found[3], prefix[2] = { 0, 0 };
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(at, sizeof at, "%.1000s/%s", path, part[i]);
+        found[i] = (size_t)ij_is_folder(at);
+    }
+    d->pair = found[0] && (found[1] || found[2]);
+    const char *const second = found[1] ? "test" : "val";
+    ij_walk count, w;
+    memset(&w, 0, sizeof w);
+    for (int pass = 0; pass < 2; pass++) {              /* count, then note */
+        if (pass) {
+            count = w;
+            d->name = ij_take(a, count.count, sizeof *d->name);
+            char *text = ij_take(a, count.bytes, 1);
+            d->label = ij_take(a, count.count, sizeof(int));
+            memset(&w, 0, sizeof w);
+            w.name = d->name, w.text = text, w.room_names = count.count, w.room_text = count.bytes;
+            if (!d->name) break;
+        }
+        for (int k = 0; k < (d->pair ? 2 : 1); k++) {
+            snprintf(at, sizeof at, d->pair ? "%.1000s/%s" : "%.1000s", path, k ? second : "train");
+            prefix[k] = d->pair ? strlen(k ? second : "train") + 1 : 0;
+            const ij_status s = ij_folder_walk(&w, at, root, 0, why);
+            if (s) return s;
+            if (!k) d->training = w.count;
+        }
+    }
+    d->count = count.count;
+    if (!d->count)
+        return ij_fail(why, IJ_EDATA, "%.300s: no .ppm, .pgm or .pnm file in it, but %lu others (%s): README says how to convert",
+                       path, (unsigned long)count.others, count.others ? count.other : "none");
+    d->kind = "folder of PNM";
+    if (!d->name) { d->tasks = 1, d->classes[0] = d->count; return IJ_OK; }     /* adding up only */
+    if (w.count != count.count) return ij_fail(why, IJ_EDATA, "%.300s: files were removed while it was read", path);
+    ij_sort(d->name, d->training, sizeof *d->name, ij_by_name);
+    ij_sort(d->name + d->training, d->count - d->training, sizeof *d->name, ij_by_name);
+    return ij_folder_labels(d, prefix, why);
+}
+#else
+static int ij_is_folder(const char *path) { (void)path; return 0; }
+static ij_status ij_data_folder(ij_data *d, ij_arena *a, const char *path, ij_error *why)
+{
+    (void)d, (void)a;
+    return ij_fail(why, IJ_EFILE, "%.300s: this build reads no folders (IJEPA_NO_POSIX)", path);
+}
+#endif
+
+/* A folder with binary files of the usual names: training files, then test files. 0: there are none. */
+static int ij_data_known_files(ij_data *d, const char *path, ij_status *status, ij_error *why)
+{
+    static const char *const set[][8] = {       /* training names, "", test names */
+        { "data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin", "", "test_batch.bin", NULL },
+        { "train.bin", "", "test.bin", NULL }, { "train_X.bin", "", "test_X.bin", NULL }, { "unlabeled_X.bin", NULL },
+        { "train-images-idx3-ubyte", "", "t10k-images-idx3-ubyte", NULL },
+        { "train-images.idx3-ubyte", "", "t10k-images.idx3-ubyte", NULL } };
+    char at[IJ_PATH];
+    for (size_t k = 0; k < sizeof set / sizeof *set && !d->sources; k++) {
+        int test = 0;
+        for (size_t i = 0; set[k][i] && !*status; i++) {
+            if (!*set[k][i]) { test = 1, d->training = d->count; continue; }
+            snprintf(at, sizeof at, "%.950s/%s", path, set[k][i]);
+            FILE *f = fopen(at, "rb");
+            if (!f) continue;
+            fclose(f);
+            *status = ij_data_add_source(d, at, why);
+        }
+        d->pair = test && d->training && d->count > d->training;
+    }
+    return d->sources > 0;
+}
+
+static ij_status ij_data_scenes(ij_data *d, ij_arena *a, const char *path, ij_error *why)
+{
+    unsigned long count = 10000, side = 32;
+    char rest = 0;
+    if (path[6] && (sscanf(path, "scenes:%lu:%lu%c", &count, &side, &rest) < 1 || rest || !count || count > 100000000 || !side || side > 4096))
+        return ij_fail(why, IJ_EARG, "%.60s: expected scenes, scenes:COUNT or scenes:COUNT:SIDE with COUNT up to 100000000, SIDE up to 4096", path);
+    d->kind = "scenes", d->side = side, d->pair = 1;
+    d->training = count, d->count = count + (count + 3) / 4;    /* the test part: a quarter more, of another seed */
+    d->tasks = 3, d->classes[0] = 8, d->classes[1] = 6, d->classes[2] = 3;
+    d->label = ij_take(a, ij_mul(3, d->count), sizeof(int));
+    for (size_t i = 0; d->label && i < d->count; i++) {
+        int label[IJ_SCENE_TASKS];
+        const size_t test = i >= d->training;
+        ij_scene(NULL, side, test, test ? i - d->training : i, label);
+        for (size_t t = 0; t < 3; t++) d->label[t * d->count + i] = label[t];
+    }
+    return IJ_OK;
+}
+
+static ij_status ij_data_build(ij_data *d, ij_arena *a, const char *path, int part, int whole, ij_error *why)
+{
+    ij_status s = IJ_OK;
+    memset(d, 0, sizeof *d);
+    d->part = part, d->whole = whole;
+    if (strlen(path) >= sizeof d->root) return ij_fail(why, IJ_EARG, "%.60s...: the path is too long", path);
+    strcpy(d->root, path);
+    if (!strncmp(path, "scenes", 6) && (!path[6] || path[6] == ':')) return ij_data_scenes(d, a, path, why);
+    if (ij_data_known_files(d, path, &s, why) || s) return s ? s : ij_data_source_labels(d, a, why);
+    if (ij_is_folder(path)) return ij_data_folder(d, a, path, why);
+    ij_pnm p;
+    FILE *f = fopen(path, "rb");
+    if (!f) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
+    const int first = getc(f), second = getc(f);
+    fclose(f);
+    if (first != 'P' || second < '1' || second > '7') {
+        s = ij_data_add_source(d, path, why);
+        return s ? s : ij_data_source_labels(d, a, why);
+    }
+    if ((s = ij_pnm_open(&p, path, why)) != IJ_OK) return s;
+    fclose(p.f);
+    d->kind = "PNM", d->count = 1, d->whole = 1;
+    return IJ_OK;
+}
+
+static void ij_data_close_sources(ij_data *d)
+{
+    for (size_t i = 0; i < d->sources; i++) fclose(d->source[i].stream);
+    d->sources = 0;
+}
+
+ij_status ij_data_size(size_t *size, const char *path, int part, int whole, ij_error *why)
+{
+    ij_data d;
+    ij_arena a = { NULL, 0, 0 };
+    ij_take(&a, 1, sizeof d);
+    ij_status s = ij_data_build(&d, &a, path, part, whole, why);
+    ij_data_close_sources(&d);
+    if (!s && a.used == SIZE_MAX) s = ij_fail(why, IJ_EMEM, "%.300s: too many images to address", path);
+    *size = a.used;
+    return s;
+}
+
+ij_status ij_data_open(ij_data **d, void *mem, size_t size, const char *path, int part, int whole, ij_error *why)
+{
+    size_t need;
+    ij_arena a = { mem, size, 0 };
+    ij_status s = ij_data_size(&need, path, part, whole, why);
+    if (s) return s;
+    if (!mem || size < need)
+        return ij_fail(why, IJ_EMEM, "%.300s: needs %lu bytes, has %lu", path, (unsigned long)need, (unsigned long)size);
+    *d = ij_take(&a, 1, sizeof **d);
+    s = ij_data_build(*d, &a, path, part, whole, why);
+    if (!s && !ij_data_count(*d))
+        s = ij_fail(why, IJ_EDATA, "%.300s: no image in the %s part", path, part == IJ_TEST_PART ? "test" : "training");
+    if (s) ij_data_close_sources(*d);
+    return s;
+}
+
+void ij_data_close(ij_data *d) { ij_data_close_sources(d); }
+
+static ij_status ij_data_pnm(ij_pnm *p, char path[2 * IJ_PATH], const ij_data *d, size_t at, ij_error *why)
+{
+    if (d->name) snprintf(path, 2 * IJ_PATH, "%s/%s", d->root, d->name[at]);
+    else snprintf(path, 2 * IJ_PATH, "%s", d->root);
+    return ij_pnm_open(p, path, why);
+}
+
+static const ij_source *ij_data_source(const ij_data *d, size_t *at)
+{
+    const ij_source *s = d->source;
+    for (; *at >= s->count; s++) *at -= s->count;
+    return s;
+}
+
+ij_status ij_data_shape(size_t *height, size_t *width, ij_data *d, size_t i, ij_error *why)
+{
+    char path[2 * IJ_PATH];
+    ij_pnm p;
+    size_t at = ij_data_at(d, i);
+    if (i >= ij_data_count(d)) return ij_fail(why, IJ_EARG, "%.300s: no image %lu", d->root, (unsigned long)i);
+    if (d->side) *height = *width = d->side;
+    else if (d->sources) {
+        const ij_source *s = ij_data_source(d, &at);
+        *height = s->height, *width = s->width;
+    } else {
+        const ij_status status = ij_data_pnm(&p, path, d, at, why);
+        if (status) return status;
+        *height = p.height, *width = p.width;
+        fclose(p.f);
+    }
+    return IJ_OK;
+}
+
+/* One record, channel by channel. */
+static ij_status ij_source_read(uint8_t *rgb, const ij_source *s, size_t at, ij_error *why)
+{
+    const size_t h = s->height, w = s->width, planes = s->layout == IJ_GREY ? 1 : 3;
+    const uint64_t place = (uint64_t)s->start + (uint64_t)at * s->record + s->pixels_at;
+    uint8_t buffer[4096];
+    if (place > LONG_MAX || fseek(s->stream, (long)place, SEEK_SET))
+        return ij_fail(why, IJ_EFILE, "%.300s: byte %.0f cannot be reached", s->path, (double)place);
+    for (size_t n = 0, have = 0, used = 0; n < planes * h * w; n++, used++) {
+        if (used == have) {
+            have = fread(buffer, 1, IJ_MIN(sizeof buffer, planes * h * w - n), s->stream), used = 0;
+            if (!have) return ij_fail(why, IJ_EFILE, "%.300s: image %lu cannot be read", s->path, (unsigned long)at);
+        }
+        const size_t plane = n / (h * w), k = n % (h * w);
+        const size_t pixel = s->layout == IJ_PLANES_BY_COLUMN ? k % h * w + k / h : k;
+        for (size_t c = plane; c < (planes == 1 ? 3 : plane + 1); c++) rgb[3 * pixel + c] = buffer[used];
+    }
+    return IJ_OK;
+}
+
+ij_status ij_data_read(uint8_t *rgb, size_t size, ij_data *d, size_t i, ij_error *why)
+{
+    char path[2 * IJ_PATH];
+    ij_pnm p;
+    size_t h, w, at = ij_data_at(d, i);
+    int label[IJ_SCENE_TASKS];
+    ij_status s = ij_data_shape(&h, &w, d, i, why);
+    if (s) return s;
+    if (size < h * w * 3)
+        return ij_fail(why, IJ_EMEM, "%.300s: image %lu needs %lu bytes, has %lu", d->root, (unsigned long)i,
+                       (unsigned long)(h * w * 3), (unsigned long)size);
+    if (d->side) ij_scene(rgb, d->side, at >= d->training, at >= d->training ? at - d->training : at, label);
+    else if (d->sources) {
+        const ij_source *source = ij_data_source(d, &at);
+        return ij_source_read(rgb, source, at, why);
+    } else {
+        if ((s = ij_data_pnm(&p, path, d, at, why)) != IJ_OK) return s;
+        if (p.height * p.width > h * w) s = ij_fail(why, IJ_EDATA, "%.300s: the file changed while it was read", path);
+        if (!s) s = ij_pnm_pixels(rgb, &p, why);
+        fclose(p.f);
+    }
+    return s;
+}
+
+/* ---- augmentation ------------------------------------------------------------------------------------------------
+ * Random-resized crop, as torchvision draws it and Pillow resizes it; no colour, no blur (the paper's point).       */
+
+enum { IJ_RESIZE_BITS = 22 };
+
+/* For each output pixel of one axis: its first input pixel and `taps` fixed-point weights of a triangle. */
+typedef struct { size_t taps, *first, *used; int32_t *weight; } ij_axis;
+
+static size_t ij_axis_taps(size_t in, size_t out)
+{
+    const double scale = (double)in / (double)out;
+    return (size_t)ceil(IJ_MAX(scale, 1)) * 2 + 1;
+}
+
+static void ij_axis_place(ij_axis *x, ij_arena *a, size_t in, size_t out)
+{
+    x->taps = ij_axis_taps(in, out);
+    x->first = ij_take(a, out, sizeof *x->first);
+    x->used = ij_take(a, out, sizeof *x->used);
+    x->weight = ij_take(a, ij_mul(out, x->taps), sizeof *x->weight);
+}
+
+static void ij_axis_weights(const ij_axis *x, size_t in, size_t out)
+{
+    const double scale = (double)in / (double)out, support = IJ_MAX(scale, 1);
+    for (size_t i = 0; i < out; i++) {
+        const double centre = ((double)i + 0.5) * scale, low = centre - support + 0.5, high = centre + support + 0.5;
+        const size_t first = low > 0 ? (size_t)low : 0, last = IJ_MIN((size_t)high, in);
+        double sum = 0;
+        x->first[i] = first, x->used[i] = last - first;
+        for (int pass = 0; pass < 2; pass++)
+            for (size_t k = first; k < last; k++) {
+                const double away = fabs(((double)k - centre + 0.5) * (1 / support)), w = away < 1 ? 1 - away : 0;
+                if (!pass) sum += w;
+                else x->weight[i * x->taps + k - first] = (int32_t)(0.5 + w / sum * (1 << IJ_RESIZE_BITS));
+            }
+    }
+}
+
+static void ij_resize_place(ij_axis axis[2], uint8_t **middle, ij_arena *a, const size_t box[4], size_t dh, size_t dw)
+{
+    ij_axis_place(&axis[0], a, box[2] - box[0], dw);
+    ij_axis_place(&axis[1], a, box[3] - box[1], dh);
+    *middle = ij_take(a, ij_mul(ij_mul(box[3] - box[1], dw), 3), 1);
+}
+
+size_t ij_resize_size(const size_t box[4], size_t dst_height, size_t dst_width)
+{
+    ij_axis axis[2];
+    uint8_t *middle;
+    ij_arena a = { NULL, 0, 0 };
+    ij_resize_place(axis, &middle, &a, box, dst_height, dst_width);
+    return a.used;
+}
+
+static uint8_t ij_resize_clip(int32_t sum)
+{
+    const int32_t v = sum >> IJ_RESIZE_BITS;
+    return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
+}
+
+void ij_resize(uint8_t *dst, size_t dst_height, size_t dst_width, const uint8_t *src, size_t src_width, const size_t box[4],
+               void *work)
+{
+    ij_axis axis[2];
+    uint8_t *middle;                                    /* [box height, dw, 3] */
+    ij_arena a = { work, ij_resize_size(box, dst_height, dst_width), 0 };
+    ij_resize_place(axis, &middle, &a, box, dst_height, dst_width);
+    ij_axis_weights(&axis[0], box[2] - box[0], dst_width);
+    ij_axis_weights(&axis[1], box[3] - box[1], dst_height);
+    for (size_t y = 0; y < box[3] - box[1]; y++)
+        for (size_t x = 0; x < dst_width; x++) {
+            const uint8_t *from = src + ((box[1] + y) * src_width + box[0] + axis[0].first[x]) * 3;
+            const int32_t *w = axis[0].weight + x * axis[0].taps;
+            int32_t sum[3] = { 1 << (IJ_RESIZE_BITS - 1), 1 << (IJ_RESIZE_BITS - 1), 1 << (IJ_RESIZE_BITS - 1) };
+            for (size_t k = 0; k < axis[0].used[x]; k++)
+                for (size_t c = 0; c < 3; c++) sum[c] += w[k] * from[3 * k + c];
+            for (size_t c = 0; c < 3; c++) middle[(y * dst_width + x) * 3 + c] = ij_resize_clip(sum[c]);
+        }
+    for (size_t y = 0; y < dst_height; y++)
+        for (size_t i = 0; i < dst_width * 3; i++) {
+            const uint8_t *from = middle + axis[1].first[y] * dst_width * 3 + i;
+            int32_t sum = 1 << (IJ_RESIZE_BITS - 1);
+            for (size_t k = 0; k < axis[1].used[y]; k++) sum += axis[1].weight[y * axis[1].taps + k] * from[k * dst_width * 3];
+            dst[y * dst_width * 3 + i] = ij_resize_clip(sum);
+        }
+}
+
+static double ij_uniform_float(ij_rng *rng, double low, double high)    /* torch's uniform_ on one float */
+{
+    const float l = (float)low, h = (float)high;
+    return (double)fmaf((float)ij_rng_uniform(rng), h - l, l);
+}
+
+void ij_random_crop(size_t box[4], size_t height, size_t width, const double scale[2], ij_rng *rng)
+{
+    const double area = (double)height * (double)width;
+    for (int i = 0; i < 10; i++) {
+        const double part = area * ij_uniform_float(rng, scale[0], scale[1]);
+        const double ratio = exp(ij_uniform_float(rng, log(3.0 / 4), log(4.0 / 3)));
+        const double w = rint(sqrt(part * ratio)), h = rint(sqrt(part / ratio));
+        if (w < 1 || h < 1 || w > (double)width || h > (double)height) continue;
+        box[1] = ij_rng_below(rng, height - (size_t)h + 1), box[0] = ij_rng_below(rng, width - (size_t)w + 1);
+        box[2] = box[0] + (size_t)w, box[3] = box[1] + (size_t)h;
+        return;
+    }
+    const double ratio = (double)width / (double)height;        /* the largest central box of a possible shape */
+    size_t w = width, h = height;
+    if (ratio < 3.0 / 4) h = (size_t)rint((double)width / (3.0 / 4));
+    else if (ratio > 4.0 / 3) w = (size_t)rint((double)height * (4.0 / 3));
+    w = IJ_MAX(IJ_MIN(w, width), 1), h = IJ_MAX(IJ_MIN(h, height), 1);
+    box[0] = (width - w) / 2, box[1] = (height - h) / 2, box[2] = box[0] + w, box[3] = box[1] + h;
+}
+
+void ij_normalise(ij_real *planes, const uint8_t *rgb, size_t height, size_t width, const ij_config *c, int flip)
+{
+    for (size_t k = 0; k < 3; k++) {
+        const real scale = (real)(1 / (255 * c->std[k])), shift = (real)(c->mean[k] / c->std[k]);
+        for (size_t y = 0; y < height; y++)
+            for (size_t x = 0; x < width; x++)
+                planes[(k * height + y) * width + x] =
+                    (real)rgb[(y * width + (flip ? width - 1 - x : x)) * 3 + k] * scale - shift;
+    }
+}
+
+/* ---- built-in scenes ---------------------------------------------------------------------------------------------
+ * One to eight spheres, cubes and cylinders on a grey ground, after CLEVR: data that needs no download, with the labels
+ * of the paper's low-level tasks. The camera stands at (0,0,height) and looks along y, down on the ground z = 0; depth
+ * is y. The nearest object's depth class is drawn first, so classes are balanced; the others stand farther away.    */
+
+enum { IJ_SPHERE, IJ_CUBE, IJ_CYLINDER, IJ_OBJECTS_MOST = 8, IJ_DEPTHS = 6 };
+static const double ij_nearest = 4.2, ij_depth_step = 0.8, ij_farthest = 13.5;
+
+typedef struct { int kind; double x, y, size, c, s; const double *colour; } ij_object;      /* size: half its height */
+typedef struct {
+    int objects;
+    ij_object object[IJ_OBJECTS_MOST];
+    double height, pitch, light[3], ground, bright;
+} ij_world;
+
+static double ij_pick(uint64_t *state, double low, double high)
+{
+    return low + (high - low) * (double)(ij_mix(state) >> 11) / 9007199254740992.0;
+}
+
+/* Half the width that the camera sees at depth y, less a margin. */
+static double ij_half_width(double y) { return 0.33 * (y + 2.2); }
+
+/* Apart on the ground, and apart in the picture: the eye and a patch of four pixels can tell them from one another. */
+static int ij_world_free(const ij_world *w, const ij_object *o, double gap)
+{
+    for (int i = 0; i < w->objects; i++) {
+        const ij_object *p = &w->object[i];
+        const double dx = o->x - p->x, dy = o->y - p->y, apart = 1.45 * (o->size + p->size);
+        const double across = o->x / (o->y + 2.2) - p->x / (p->y + 2.2), up = 5 / o->y - 5 / p->y;
+        if (dx * dx + dy * dy < apart * apart || across * across + up * up < gap * gap) return 0;
+    }
+    return 1;
+}
+
+static void ij_world_draw(ij_world *w, uint64_t seed, uint64_t index, int labels[IJ_SCENE_TASKS])
+{
+    static const double colour[8][3] = { { .34, .34, .34 }, { .68, .14, .14 }, { .16, .29, .84 }, { .11, .41, .08 },
+        { .50, .29, .10 }, { .50, .15, .75 }, { .16, .82, .82 }, { 1, .93, .20 } };
+    uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
+    state = ij_mix(&state) + index * 0xd1342543de82ef95u;
+    labels[IJ_SCENE_COUNT] = (int)(ij_mix(&state) % IJ_OBJECTS_MOST);
+    labels[IJ_SCENE_DIST] = (int)(ij_mix(&state) % IJ_DEPTHS);
+    const double near = ij_nearest + ij_depth_step * labels[IJ_SCENE_DIST];
+    const double scale = ij_pick(&state, 0.5, 0.75);    /* of this scene: area does not give the count away */
+    w->objects = 0;
+    for (int i = 0; i <= labels[IJ_SCENE_COUNT]; i++) {
+        ij_object o;
+        o.kind = (int)(ij_mix(&state) % 3);
+        o.colour = colour[ij_mix(&state) % 8];
+        o.size = scale * ij_pick(&state, 0.8, 1.25);
+        const double turn = ij_pick(&state, 0, 2 * IJ_PI);
+        o.c = cos(turn), o.s = sin(turn);
+        double gap = 0.12;
+        for (int tries = 0; tries < 4000; tries++) {    /* smaller and closer, if there is no room */
+            if (tries % 40 == 39) o.size *= 0.96, gap *= 0.96;
+            o.y = i ? ij_pick(&state, w->object[0].y + 0.15, ij_farthest) : ij_pick(&state, near, near + ij_depth_step);
+            o.x = ij_pick(&state, -1, 1) * ij_half_width(o.y);
+            if (ij_world_free(w, &o, gap)) break;
+        }
+        w->object[w->objects++] = o;
+    }
+    labels[IJ_SCENE_KIND] = w->object[0].kind;
+    w->height = ij_pick(&state, 4.6, 5.4), w->pitch = ij_pick(&state, 0.53, 0.57);
+    const double a = ij_pick(&state, -1, 1), b = ij_pick(&state, -1, 0.3), n = sqrt(a * a + b * b + 1.7 * 1.7);
+    w->light[0] = a / n, w->light[1] = b / n, w->light[2] = 1.7 / n;
+    w->ground = ij_pick(&state, 0.48, 0.52), w->bright = ij_pick(&state, 0.9, 1.1);
+}
+
+static double ij_dot3(const double a[3], const double b[3]) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
+
+/* Nearest hit of the slabs |p| <= half along `axes` axes: the distance, and the axis it entered by. */
+static double ij_hit_slabs(const double o[3], const double d[3], double half, int from, int to, double *leave, int *axis)
+{
+    double enter = -1e30;
+    for (int k = from; k < to; k++) {
+        if (d[k] > -1e-12 && d[k] < 1e-12) {
+            if (o[k] < -half || o[k] > half) return 1e30;
+            continue;
+        }
+        const double t1 = (-half - o[k]) / d[k], t2 = (half - o[k]) / d[k], low = IJ_MIN(t1, t2), high = IJ_MAX(t1, t2);
+        if (low > enter) enter = low, *axis = k;
+        *leave = IJ_MIN(*leave, high);
+    }
+    return enter;
+}
+
+/* Distance along the ray to the object and the normal there; 1e30 if it is missed. */
+static double ij_hit(double normal[3], const ij_object *q, const double from[3], const double ray[3])
+{
+    const double o[3] = { from[0] - q->x, from[1] - q->y, from[2] - q->size };
+    const double round = q->kind == IJ_SPHERE ? 1 : q->kind == IJ_CUBE ? 3 : 2, half = q->size;       /* bounding sphere */
+    const double b = ij_dot3(o, ray), disc = b * b - ij_dot3(o, o) + round * half * half;
+    if (disc <= 0) return 1e30;
+    if (q->kind == IJ_SPHERE) {
+        const double t = -b - sqrt(disc);
+        for (int k = 0; k < 3; k++) normal[k] = (o[k] + t * ray[k]) / half;
+        return t;
+    }
+    double leave = 1e30;
+    int axis = 0;
+    if (q->kind == IJ_CUBE) {                           /* in the cube's own axes */
+        const double oo[3] = { q->c * o[0] + q->s * o[1], q->c * o[1] - q->s * o[0], o[2] };
+        const double dd[3] = { q->c * ray[0] + q->s * ray[1], q->c * ray[1] - q->s * ray[0], ray[2] };
+        const double t = ij_hit_slabs(oo, dd, half, 0, 3, &leave, &axis);
+        if (t > leave) return 1e30;
+        const double sign = dd[axis] > 0 ? -1 : 1, n[3] = { axis == 0 ? sign : 0, axis == 1 ? sign : 0, axis == 2 ? sign : 0 };
+        normal[0] = q->c * n[0] - q->s * n[1], normal[1] = q->s * n[0] + q->c * n[1], normal[2] = n[2];
+        return t;
+    }
+    const double cap = ij_hit_slabs(o, ray, half, 2, 3, &leave, &axis), a = ray[0] * ray[0] + ray[1] * ray[1];
+    const double h = o[0] * ray[0] + o[1] * ray[1], c = o[0] * o[0] + o[1] * o[1] - half * half, side = h * h - a * c;
+    if (side <= 0) return 1e30;
+    const double enter = (-h - sqrt(side)) / a, out = (-h + sqrt(side)) / a, t = IJ_MAX(enter, cap);
+    if (t > IJ_MIN(out, leave)) return 1e30;
+    const int top = cap > enter;
+    normal[0] = top ? 0 : (o[0] + t * ray[0]) / half, normal[1] = top ? 0 : (o[1] + t * ray[1]) / half;
+    normal[2] = top ? (ray[2] > 0 ? -1 : 1) : 0;
+    return t;
+}
+
+static void ij_world_ray(double rgb[3], const ij_world *w, const double ray[3])
+{
+    const double from[3] = { 0, 0, w->height };
+    double best = ray[2] < -1e-9 ? -w->height / ray[2] : 1e30, n[3] = { 0, 0, 1 }, normal[3];
+    const ij_object *hit = NULL;
+    for (int i = 0; i < w->objects; i++) {
+        const double t = ij_hit(normal, &w->object[i], from, ray);
+        if (t > 0 && t < best) best = t, hit = &w->object[i], memcpy(n, normal, sizeof n);
+    }
+    const double at[3] = { ray[0] * best + n[0] * 1e-6, ray[1] * best + n[1] * 1e-6, w->height + ray[2] * best + n[2] * 1e-6 };
+    double light = IJ_MAX(0, ij_dot3(n, w->light));
+    for (int i = 0; i < w->objects && light > 0; i++) {         /* shadow */
+        const double t = ij_hit(normal, &w->object[i], at, w->light);
+        if (t > 1e-6 && t < 1e29) light = 0;
+    }
+    for (int k = 0; k < 3; k++) rgb[k] += w->bright * (hit ? hit->colour[k] : w->ground) * (0.35 + 0.75 * light);
+}
+
+void ij_scene(uint8_t *rgb, size_t side, uint64_t seed, uint64_t index, int labels[IJ_SCENE_TASKS])
+{
+    enum { SAMPLES = 2 };
+    ij_world w;
+    ij_world_draw(&w, seed, index, labels);
+    if (!rgb) return;
+    const double cp = cos(w.pitch), sp = sin(w.pitch), view = 0.40 / (double)(side * SAMPLES) * 2;   /* tan of half the angle */
+    for (size_t y = 0; y < side; y++)
+        for (size_t x = 0; x < side; x++) {
+            double sum[3] = { 0, 0, 0 };
+            for (size_t k = 0; k < SAMPLES * SAMPLES; k++) {
+                const double u = ((double)(x * SAMPLES + k % SAMPLES) + 0.5 - (double)(side * SAMPLES) / 2) * view;
+                const double v = ((double)(side * SAMPLES) / 2 - (double)(y * SAMPLES + k / SAMPLES) - 0.5) * view;
+                const double d[3] = { u, cp + v * sp, v * cp - sp }, r = 1 / sqrt(ij_dot3(d, d));
+                const double ray[3] = { d[0] * r, d[1] * r, d[2] * r };
+                ij_world_ray(sum, &w, ray);
+            }
+            for (size_t k = 0; k < 3; k++)
+                rgb[(y * side + x) * 3 + k] = (uint8_t)(255 * IJ_MIN(sum[k] / (SAMPLES * SAMPLES), 1) + 0.5);
+        }
+}
+
+/* ---- safetensors -------------------------------------------------------------------------------------------------
+ * u64 n · n bytes of JSON · data. {"name": {"dtype": "F32", "shape": [2,3], "data_offsets": [0,24]}, ...}, little-endian,
+ * the ranges tile the data exactly. The header is read into the caller's memory and taken apart there.               */
+
+static const struct { const char *name; size_t bytes; } ij_dtype[] = {         /* the first in the order of IJ_F64... */
+    { "F64", 8 }, { "F32", 4 }, { "F16", 2 }, { "BF16", 2 }, { "I64", 8 }, { "I32", 4 }, { "U8", 1 },
+    { "BOOL", 1 }, { "I8", 1 }, { "F8_E5M2", 1 }, { "F8_E4M3", 1 }, { "F8_E8M0", 1 }, { "F8_E4M3FNUZ", 1 },
+    { "F8_E5M2FNUZ", 1 }, { "I16", 2 }, { "U16", 2 }, { "U32", 4 }, { "U64", 8 }, { "C64", 8 } };
+enum { IJ_DTYPES = sizeof ij_dtype / sizeof *ij_dtype, IJ_HEADER_MOST = 100000000, IJ_JSON_DEPTH = 16 };
+
+typedef struct { char *text; size_t at, n; const char *path; ij_error *why; } ij_json;
+
+static ij_status ij_json_fail(const ij_json *j, const char *expected)
+{
+    char found[8] = "the end";
+    if (j->at < j->n) {
+        const unsigned char c = (unsigned char)j->text[j->at];
+        snprintf(found, sizeof found, c > 32 && c < 127 ? "%c" : "0x%02x", c);
+    }
+    return ij_fail(j->why, IJ_EDATA, "%.200s: header byte %lu: expected %s, found %s", j->path, (unsigned long)j->at, expected,
+                   found);
+}
+
+static int ij_json_next(ij_json *j, char c)             /* skips white space, then takes c if it is there */
+{
+    while (j->at < j->n && j->text[j->at] && strchr(" \t\r\n", j->text[j->at])) j->at++;
+    return j->at < j->n && j->text[j->at] == c ? (j->at++, 1) : 0;
+}
+
+static int ij_hex4(const char *s, uint32_t *x)
+{
+    *x = 0;
+    for (int i = 0; i < 4; i++) {
+        const char *digits = "0123456789abcdefABCDEF", *d = s[i] ? strchr(digits, s[i]) : NULL;
+        if (!d) return 0;
+        *x = *x * 16 + (uint32_t)(d - digits < 16 ? d - digits : d - digits - 6);
+    }
+    return 1;
+}
+
+static size_t ij_utf8_put(char *to, uint32_t c)
+{
+    const int more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+    static const unsigned char lead[4] = { 0, 0xc0, 0xe0, 0xf0 };
+    for (int i = more; i > 0; i--, c >>= 6) to[i] = (char)(0x80 | (c & 0x3f));
+    to[0] = (char)(lead[more] | c);
+    return (size_t)more + 1;
+}
+
+/* Length of the valid UTF-8 sequence at s, 0 if there is none. */
+static size_t ij_utf8_length(const unsigned char *s, size_t left)
+{
+    const size_t n = *s < 0x80 ? 1 : *s >= 0xc2 && *s < 0xe0 ? 2 : (*s & 0xf0) == 0xe0 ? 3 : *s >= 0xf0 && *s < 0xf5 ? 4 : 0;
+    if (!n || n > left) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    if ((*s == 0xe0 && s[1] < 0xa0) || (*s == 0xed && s[1] > 0x9f) || (*s == 0xf0 && s[1] < 0x90) || (*s == 0xf4 && s[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+/* A string, its escapes undone in place, closed by a zero where its text ended. */
+static ij_status ij_json_string(char **out, ij_json *j)
+{
+    static const char name[] = "\"\\/bfnrt", value[] = "\"\\/\b\f\n\r\t";
+    if (!ij_json_next(j, '"')) return ij_json_fail(j, "a string");
+    char *to = *out = j->text + j->at;
+    while (j->at < j->n && j->text[j->at] != '"') {
+        const unsigned char c = (unsigned char)j->text[j->at];
+        uint32_t code, low;
+        if (c != '\\') {
+            const size_t k = ij_utf8_length((unsigned char *)j->text + j->at, j->n - j->at);
+            if (c < 32 || !k) return ij_json_fail(j, "UTF-8 text");
+            memmove(to, j->text + j->at, k);
+            to += k, j->at += k;
+        } else if (j->n - j->at > 2 && j->text[j->at + 1] && strchr(name, j->text[j->at + 1])) {
+            *to++ = value[strchr(name, j->text[j->at + 1]) - name];
+            j->at += 2;
+        } else if (j->n - j->at > 6 && j->text[j->at + 1] == 'u' && ij_hex4(j->text + j->at + 2, &code) && code) {
+            j->at += 6;
+            if (code >= 0xd800 && code < 0xdc00 && j->n - j->at > 6 && j->text[j->at] == '\\' && j->text[j->at + 1] == 'u' &&
+                ij_hex4(j->text + j->at + 2, &low) && low >= 0xdc00 && low < 0xe000)
+                code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00), j->at += 6;
+            if (code >= 0xd800 && code < 0xe000) return ij_json_fail(j, "the second half of a surrogate pair");
+            to += ij_utf8_put(to, code);
+        } else return ij_json_fail(j, "an escape");
+    }
+    if (j->at >= j->n) return ij_json_fail(j, "the end of a string");
+    j->at++;
+    *to = 0;
+    return IJ_OK;
+}
+
+static ij_status ij_json_whole(uint64_t *x, ij_json *j)
+{
+    ij_json_next(j, 0);
+    const size_t start = j->at;
+    for (*x = 0; j->at < j->n && j->text[j->at] >= '0' && j->text[j->at] <= '9'; j->at++) {
+        const uint64_t digit = (uint64_t)(j->text[j->at] - '0');
+        if (*x > (UINT64_MAX - digit) / 10) return ij_json_fail(j, "a number below 2^64");
+        *x = *x * 10 + digit;
+    }
+    return j->at > start ? IJ_OK : ij_json_fail(j, "a whole number");
+}
+
+/* Any value, of a field that means nothing here. */
+static ij_status ij_json_skip(ij_json *j, int depth)
+{
+    char *text;
+    ij_status s = IJ_OK;
+    ij_json_next(j, 0);
+    const char c = j->at < j->n ? j->text[j->at] : 0;
+    if (c == '"') return ij_json_string(&text, j);
+    if (c == '{' || c == '[') {
+        const char end = c == '{' ? '}' : ']';
+        j->at++;
+        if (depth == IJ_JSON_DEPTH) return ij_json_fail(j, "less nesting");
+        if (ij_json_next(j, end)) return IJ_OK;
+        do {
+            if (c == '{' && (s = ij_json_string(&text, j)) != IJ_OK) return s;
+            if (c == '{' && !ij_json_next(j, ':')) return ij_json_fail(j, "':'");
+            if ((s = ij_json_skip(j, depth + 1)) != IJ_OK) return s;
+        } while (ij_json_next(j, ','));
+        return ij_json_next(j, end) ? IJ_OK : ij_json_fail(j, "',' or the end of a list");
+    }
+    const size_t start = j->at;
+    while (j->at < j->n && j->text[j->at] && strchr("+-.0123456789eEtrufalsn", j->text[j->at])) j->at++;
+    return j->at > start ? IJ_OK : ij_json_fail(j, "a value");
+}
+
+/* [a, b, ...], at most `most` */
+static ij_status ij_json_list(uint64_t *x, size_t *count, size_t most, ij_json *j)
+{
+    *count = 0;
+    if (!ij_json_next(j, '[')) return ij_json_fail(j, "'['");
+    if (ij_json_next(j, ']')) return IJ_OK;
+    do {
+        if (*count == most) return ij_json_fail(j, "a shorter list");
+        const ij_status s = ij_json_whole(&x[(*count)++], j);
+        if (s) return s;
+    } while (ij_json_next(j, ','));
+    return ij_json_next(j, ']') ? IJ_OK : ij_json_fail(j, "',' or ']'");
+}
+
+static ij_status ij_file_entry(ij_entry *e, ij_json *j)
+{
+    uint64_t dim[8] = { 0 }, range[2] = { 0, 0 };
+    size_t ranges = 0, dims = 9, type = IJ_DTYPES;
+    char *key, *text;
+    ij_status s;
+    if (!ij_json_next(j, '{')) return ij_json_fail(j, "'{'");
+    if (!ij_json_next(j, '}')) {
+        do {
+            if ((s = ij_json_string(&key, j)) != IJ_OK) return s;
+            if (!ij_json_next(j, ':')) return ij_json_fail(j, "':'");
+            if (!strcmp(key, "dtype")) {
+                if ((s = ij_json_string(&text, j)) != IJ_OK) return s;
+                for (type = 0; type < IJ_DTYPES && strcmp(text, ij_dtype[type].name); type++) {}
+                if (type == IJ_DTYPES)
+                    return ij_fail(j->why, IJ_EDATA, "%.200s: header byte %lu: tensor %.60s: dtype %.20s is not known", j->path,
+                                   (unsigned long)j->at, e->name, text);
+            } else if (!strcmp(key, "shape")) s = ij_json_list(dim, &dims, 8, j);
+            else if (!strcmp(key, "data_offsets")) s = ij_json_list(range, &ranges, 2, j);
+            else s = ij_json_skip(j, 0);
+            if (s) return s;
+        } while (ij_json_next(j, ','));
+        if (!ij_json_next(j, '}')) return ij_json_fail(j, "',' or '}'");
+    }
+    if (type == IJ_DTYPES || dims > 8 || ranges != 2)
+        return ij_fail(j->why, IJ_EDATA, "%.200s: header byte %lu: tensor %.60s: expected dtype, shape and two data_offsets",
+                       j->path, (unsigned long)j->at, e->name);
+    e->type = ij_dtype[type].name;
+    e->dtype = type < IJ_OTHER ? (int)type : IJ_OTHER;
+    e->rank = dims, e->count = 1, e->begin = range[0], e->end = range[1];
+    for (size_t i = 0; i < dims; i++) {
+        e->dim[i] = dim[i] > SIZE_MAX / 16 ? SIZE_MAX / 16 : (size_t)dim[i];
+        e->count = ij_mul(e->count, e->dim[i]);
+    }
+    if (e->end < e->begin || ij_mul(e->count, ij_dtype[type].bytes) != e->end - e->begin)
+        return ij_fail(j->why, IJ_EDATA, "%.200s: header byte %lu: tensor %.60s: %.0f bytes of data, its shape needs %.0f of %s",
+                       j->path, (unsigned long)j->at, e->name, (double)e->end - (double)e->begin,
+                       (double)ij_mul(e->count, ij_dtype[type].bytes), e->type);
+    return IJ_OK;
+}
+
+static ij_status ij_file_header(ij_file *f, size_t most_entries, size_t most_meta, ij_json *j)
+{
+    char *name, *text;
+    ij_status s;
+    if (!j->n || j->text[0] != '{') return ij_json_fail(j, "'{'");
+    j->at = 1;
+    if (!ij_json_next(j, '}')) {
+        do {
+            if ((s = ij_json_string(&name, j)) != IJ_OK) return s;
+            if (!ij_json_next(j, ':')) return ij_json_fail(j, "':'");
+            if (strcmp(name, "__metadata__")) {
+                if (f->entries == most_entries) return ij_json_fail(j, "fewer tensors");
+                f->entry[f->entries].name = name;
+                if ((s = ij_file_entry(&f->entry[f->entries++], j)) != IJ_OK) return s;
+                continue;
+            }
+            if (f->metas || !ij_json_next(j, '{')) return ij_json_fail(j, "one metadata object");
+            if (ij_json_next(j, '}')) continue;
+            do {
+                if ((s = ij_json_string(&name, j)) != IJ_OK) return s;
+                if (!ij_json_next(j, ':')) return ij_json_fail(j, "':'");
+                if ((s = ij_json_string(&text, j)) != IJ_OK) return s;
+                if (f->metas == most_meta) return ij_json_fail(j, "less metadata");
+                f->meta[2 * f->metas] = name, f->meta[2 * f->metas++ + 1] = text;
+            } while (ij_json_next(j, ','));
+            if (!ij_json_next(j, '}')) return ij_json_fail(j, "',' or '}'");
+        } while (ij_json_next(j, ','));
+        if (!ij_json_next(j, '}')) return ij_json_fail(j, "',' or '}'");
+    }
+    ij_json_next(j, 0);
+    return j->at == j->n ? IJ_OK : ij_json_fail(j, "nothing more");
+}
+
+static int ij_entry_by_name(const void *a, const void *b) { return strcmp(((const ij_entry *)a)->name, ((const ij_entry *)b)->name); }
+static int ij_entry_by_place(const void *a, const void *b)
+{
+    const ij_entry *x = a, *y = b;
+    if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
+    return x->end < y->end ? -1 : x->end > y->end;
+}
+
+static ij_status ij_file_tiles(const ij_file *f, uint64_t data, ij_error *why)
+{
+    uint64_t at = 0;
+    ij_sort(f->entry, f->entries, sizeof *f->entry, ij_entry_by_name);
+    for (size_t i = 1; i < f->entries; i++)
+        if (!strcmp(f->entry[i].name, f->entry[i - 1].name))
+            return ij_fail(why, IJ_EDATA, "%.200s: tensor %.60s is there twice", f->path, f->entry[i].name);
+    ij_sort(f->entry, f->entries, sizeof *f->entry, ij_entry_by_place);
+    for (size_t i = 0; i < f->entries; at = f->entry[i++].end)
+        if (f->entry[i].begin != at)
+            return ij_fail(why, IJ_EDATA, "%.200s: tensor %.60s begins at byte %.0f of the data, expected %.0f", f->path,
+                           f->entry[i].name, (double)f->entry[i].begin, (double)at);
+    if (at != data)
+        return ij_fail(why, IJ_EDATA, "%.200s: %.0f bytes of data, the tensors need %.0f", f->path, (double)data, (double)at);
+    return IJ_OK;
+}
+
+/* Opens the file; its header's length and its own. */
+static ij_status ij_file_start(FILE **stream, uint64_t *header, uint64_t *whole, const char *path, ij_error *why)
+{
+    unsigned char b[8] = { 0 };
+    FILE *f = *stream = fopen(path, "rb");
+    if (!f) return ij_fail(why, IJ_EFILE, "%.200s: %s", path, strerror(errno));
+    const size_t got = fread(b, 1, 8, f);
+    const long end = fseek(f, 0, SEEK_END) ? -1 : ftell(f);
+    *whole = end < 0 ? 0 : (uint64_t)end, *header = ij_little(b, 8);
+    ij_status s = IJ_OK;
+    if (end < 0) s = ij_fail(why, IJ_EFILE, "%.200s: cannot be read, or too large for this platform", path);
+    else if (got == 8 && ij_foreign_format(b))
+        s = ij_fail(why, IJ_EDATA, "%.200s: %s, expected safetensors", path, ij_foreign_format(b));
+    else if (got < 8 || *header > IJ_HEADER_MOST || *header > *whole - 8)
+        s = ij_fail(why, IJ_EDATA, "%.200s: byte 0: a header of %.0f bytes in a file of %.0f: not safetensors, or cut short", path,
+                    (double)*header, (double)*whole);
+    if (s) fclose(f);
+    return s;
+}
+
+/* The shortest tensor entry takes 50 bytes of header, the shortest pair of metadata 6. */
+static void ij_file_place(ij_file *f, char **text, ij_arena *a, size_t n)
+{
+    *text = ij_take(a, n + 1, 1);
+    f->entry = ij_take(a, n / 50 + 1, sizeof *f->entry);
+    f->meta = ij_take(a, 2 * (n / 6 + 1), sizeof *f->meta);
+}
+
+ij_status ij_file_size(size_t *size, const char *path, ij_error *why)
+{
+    uint64_t header, whole;
+    FILE *stream;
+    ij_file f;
+    char *text;
+    ij_arena a = { NULL, 0, 0 };
+    const ij_status s = ij_file_start(&stream, &header, &whole, path, why);
+    if (s) return s;
+    fclose(stream);
+    ij_file_place(&f, &text, &a, (size_t)header);
+    *size = a.used;
+    return IJ_OK;
+}
+
+ij_status ij_file_open(ij_file *f, void *mem, size_t size, const char *path, ij_error *why)
+{
+    uint64_t header, whole;
+    FILE *stream;
+    char *text;
+    ij_arena a = { NULL, 0, 0 };
+    memset(f, 0, sizeof *f);
+    ij_status s = ij_file_start(&stream, &header, &whole, path, why);
+    if (s) return s;
+    const size_t n = (size_t)header;
+    f->path = path, f->stream = stream, f->data = 8 + header;
+    ij_file_place(f, &text, &a, n);
+    if (!mem || a.used > size) {
+        s = ij_fail(why, IJ_EMEM, "%.200s: its header needs %lu bytes, has %lu", path, (unsigned long)a.used, (unsigned long)size);
+    } else {
+        a.base = mem, a.size = size, a.used = 0;
+        ij_file_place(f, &text, &a, n);
+        ij_json j = { text, 0, n, path, why };
+        if (fseek(stream, 8, SEEK_SET) || fread(text, 1, n, stream) != n) s = ij_fail(why, IJ_EFILE, "%.200s: cannot be read", path);
+        if (!s) s = ij_file_header(f, n / 50 + 1, n / 6 + 1, &j);
+        if (!s) s = ij_file_tiles(f, whole - f->data, why);
+    }
+    if (s) ij_file_close(f);
+    return s;
+}
+
+void ij_file_close(ij_file *f)
+{
+    if (f->stream) fclose(f->stream);
+    f->stream = NULL;
+}
+
+const char *ij_file_meta(const ij_file *f, const char *key)
+{
+    for (size_t i = 0; i < f->metas; i++)
+        if (!strcmp(f->meta[2 * i], key)) return f->meta[2 * i + 1];
+    return NULL;
+}
+
+const ij_entry *ij_file_find(const ij_file *f, const char *name)
+{
+    for (size_t i = 0; i < f->entries; i++)
+        if (!strcmp(f->entry[i].name, name)) return &f->entry[i];
+    return NULL;
+}
+
+static double ij_half(uint32_t h)
+{
+    const int exponent = (int)(h >> 10 & 31);
+    const double fraction = h & 1023, sign = h & 0x8000 ? -1 : 1;
+    if (exponent == 31) return fraction > 0 ? (double)NAN : sign * HUGE_VAL;
+    return sign * (exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24));
+}
+
+static double ij_number(int dtype, uint64_t bits)
+{
+    double wide;
+    float narrow;
+    uint32_t word = (uint32_t)(dtype == IJ_BF16 ? bits << 16 : bits);
+    if (dtype == IJ_F64) { memcpy(&wide, &bits, sizeof wide); return wide; }
+    if (dtype == IJ_F32 || dtype == IJ_BF16) { memcpy(&narrow, &word, sizeof narrow); return (double)narrow; }
+    if (dtype == IJ_F16) return ij_half(word);
+    if (dtype == IJ_I64) return bits >> 63 ? -(double)(~bits + 1) : (double)bits;
+    if (dtype == IJ_I32) return word >> 31 ? -(double)(~word + 1u) : (double)word;
+    return (double)bits;
+}
+
+static ij_status ij_file_numbers(double *wide, real *narrow, const ij_file *f, const ij_entry *e, ij_error *why)
+{
+    unsigned char buffer[8192];
+    const uint64_t at = f->data + e->begin;
+    if (e->dtype == IJ_OTHER) return ij_fail(why, IJ_EDATA, "%.200s: tensor %.60s: dtype %s is not read", f->path, e->name, e->type);
+    const size_t bytes = ij_dtype[e->dtype].bytes, room = sizeof buffer / bytes;
+    if (at > LONG_MAX || fseek(f->stream, (long)at, SEEK_SET))
+        return ij_fail(why, IJ_EFILE, "%.200s: byte %.0f cannot be reached", f->path, (double)at);
+    for (size_t i = 0; i < e->count;) {
+        const size_t n = IJ_MIN(room, e->count - i);
+        if (fread(buffer, bytes, n, f->stream) != n)
+            return ij_fail(why, IJ_EFILE, "%.200s: tensor %.60s cannot be read", f->path, e->name);
+        for (size_t k = 0; k < n; k++, i++) {
+            const double x = ij_number(e->dtype, ij_little(buffer + k * bytes, bytes));
+            if (wide) wide[i] = x;
+            else narrow[i] = (real)x;
+        }
+    }
+    return IJ_OK;
+}
+
+ij_status ij_file_read(ij_real *to, const ij_file *f, const ij_entry *e, ij_error *why) { return ij_file_numbers(NULL, to, f, e, why); }
+ij_status ij_file_read_f64(double *to, const ij_file *f, const ij_entry *e, ij_error *why) { return ij_file_numbers(to, NULL, f, e, why); }
+
+/* Text goes to the file, or with none is only counted. */
+typedef struct { FILE *f; size_t n; } ij_writer;
+
+static void ij_put(ij_writer *w, const char *text)
+{
+    w->n += strlen(text);
+    if (w->f) fputs(text, w->f);
+}
+
+static void ij_put_string(ij_writer *w, const char *text)
+{
+    char part[8];
+    ij_put(w, "\"");
+    for (; *text; text++) {
+        const unsigned char c = (unsigned char)*text;
+        snprintf(part, sizeof part, c < 32 ? "\\u%04x" : c == '"' || c == '\\' ? "\\%c" : "%c", c);
+        ij_put(w, part);
+    }
+    ij_put(w, "\"");
+}
+
+static void ij_put_header(ij_writer *w, const ij_item *item, size_t items, const char *const *meta, size_t metas)
+{
+    char text[80];
+    double begin = 0;
+    ij_put(w, "{\"__metadata__\":{\"format\":\"pt\"");
+    for (size_t i = 0; i < metas; i++) {
+        ij_put(w, ",");
+        ij_put_string(w, meta[2 * i]);
+        ij_put(w, ":");
+        ij_put_string(w, meta[2 * i + 1]);
+    }
+    ij_put(w, "}");
+    for (size_t i = 0; i < items; i++) {
+        double count = 1;
+        ij_put(w, ",");
+        ij_put_string(w, item[i].name);
+        snprintf(text, sizeof text, ":{\"dtype\":\"%s\",\"shape\":[", ij_dtype[item[i].dtype].name);
+        ij_put(w, text);
+        for (size_t k = 0; k < item[i].rank; k++) {
+            count *= (double)item[i].dim[k];
+            snprintf(text, sizeof text, "%s%lu", k ? "," : "", (unsigned long)item[i].dim[k]);
+            ij_put(w, text);
+        }
+        const double end = begin + count * (double)ij_dtype[item[i].dtype].bytes;
+        snprintf(text, sizeof text, "],\"data_offsets\":[%.0f,%.0f]}", begin, end);
+        ij_put(w, text);
+        begin = end;
+    }
+    ij_put(w, "}");
+    while (w->n % 8) ij_put(w, " ");
+}
+
+static void ij_put_data(FILE *f, const ij_item *item)
+{
+    unsigned char buffer[8192];
+    const size_t bytes = ij_dtype[item->dtype].bytes;
+    const unsigned char *from = item->data;
+    size_t count = 1, used = 0;
+    for (size_t i = 0; i < item->rank; i++) count *= item->dim[i];
+    for (size_t i = 0; i < count; i++, from += bytes) {
+        uint64_t bits = *from;
+        uint32_t word;
+        if (bytes == 8) memcpy(&bits, from, 8);
+        if (bytes == 4) memcpy(&word, from, 4), bits = word;
+        for (size_t k = 0; k < bytes; k++) buffer[used++] = (unsigned char)(bits >> 8 * k & 255);
+        if (used == sizeof buffer) fwrite(buffer, 1, used, f), used = 0;
+    }
+    fwrite(buffer, 1, used, f);
+}
+
+#ifndef IJEPA_NO_POSIX
+#include <fcntl.h>
+#include <unistd.h>
+static int ij_flush_file(FILE *f) { return fsync(fileno(f)); }
+static void ij_flush_folder(const char *path)           /* so that the new name survives a power cut */
+{
+    char folder[1100];
+    const char *slash = strrchr(path, '/');
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
+    const int f = open(folder, O_RDONLY);
+    if (f >= 0) fsync(f), close(f);
+}
+#else
+static int ij_flush_file(FILE *f) { (void)f; return 0; }
+static void ij_flush_folder(const char *path) { (void)path; }
+#endif
+
+ij_status ij_file_write(const char *path, const ij_item *item, size_t items, const char *const *meta, size_t metas,
+                        ij_error *why)
+{
+    char aside[1100];
+    ij_writer count = { NULL, 0 }, w = { NULL, 0 };
+    for (size_t i = 0; i < items; i++)
+        if (item[i].dtype < 0 || item[i].dtype >= IJ_OTHER || item[i].rank > 8)
+            return ij_fail(why, IJ_EARG, "%.200s: tensor %.60s has dtype %d, rank %lu", path, item[i].name, item[i].dtype,
+                           (unsigned long)item[i].rank);
+    if ((size_t)snprintf(aside, sizeof aside, "%s.tmp", path) >= sizeof aside)
+        return ij_fail(why, IJ_EARG, "%.60s...: the path is too long", path);
+    w.f = fopen(aside, "wb");
+    if (!w.f) return ij_fail(why, IJ_EFILE, "%.200s: %s", aside, strerror(errno));
+    ij_put_header(&count, item, items, meta, metas);
+    for (int i = 0; i < 8; i++) fputc((int)((uint64_t)count.n >> 8 * i & 255), w.f);
+    ij_put_header(&w, item, items, meta, metas);
+    for (size_t i = 0; i < items; i++) ij_put_data(w.f, &item[i]);
+    int bad = ferror(w.f) || fflush(w.f) || ij_flush_file(w.f), error = errno;
+    if (fclose(w.f) && !bad) bad = 1, error = errno;
+#ifdef _WIN32
+    if (!bad) remove(path);                             /* rename does not replace there */
+#endif
+    if (!bad && rename(aside, path)) bad = 1, error = errno;
+    if (bad) {
+        remove(aside);
+        return ij_fail(why, IJ_EFILE, "%.200s: cannot be written: %s", path, strerror(error));
+    }
+    ij_flush_folder(path);
+    return IJ_OK;
+}
+
+/* ---- checkpoints -------------------------------------------------------------------------------------------------
+ * encoder.* target_encoder.* predictor.* opt.m.* opt.v.* under the reference's names; settings, step and the state of
+ * the mask generator as metadata. What is drawn for crops and order follows from seed and step.                      */
+
+typedef struct { char name[96]; } ij_long_name;
+typedef struct { ij_item *item; ij_long_name *name; const char **meta; char (*value)[IJ_TEXT]; char *rng; size_t items; } ij_saving;
+enum { IJ_RNG_TEXT = 625 * 8 + 1 };
+
+static void ij_saving_place(ij_saving *s, ij_arena *a, const ij_model *m)
+{
+    const size_t items = m->training ? 4 * m->params + m->encoder_params + 3 : m->encoder_params;
+    s->item = ij_take(a, items, sizeof *s->item);
+    s->name = ij_take(a, items, sizeof *s->name);
+    s->meta = ij_take(a, 2 * (IJ_SETTINGS + 3), sizeof *s->meta);
+    s->value = ij_take(a, IJ_SETTINGS + 3, sizeof *s->value);
+    s->rng = ij_take(a, IJ_RNG_TEXT, 1);
+    s->items = 0;
+}
+
+static void ij_saving_add(ij_saving *s, const char *part, const char *name, const ij_tensor *shape, const real *x)
+{
+    ij_item *item = &s->item[s->items];
+    snprintf(s->name[s->items].name, sizeof s->name->name, "%s.%s", part, name);
+    memset(item, 0, sizeof *item);
+    item->name = s->name[s->items++].name;
+    item->dtype = sizeof(real) == 8 ? IJ_F64 : IJ_F32;
+    item->rank = shape->rank;
+    memcpy(item->dim, shape->dim, sizeof shape->dim);
+    item->data = x;
+}
+
+size_t ij_save_size(const ij_model *m)
+{
+    ij_saving s;
+    ij_arena a = { NULL, 0, 0 };
+    ij_saving_place(&s, &a, m);
+    return a.used;
+}
+
+ij_status ij_save(const ij_model *m, const char *path, void *work, size_t size, ij_error *why)
+{
+    ij_saving s;
+    ij_arena a = { work, size, 0 };
+    if (size < ij_save_size(m))
+        return ij_fail(why, IJ_EMEM, "saving needs %lu bytes, has %lu", (unsigned long)ij_save_size(m), (unsigned long)size);
+    if (m->micro % m->config.accumulate)
+        return ij_fail(why, IJ_EARG, "%.200s: a checkpoint between the passes of one update would lose gradients", path);
+    ij_saving_place(&s, &a, m);
+    static const char *const opt[2][2] = { { "opt.m.encoder", "opt.m.predictor" }, { "opt.v.encoder", "opt.v.predictor" } };
+    for (size_t i = 0; i < m->params; i++) {
+        const ij_param *p = &m->param[i];
+        if (!p->predictor) ij_saving_add(&s, "target_encoder", p->name, &p->shape, m->target + p->offset);
+        if (!m->training) continue;
+        ij_saving_add(&s, p->predictor ? "predictor" : "encoder", p->name, &p->shape, m->weight + p->offset);
+        ij_saving_add(&s, opt[0][p->predictor], p->name, &p->shape, m->adam_m + p->offset);
+        ij_saving_add(&s, opt[1][p->predictor], p->name, &p->shape, m->adam_v + p->offset);
+    }
+    if (m->training) {
+        const ij_tensor *e = &m->encoder_pos, *p = &m->predictor_pos;
+        const ij_tensor es = { NULL, 3, { 1, e->dim[0], e->dim[1], 0 } }, ps = { NULL, 3, { 1, p->dim[0], p->dim[1], 0 } };
+        ij_saving_add(&s, "encoder", "pos_embed", &es, e->x);
+        ij_saving_add(&s, "target_encoder", "pos_embed", &es, e->x);
+        ij_saving_add(&s, "predictor", "predictor_pos_embed", &ps, p->x);
+    }
+    for (size_t i = 0; i < IJ_SETTINGS; i++) {
+        s.meta[2 * i] = ij_setting[i].name;
+        ij_config_text(s.value[i], &m->config, i);
+        s.meta[2 * i + 1] = s.value[i];
+    }
+    const char *const key[3] = { "ijepa", "step", "mask_rng" };
+    snprintf(s.value[IJ_SETTINGS], IJ_TEXT, "1");
+    snprintf(s.value[IJ_SETTINGS + 1], IJ_TEXT, "%.0f", (double)m->step);
+    for (size_t i = 0; i < 625; i++)
+        snprintf(s.rng + 8 * i, 9, "%08lx", (unsigned long)(i < 624 ? m->mask_rng.state[i] : m->mask_rng.at));
+    const char *const value[3] = { s.value[IJ_SETTINGS], s.value[IJ_SETTINGS + 1], s.rng };
+    for (size_t i = 0; i < 3; i++) s.meta[2 * (IJ_SETTINGS + i)] = key[i], s.meta[2 * (IJ_SETTINGS + i) + 1] = value[i];
+    return ij_file_write(path, s.item, s.items, s.meta, IJ_SETTINGS + (m->training ? 3 : 1), why);
+}
+
+ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
+{
+    ij_error inner;
+    *c = ij_config_default();
+    if (!ij_file_meta(f, "ijepa"))
+        return ij_fail(why, IJ_EDATA, "%.200s: not a checkpoint of ijepa: its metadata has no \"ijepa\" version", f->path);
+    if (strcmp(ij_file_meta(f, "ijepa"), "1"))
+        return ij_fail(why, IJ_EDATA, "%.200s: checkpoint version %.20s, expected 1", f->path, ij_file_meta(f, "ijepa"));
+    for (size_t i = 0; i < IJ_SETTINGS; i++) {
+        const char *value = ij_file_meta(f, ij_setting[i].name);
+        if (!value) return ij_fail(why, IJ_EDATA, "%.200s: metadata has no %s", f->path, ij_setting[i].name);
+        if (ij_config_set(c, ij_setting[i].name, value, &inner))
+            return ij_fail(why, IJ_EDATA, "%.200s: metadata: %.250s", f->path, inner.text);
+    }
+    if (ij_config_check(c, &inner)) return ij_fail(why, IJ_EDATA, "%.200s: metadata: %.250s", f->path, inner.text);
+    return IJ_OK;
+}
+
+/* Reads tensor part.name into x, or only checks its shape if x is NULL. */
+static ij_status ij_load_tensor(real *x, const ij_file *f, const char *part, const char *name, const ij_tensor *shape,
+                                ij_error *why)
+{
+    char full[96];
+    snprintf(full, sizeof full, "%s.%s", part, name);
+    const ij_entry *e = ij_file_find(f, full);
+    if (!e) return ij_fail(why, IJ_EDATA, "%.200s: no tensor %s", f->path, full);
+    int same = e->rank == shape->rank && e->dtype != IJ_OTHER;
+    for (size_t i = 0; same && i < e->rank; i++) same = e->dim[i] == shape->dim[i];
+    if (!same)
+        return ij_fail(why, IJ_EDATA, "%.200s: tensor %s: %s of %lu numbers, rank %lu, expected %lu numbers, rank %lu", f->path,
+                       full, e->type, (unsigned long)e->count, (unsigned long)e->rank, (unsigned long)ij_count(shape),
+                       (unsigned long)shape->rank);
+    return x ? ij_file_read(x, f, e, why) : IJ_OK;
+}
+
+static ij_status ij_load_all(ij_model *m, const ij_file *f, int read, ij_error *why)
+{
+    ij_status s = IJ_OK;
+    for (size_t i = 0; i < m->params && !s; i++) {
+        const ij_param *p = &m->param[i];
+        const size_t o = p->offset;
+        if (!p->predictor) s = ij_load_tensor(read ? m->target + o : NULL, f, "target_encoder", p->name, &p->shape, why);
+        if (!m->training) continue;
+        const char *part[3] = { "encoder", "opt.m.encoder", "opt.v.encoder" };
+        if (p->predictor) part[0] = "predictor", part[1] = "opt.m.predictor", part[2] = "opt.v.predictor";
+        real *to[3] = { m->weight + o, m->adam_m + o, m->adam_v + o };
+        for (int k = 0; k < 3 && !s; k++) s = ij_load_tensor(read ? to[k] : NULL, f, part[k], p->name, &p->shape, why);
+    }
+    return s;
+}
+
+/* m has been initialised with the file's settings. Every shape is checked before the first number is read. */
+ij_status ij_load(ij_model *m, const ij_file *f, ij_error *why)
+{
+    const char *step = ij_file_meta(f, "step"), *rng = ij_file_meta(f, "mask_rng");
+    ij_rng state;
+    double steps = 0;
+    ij_status s = ij_load_all(m, f, 0, why);
+    if (s) return s;
+    if (m->training) {
+        if (!step || sscanf(step, "%lf", &steps) != 1 || !(steps >= 0 && steps < 9e15))
+            return ij_fail(why, IJ_EDATA, "%.200s: metadata: step is %.40s, expected a number", f->path, step ? step : "absent");
+        for (size_t i = 0; i < 625; i++) {
+            unsigned long word = 0;
+            if (!rng || strlen(rng) != 625 * 8 || sscanf(rng + 8 * i, "%8lx", &word) != 1 || (i == 624 && word > 624))
+                return ij_fail(why, IJ_EDATA, "%.200s: metadata: mask_rng is not 625 words in hexadecimal", f->path);
+            if (i < 624) state.state[i] = (uint32_t)word;
+            else state.at = (uint32_t)word;
+        }
+        m->mask_rng = state;
+        m->step = (uint64_t)steps;
+        m->micro = m->step * m->config.accumulate;
+    }
+    return ij_load_all(m, f, 1, why);
+}
+
+/* ---- evaluation --------------------------------------------------------------------------------------------------
+ * Frozen features, standardised on the training rows: k nearest neighbours, and a linear probe by ridge regression.  */
+
+void ij_standardise(ij_real *train, size_t n, ij_real *test, size_t m, size_t d)
+{
+    for (size_t c = 0; c < d; c++) {
+        double mean = 0, square = 0;
+        for (size_t i = 0; i < n; i++) mean += (double)train[i * d + c] / (double)n;
+        for (size_t i = 0; i < n; i++) {
+            const double e = (double)train[i * d + c] - mean;
+            square += e * e / (double)n;
+        }
+        const double scale = square > 1e-12 * mean * mean && square > 1e-30 ? 1 / sqrt(square) : 0;
+        for (size_t i = 0; i < n; i++) train[i * d + c] = (real)(((double)train[i * d + c] - mean) * scale);
+        for (size_t i = 0; i < m; i++) test[i * d + c] = (real)(((double)test[i * d + c] - mean) * scale);
+    }
+}
+
+static ij_status ij_scored_check(const ij_scored *s, ij_error *why)
+{
+    if (!s->n || !s->m || !s->d || !s->tasks)
+        return ij_fail(why, IJ_EARG, "scores need training and test images with labels: %lu and %lu given, %lu tasks",
+                       (unsigned long)s->n, (unsigned long)s->m, (unsigned long)s->tasks);
+    for (size_t t = 0; t < s->tasks; t++)
+        for (size_t i = 0; i < s->n + s->m; i++) {
+            const int label = i < s->n ? s->train_label[t][i] : s->test_label[t][i - s->n];
+            if (label < 0 || (size_t)label >= s->classes[t])
+                return ij_fail(why, IJ_EARG, "task %lu: image %lu has label %d, expected 0..%lu", (unsigned long)t,
+                               (unsigned long)i, label, (unsigned long)s->classes[t] - 1);
+        }
+    for (size_t i = 0; i < (s->n + s->m) * s->d; i++)
+        if (!isfinite(i < s->n * s->d ? s->train[i] : s->test[i - s->n * s->d]))
+            return ij_fail(why, IJ_EARG, "feature %lu of image %lu is not finite", (unsigned long)(i % s->d),
+                           (unsigned long)(i / s->d));
+    return IJ_OK;
+}
+
+static size_t ij_most_classes(const ij_scored *s)
+{
+    size_t most = 0;
+    for (size_t t = 0; t < s->tasks; t++) most = IJ_MAX(most, s->classes[t]);
+    return most;
+}
+
+/* -- k nearest neighbours: test rows in blocks, one product gives a block's similarities -- */
+
+enum { IJ_KNN_BLOCK = 64 };
+
+typedef struct {
+    const ij_scored *s;
+    size_t k, first, rows;
+    double temperature;
+    real *train, *test;         /* [n,D] [block,D] of length one */
+    real *similar;              /* [block,n] */
+    size_t *near;               /* [block,k] */
+    double *votes;              /* [block,classes] */
+    unsigned char *right;       /* [tasks,m] */
+} ij_knn_work;
+
+static void ij_knn_place(ij_knn_work *w, ij_arena *a, const ij_scored *s, size_t k)
+{
+    w->train = ij_take(a, ij_mul(s->n, s->d), sizeof(real));
+    w->test = ij_take(a, ij_mul(IJ_KNN_BLOCK, s->d), sizeof(real));
+    w->similar = ij_take(a, ij_mul(IJ_KNN_BLOCK, s->n), sizeof(real));
+    w->near = ij_take(a, ij_mul(IJ_KNN_BLOCK, k), sizeof(size_t));
+    w->votes = ij_take(a, ij_mul(IJ_KNN_BLOCK, ij_most_classes(s)), sizeof(double));
+    w->right = ij_take(a, ij_mul(s->tasks, s->m), 1);
+}
+
+static void ij_unit(real *to, const real *from, size_t d)
+{
+    double square = 0;
+    for (size_t c = 0; c < d; c++) square += (double)from[c] * (double)from[c];
+    const double scale = square > 0 ? 1 / sqrt(square) : 0;
+    for (size_t c = 0; c < d; c++) to[c] = (real)((double)from[c] * scale);
+}
+
+static void ij_knn_task(void *arg, size_t row)
+{
+    const ij_knn_work *w = arg;
+    const ij_scored *s = w->s;
+    const real *similar = w->similar + row * s->n;
+    size_t *near = w->near + row * w->k, have = 0;
+    for (size_t i = 0; i < s->n; i++) {                 /* the k most similar, ties to the lower index */
+        if (have == w->k && !(similar[i] > similar[near[have - 1]])) continue;
+        size_t at = have < w->k ? have++ : have - 1;
+        for (; at && similar[i] > similar[near[at - 1]]; at--) near[at] = near[at - 1];
+        near[at] = i;
+    }
+    for (size_t t = 0; t < s->tasks; t++) {
+        double *votes = w->votes + row * ij_most_classes(s);
+        size_t best = 0;
+        for (size_t c = 0; c < s->classes[t]; c++) votes[c] = 0;
+        for (size_t i = 0; i < have; i++) votes[s->train_label[t][near[i]]] += exp((double)similar[near[i]] / w->temperature);
+        for (size_t c = 1; c < s->classes[t]; c++)
+            if (votes[c] > votes[best]) best = c;
+        w->right[t * s->m + w->first + row] = s->test_label[t][w->first + row] == (int)best;
+    }
+}
+
+ij_status ij_knn_size(size_t *size, const ij_scored *s, ij_error *why)
+{
+    ij_knn_work w;
+    ij_arena a = { NULL, 0, 0 };
+    ij_knn_place(&w, &a, s, s->n);
+    *size = a.used;
+    return a.used == SIZE_MAX ? ij_fail(why, IJ_EMEM, "too many features to address") : IJ_OK;
+}
+
+ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperature, void *work, size_t size,
+                 const ij_team *team, ij_error *why)
+{
+    size_t need;
+    ij_knn_work w;
+    ij_arena a = { work, size, 0 };
+    ij_status status = ij_scored_check(s, why);
+    if (!status) status = ij_knn_size(&need, s, why);
+    if (status) return status;
+    if (!k || !(temperature > 0)) return ij_fail(why, IJ_EARG, "k-NN needs k >= 1 and a temperature above 0");
+    if (!work || size < need)
+        return ij_fail(why, IJ_EMEM, "k-NN needs %lu bytes, has %lu", (unsigned long)need, (unsigned long)size);
+    w.s = s, w.k = IJ_MIN(k, s->n), w.temperature = temperature;
+    ij_knn_place(&w, &a, s, s->n);
+    for (size_t i = 0; i < s->n; i++) ij_unit(w.train + i * s->d, s->train + i * s->d, s->d);
+    for (w.first = 0; w.first < s->m; w.first += IJ_KNN_BLOCK) {
+        w.rows = IJ_MIN(IJ_KNN_BLOCK, s->m - w.first);
+        for (size_t i = 0; i < w.rows; i++) ij_unit(w.test + i * s->d, s->test + (w.first + i) * s->d, s->d);
+        /* training rows down, test rows across would be as good; this way a row of `similar` is one test image */
+        const ij_product p = { w.rows, s->n, s->d, w.test, s->d, 1, w.train, 1, s->d, w.similar, s->n, 0 };
+        ij_matmul(&p, team);
+        ij_each(team, w.rows, ij_knn_task, &w);
+    }
+    for (size_t t = 0; t < s->tasks; t++) {
+        size_t right = 0;
+        for (size_t i = 0; i < s->m; i++) right += w.right[t * s->m + i];
+        accuracy[t] = (double)right / (double)s->m;
+    }
+    return IJ_OK;
+}
+
+/* -- ridge regression in double: (X'X + lambda n) W = X'Y by Cholesky, for all tasks' one-hot columns at once -- */
+
+static const double ij_lambda[] = { 1e-4, 1e-3, 1e-2, 1e-1, 1, 10 };
+enum { IJ_LAMBDAS = sizeof ij_lambda / sizeof *ij_lambda, IJ_RIDGE_ROWS = 32, IJ_RIDGE_STEP = 128 };
+
+typedef struct {
+    const ij_scored *s;
+    size_t columns;             /* one for each class of each task */
+    double *x;                  /* [step,D] rows of features as double */
+    double *gram[2];            /* [D,D] of all training rows, and of those that are not for choosing; lower half */
+    double *factor;             /* [D,D] */
+    double *panel;              /* [step,D] */
+    double *xy[2], *w;          /* [D,columns] */
+    double *sum[2], *ysum[2];   /* [D] [columns] */
+    size_t rows, begin;         /* of the present piece */
+    const double *from;
+    double *to;
+} ij_ridge_work;
+
+static void ij_ridge_place(ij_ridge_work *w, ij_arena *a, const ij_scored *s)
+{
+    const size_t square = ij_mul(s->d, s->d);
+    w->columns = 0;
+    for (size_t t = 0; t < s->tasks; t++) w->columns += s->classes[t];
+    w->x = ij_take(a, ij_mul(IJ_RIDGE_STEP, s->d), sizeof(double));
+    w->panel = ij_take(a, ij_mul(IJ_RIDGE_STEP, s->d), sizeof(double));
+    for (int i = 0; i < 2; i++) {
+        w->gram[i] = ij_take(a, square, sizeof(double));
+        w->xy[i] = ij_take(a, ij_mul(s->d, w->columns), sizeof(double));
+        w->sum[i] = ij_take(a, s->d, sizeof(double));
+        w->ysum[i] = ij_take(a, w->columns, sizeof(double));
+    }
+    w->factor = ij_take(a, square, sizeof(double));
+    w->w = ij_take(a, ij_mul(s->d, w->columns), sizeof(double));
+}
+
+/* Rows of `to` [D,D] from `begin` on, the lower half: to[i][j] += or -= sum over r of from[r][i] from[r][j]. Four rows
+ * at a time share what they read. */
+static void ij_ridge_product(const ij_ridge_work *w, size_t index, double sign)
+{
+    const size_t d = w->s->d, i0 = w->begin + index * IJ_RIDGE_ROWS, i1 = IJ_MIN(i0 + IJ_RIDGE_ROWS, d);
+    for (size_t r = 0; r < w->rows; r += 4) {
+        const size_t n = IJ_MIN(4, w->rows - r);
+        const double *f0 = w->from + r * d, *f1 = f0 + (n > 1 ? d : 0), *f2 = f0 + (n > 2 ? 2 * d : 0), *f3 = f0 + (n > 3 ? 3 * d : 0);
+        for (size_t i = i0; i < i1; i++) {
+            double *to = w->to + i * d;
+            const double a = sign * f0[i], b = n > 1 ? sign * f1[i] : 0, c = n > 2 ? sign * f2[i] : 0, e = n > 3 ? sign * f3[i] : 0;
+            for (size_t j = w->begin; j <= i; j++) to[j] += a * f0[j] + b * f1[j] + c * f2[j] + e * f3[j];
+        }
+    }
+}
+static void ij_ridge_add_task(void *arg, size_t index) { ij_ridge_product(arg, index, 1); }
+static void ij_ridge_take_task(void *arg, size_t index) { ij_ridge_product(arg, index, -1); }
+
+/* Gram matrix, X'Y and sums over the training rows: those that are kept for choosing lambda last. */
+static void ij_ridge_gather(ij_ridge_work *w, const ij_team *team)
+{
+    const ij_scored *s = w->s;
+    const size_t d = s->d;
+    for (int i = 0; i < 2; i++) {
+        memset(w->gram[i], 0, d * d * sizeof(double));
+        memset(w->xy[i], 0, d * w->columns * sizeof(double));
+        memset(w->sum[i], 0, d * sizeof(double));
+        memset(w->ysum[i], 0, w->columns * sizeof(double));
+    }
+    for (int held = 0; held < 2; held++) {
+        if (held) {                                     /* everything so far is the part that chooses */
+            memcpy(w->gram[1], w->gram[0], d * d * sizeof(double));
+            memcpy(w->xy[1], w->xy[0], d * w->columns * sizeof(double));
+            memcpy(w->sum[1], w->sum[0], d * sizeof(double));
+            memcpy(w->ysum[1], w->ysum[0], w->columns * sizeof(double));
+        }
+        for (size_t i = 0; i < s->n;) {
+            for (w->rows = 0; w->rows < IJ_RIDGE_STEP && i < s->n; i++) {
+                if ((i % 5 == 4) != held) continue;
+                double *x = w->x + w->rows++ * d;
+                size_t column = 0;
+                for (size_t c = 0; c < d; c++) x[c] = (double)s->train[i * d + c], w->sum[0][c] += x[c];
+                for (size_t t = 0; t < s->tasks; column += s->classes[t++]) {
+                    const size_t y = column + (size_t)s->train_label[t][i];
+                    w->ysum[0][y]++;
+                    for (size_t c = 0; c < d; c++) w->xy[0][c * w->columns + y] += x[c];
+                }
+            }
+            w->begin = 0, w->from = w->x, w->to = w->gram[0];
+            ij_each(team, (d + IJ_RIDGE_ROWS - 1) / IJ_RIDGE_ROWS, ij_ridge_add_task, w);
+        }
+    }
+}
+
+/* factor = L with L L' = centred Gram + lambda n, blocks of columns from left to right; 0 if it is not positive. */
+static int ij_ridge_factor(ij_ridge_work *w, int part, double n, double lambda, const ij_team *team)
+{
+    const size_t d = w->s->d;
+    double *l = w->factor;
+    for (size_t i = 0; i < d; i++)
+        for (size_t j = 0; j <= i; j++)
+            l[i * d + j] = w->gram[part][i * d + j] - w->sum[part][i] * w->sum[part][j] / n + (i == j ? lambda * n : 0);
+    for (size_t k0 = 0; k0 < d; k0 += IJ_RIDGE_STEP) {
+        const size_t k1 = IJ_MIN(k0 + IJ_RIDGE_STEP, d);
+        for (size_t i = k0; i < d; i++)
+            for (size_t j = k0; j < IJ_MIN(k1, i + 1); j++) {
+                double v = l[i * d + j];
+                for (size_t k = k0; k < j; k++) v -= l[i * d + k] * l[j * d + k];
+                if (i == j && !(v > 0)) return 0;
+                l[i * d + j] = i == j ? sqrt(v) : v / l[j * d + j];
+            }
+        for (size_t k = k0; k < k1; k++)                /* the block's columns as rows, to be read along j */
+            for (size_t i = k1; i < d; i++) w->panel[(k - k0) * d + i] = l[i * d + k];
+        w->rows = k1 - k0, w->begin = k1, w->from = w->panel, w->to = l;
+        if (k1 < d) ij_each(team, (d - k1 + IJ_RIDGE_ROWS - 1) / IJ_RIDGE_ROWS, ij_ridge_take_task, w);
+    }
+    return 1;
+}
+
+static void ij_ridge_solve(ij_ridge_work *w, int part, double n)
+{
+    const size_t d = w->s->d, q = w->columns;
+    const double *l = w->factor;
+    for (size_t i = 0; i < d; i++) {                    /* L z = X'Y, centred */
+        double *z = w->w + i * q;
+        for (size_t c = 0; c < q; c++) z[c] = w->xy[part][i * q + c] - w->sum[part][i] * w->ysum[part][c] / n;
+        for (size_t k = 0; k < i; k++)
+            for (size_t c = 0; c < q; c++) z[c] -= l[i * d + k] * w->w[k * q + c];
+        for (size_t c = 0; c < q; c++) z[c] /= l[i * d + i];
+    }
+    for (size_t i = d; i-- > 0;) {                      /* L' W = z */
+        double *z = w->w + i * q;
+        for (size_t c = 0; c < q; c++) z[c] /= l[i * d + i];
+        for (size_t k = 0; k < i; k++)
+            for (size_t c = 0; c < q; c++) w->w[k * q + c] -= l[i * d + k] * z[c];
+    }
+}
+
+/* How many rows of x (only those with i % 5 == 4, if held) the solution puts into the right class of task t. */
+static size_t ij_ridge_right(const ij_ridge_work *w, int part, double n, size_t t, const real *x, const int *label, size_t rows,
+                             int held)
+{
+    const size_t d = w->s->d, classes = w->s->classes[t];
+    size_t first = 0, right = 0;
+    for (size_t k = 0; k < t; k++) first += w->s->classes[k];
+    for (size_t i = held ? 4 : 0; i < rows; i += held ? 5 : 1) {
+        size_t best = 0;
+        double top = 0;
+        for (size_t c = 0; c < classes; c++) {
+            double y = w->ysum[part][first + c] / n;
+            for (size_t k = 0; k < d; k++)
+                y += ((double)x[i * d + k] - w->sum[part][k] / n) * w->w[k * w->columns + first + c];
+            if (!c || y > top) top = y, best = c;
+        }
+        right += (size_t)label[i] == best;
+    }
+    return right;
+}
+
+ij_status ij_ridge_size(size_t *size, const ij_scored *s, ij_error *why)
+{
+    ij_ridge_work w;
+    ij_arena a = { NULL, 0, 0 };
+    ij_ridge_place(&w, &a, s);
+    *size = a.used;
+    return a.used == SIZE_MAX ? ij_fail(why, IJ_EMEM, "too many features to address") : IJ_OK;
+}
+
+ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *work, size_t size, const ij_team *team,
+                   ij_error *why)
+{
+    size_t need, best[IJ_LAMBDAS] = { 0 };
+    ij_ridge_work w;
+    ij_arena a = { work, size, 0 };
+    ij_status status = ij_scored_check(s, why);
+    if (!status) status = ij_ridge_size(&need, s, why);
+    if (status) return status;
+    if (!work || size < need)
+        return ij_fail(why, IJ_EMEM, "the linear probe needs %lu bytes, has %lu", (unsigned long)need, (unsigned long)size);
+    if (s->tasks > IJ_LAMBDAS) return ij_fail(why, IJ_EARG, "%lu tasks at once, at most %d", (unsigned long)s->tasks, (int)IJ_LAMBDAS);
+    w.s = s;
+    ij_ridge_place(&w, &a, s);
+    ij_ridge_gather(&w, team);
+    const double n = (double)s->n, part = (double)(s->n - s->n / 5);
+    for (size_t t = 0; t < s->tasks; t++) chosen[t] = 0;
+    for (int pass = 0; pass < 2; pass++)                /* choose on the held rows; then fit to all */
+        for (size_t k = 0; k < IJ_LAMBDAS; k++) {
+            int wanted = !pass;
+            for (size_t t = 0; t < s->tasks; t++) wanted |= !(chosen[t] < ij_lambda[k]) && !(chosen[t] > ij_lambda[k]);
+            if (!wanted) continue;
+            if (!ij_ridge_factor(&w, !pass, pass ? n : part, ij_lambda[k], team))
+                return ij_fail(why, IJ_EARG, "the features' covariance is not positive at strength %g", ij_lambda[k]);
+            ij_ridge_solve(&w, !pass, pass ? n : part);
+            for (size_t t = 0; t < s->tasks; t++) {
+                if (!pass) {
+                    const size_t right = ij_ridge_right(&w, 1, part, t, s->train, s->train_label[t], s->n, 1);
+                    if (!k || right > best[t]) best[t] = right, chosen[t] = ij_lambda[k];
+                } else if (!(chosen[t] < ij_lambda[k]) && !(chosen[t] > ij_lambda[k]))
+                    accuracy[t] = (double)ij_ridge_right(&w, 0, n, t, s->test, s->test_label[t], s->m, 0) / (double)s->m;
+            }
+        }
+    return IJ_OK;
+}
+
+/* ---- gradient check ----------------------------------------------------------------------------------------------
+ * Every backward against central differences: of one layer, the objective sum(y * r) for a random r; of the whole
+ * loss, every parameter tensor of a small model. In double the errors are about 1e-9; in float differences are so
+ * rough that only blunders show.                                                                                    */
+
+#ifdef IJEPA_DOUBLE
+static const double ij_check_eps = 1e-5, ij_check_bound = 1e-7;
+#else
+static const double ij_check_eps = 1e-2, ij_check_bound = 2e-2;
+#endif
+
+enum { IJ_CHECK_LINEAR, IJ_CHECK_NORM, IJ_CHECK_GELU, IJ_CHECK_ATTENTION, IJ_CHECK_LAYERS };
+enum { IJ_CHECK_ROWS = 5, IJ_CHECK_IN = 12, IJ_CHECK_OUT = 8, IJ_CHECK_ROOM = 4096 };
+
+typedef struct {                /* a layer with input x, parameters w and b, output y */
+    int layer;
+    ij_tensor part[3], dpart[3], y, dy, stat;
+    real *prob;
+} ij_check_case;
+
+static double ij_check_layer(const ij_check_case *c)
+{
+    const ij_tensor x = c->part[0];
+    if (c->layer == IJ_CHECK_LINEAR) ij_linear(c->y, x, &c->part[1], &c->part[2]);
+    if (c->layer == IJ_CHECK_NORM) ij_layernorm(c->y, c->stat, x, &c->part[1], &c->part[2]);
+    if (c->layer == IJ_CHECK_GELU) ij_gelu(c->y, x);
+    if (c->layer == IJ_CHECK_ATTENTION) ij_attention(c->y.x, c->prob, x.x, ij_rows(&x), ij_cols(&c->y), 2);
+    double sum = 0;
+    for (size_t i = 0; i < ij_count(&c->y); i++) sum += (double)c->y.x[i] * (double)c->dy.x[i];
+    return sum;
+}
+
+static void ij_check_layer_backward(const ij_check_case *c)
+{
+    const ij_tensor x = c->part[0], dx = c->dpart[0];
+    if (c->layer == IJ_CHECK_LINEAR) {
+        ij_linear_backward(dx, c->dy, &c->part[1]);
+        ij_linear_backward_weight(&c->dpart[1], &c->dpart[2], &c->dy, &x, 0, ij_cols(&c->y));
+    } else if (c->layer == IJ_CHECK_NORM) {
+        ij_layernorm_backward(dx, c->dy, c->stat, x, &c->part[1]);
+        ij_layernorm_backward_weight(&c->dpart[1], &c->dpart[2], &c->dy, &c->stat, &x, 0, ij_cols(&x));
+    } else if (c->layer == IJ_CHECK_GELU) {
+        memcpy(dx.x, c->dy.x, ij_count(&dx) * sizeof(real));
+        ij_gelu_backward(dx, x);
+    } else ij_attention_backward(dx.x, c->stat.x, c->dy.x, c->prob, x.x, ij_rows(&x), ij_cols(&c->y), 2);
+}
+
+static void ij_check_random(ij_tensor *t, ij_arena *a, uint64_t *state, size_t rows, size_t cols)
+{
+    *t = ij_matrix(a, rows, cols);
+    for (size_t i = 0; i < rows * cols; i++) t->x[i] = (real)((double)(ij_mix(state) >> 40) / 8388608.0 - 1);
+}
+
+/* |g - d| / |d| over n numbers of x, where d are differences of f(arg). */
+static double ij_check_differences(real *x, const real *g, size_t n, size_t stride, double (*f)(void *), void *arg)
+{
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < n; i += stride) {
+        const real keep = x[i];
+        x[i] = keep + (real)ij_check_eps;
+        const double high = f(arg), above = (double)x[i];
+        x[i] = keep - (real)ij_check_eps;
+        const double low = f(arg), d = (high - low) / (above - (double)x[i]);
+        x[i] = keep;
+        error += (d - (double)g[i]) * (d - (double)g[i]);
+        norm += d * d;
+    }
+    return norm > 0 ? sqrt(error / norm) : error > 0 ? 1e300 : 0;
+}
+
+static double ij_check_layer_objective(void *arg) { return ij_check_layer(arg); }
+
+static void ij_check_layers(ij_check_row *row, size_t *rows, void *mem, size_t size)
+{
+    static const char *const name[IJ_CHECK_LAYERS][3] = {
+        { "linear: input", "linear: weight", "linear: bias" }, { "layer norm: input", "layer norm: weight",
+          "layer norm: bias" }, { "GELU: input", NULL, NULL }, { "attention: q, k, v", NULL, NULL } };
+    uint64_t state = 1;
+    for (int layer = 0; layer < IJ_CHECK_LAYERS; layer++) {
+        ij_arena a = { mem, size, 0 };
+        ij_check_case c;
+        const size_t in = layer == IJ_CHECK_ATTENTION ? 3 * IJ_CHECK_OUT : IJ_CHECK_IN;
+        const size_t out = layer == IJ_CHECK_NORM || layer == IJ_CHECK_GELU ? in : IJ_CHECK_OUT;
+        const size_t w = layer == IJ_CHECK_NORM ? 1 : out;
+        memset(&c, 0, sizeof c);
+        c.layer = layer;
+        ij_check_random(&c.part[0], &a, &state, IJ_CHECK_ROWS, in);
+        ij_check_random(&c.part[1], &a, &state, w, in);
+        ij_check_random(&c.part[2], &a, &state, 1, out);
+        ij_check_random(&c.dy, &a, &state, IJ_CHECK_ROWS, out);
+        for (int i = 0; i < 3; i++) {
+            c.dpart[i] = ij_matrix(&a, c.part[i].dim[0], c.part[i].dim[1]);
+            memset(c.dpart[i].x, 0, ij_count(&c.dpart[i]) * sizeof(real));
+        }
+        c.y = ij_matrix(&a, IJ_CHECK_ROWS, out);
+        c.stat = ij_matrix(&a, IJ_CHECK_ROWS, layer == IJ_CHECK_ATTENTION ? IJ_CHECK_ROWS : 2);
+        c.prob = ij_take(&a, 2 * IJ_CHECK_ROWS * IJ_CHECK_ROWS, sizeof(real));
+        ij_check_layer(&c);
+        ij_check_layer_backward(&c);
+        for (int i = 0; i < 3 && name[layer][i]; i++, ++*rows) {
+            ij_check_row *r = &row[*rows];
+            snprintf(r->name, sizeof r->name, "%s", name[layer][i]);
+            r->numbers = ij_count(&c.part[i]);
+            r->bound = ij_check_bound;
+            r->error = ij_check_differences(c.part[i].x, c.dpart[i].x, r->numbers, 1, ij_check_layer_objective, &c);
+        }
+    }
+}
+
+typedef struct { ij_model m; real *images; ij_masks masks; } ij_check_whole;
+
+static double ij_check_loss(void *arg)
+{
+    ij_check_whole *w = arg;
+    ij_step s;
+    ij_step_begin(&s, &w->m, w->images, &w->masks);
+    ij_encode_targets(&s, NULL);
+    ij_encode_context(&s, NULL);
+    ij_predict(&s, NULL);
+    return ij_loss(&s, NULL);
+}
+
+static ij_config ij_check_config(int loss)
+{
+    ij_config c = ij_config_default();
+    c.batch_size = 2, c.crop_size[0] = 20, c.crop_size[1] = 24, c.embed_dim = 8, c.depth = 2, c.num_heads = 2;
+    c.pred_emb_dim = 12, c.pred_depth = 2, c.num_enc_masks = 2, c.num_pred_masks = 3, c.min_keep = 1;
+    c.init_std = 0.3, c.mlp_ratio = 2, c.loss = loss, c.allow_overlap = 1;
+    return c;
+}
+
+size_t ij_check_size(void)
+{
+    const ij_config c = ij_check_config(0);
+    size_t size = 0;
+    return ij_model_size(&size, &c, IJ_TRAIN, NULL) ? 0 : size + 2 * 3 * 20 * 24 * sizeof(real) + 64;
+}
+
+ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, size_t size, ij_error *why)
+{
+    *rows = 0;
+    if (size < ij_check_size())
+        return ij_fail(why, IJ_EMEM, "the check needs %lu bytes, has %lu", (unsigned long)ij_check_size(), (unsigned long)size);
+    ij_check_layers(row, rows, mem, size);
+    for (int loss = 0; loss < 2; loss++) {
+        ij_check_whole w;
+        const ij_config c = ij_check_config(loss);
+        ij_arena a = { mem, size, 0 };
+        uint64_t state = 7;
+        ij_tensor images;
+        ij_check_random(&images, &a, &state, 2 * 3 * 20, 24);
+        ij_status s = ij_model_init(&w.m, a.base + a.used, size - a.used, &c, IJ_TRAIN, why);
+        if (!s) s = ij_masks_draw(&w.m.masks, &c, &w.m.mask_rng, 0, 2, why);
+        if (s) return s;
+        w.images = images.x, w.masks = w.m.masks;
+        for (size_t i = 0; i < w.m.size; i++) w.m.weight[i] += (real)(((double)(ij_mix(&state) >> 40) / 8388608.0 - 1) * 0.1);
+        ij_step step;
+        ij_step_begin(&step, &w.m, w.images, &w.masks);
+        ij_encode_targets(&step, NULL), ij_encode_context(&step, NULL), ij_predict(&step, NULL), ij_loss(&step, NULL);
+        ij_backward(&w.m, &step, NULL);
+        for (size_t p = 0; p < w.m.params; p++) {
+            const ij_param *at = &w.m.param[p];
+            ij_check_row *r = &row[*rows];
+            const size_t n = ij_count(&at->shape), stride = n / 40 + 1;
+            real *x = w.m.weight + at->offset, *g = w.m.grad + at->offset;
+            if (strstr(at->name, "qkv.bias"))           /* softmax is blind to the key's bias: its gradient is zero */
+                memset(g + n / 3, 0, n / 3 * sizeof(real));
+            snprintf(r->name, sizeof r->name, "%s loss: %s", loss == IJ_LOSS_L2 ? "L2" : "smooth L1", at->name);
+            r->numbers = (n + stride - 1) / stride;
+            r->bound = ij_check_bound;
+            r->error = ij_check_differences(x, g, n, stride, ij_check_loss, &w);
+            ++*rows;
+        }
+    }
+    return IJ_OK;
+}
+
+/* ---- the program -------------------------------------------------------------------------------------------------
+ * ijepa train | probe | features | masks | render | info | bench | check. From here on memory is allocated, errors end
+ * the process, and results go to stdout, progress to stderr. Exit 0, 1 for a failure, 2 for wrong usage, 130 after
+ * Ctrl-C.                                                                                                            */
+#ifdef IJEPA_MAIN
+
+#include <signal.h>
+#include <time.h>
+#ifndef IJEPA_NO_POSIX
+#include <pthread.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+
+static volatile sig_atomic_t ij_interrupted;
+static void ij_on_signal(int signal_number) { (void)signal_number, ij_interrupted = 1; }
+
+static void ij_die(int code, const char *text)
+{
+    fprintf(stderr, "ijepa: %s\n", text);
+    exit(code);
+}
+
+static void ij_must(ij_status s, const ij_error *why)
+{
+    if (s) ij_die(s == IJ_EARG || s == IJ_EMASK ? 2 : 1, why->text);
+}
+
+static void *ij_alloc(size_t size)
+{
+    void *p = malloc(size ? size : 1);
+    char text[80];
+    snprintf(text, sizeof text, "out of memory: %.1f MiB asked for", (double)size / 1048576);
+    if (!p) ij_die(1, text);
+    return p;
+}
+
+/* The platform: clock, processors, peak memory, folders, terminal. */
+static double ij_seconds(void)
+{
+#ifndef IJEPA_NO_POSIX
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#else
+    return (double)clock() / CLOCKS_PER_SEC;
+#endif
+}
+
+#ifndef IJEPA_NO_POSIX
+static size_t ij_processors(void)
+{
+    const long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (size_t)n : 1;
+}
+
+static double ij_peak_mib(void)
+{
+    struct rusage u;
+    return getrusage(RUSAGE_SELF, &u) ? 0 : (double)u.ru_maxrss / 1024;
+}
+
+static int ij_terminal(void) { return isatty(2) > 0; }
+
+static void ij_make_folder(const char *path)            /* and its parents */
+{
+    char part[1024], text[1200];
+    for (size_t i = 1; i <= strlen(path) && i < sizeof part; i++)
+        if (path[i] == '/' || !path[i]) {
+            snprintf(part, sizeof part, "%.*s", (int)i, path);
+            struct stat st;
+            if (mkdir(part, 0777) && (stat(part, &st) || !S_ISDIR(st.st_mode))) {
+                snprintf(text, sizeof text, "%s: cannot make the folder: %s", part, strerror(errno));
+                ij_die(1, text);
+            }
+        }
+}
+
+/* A pool of threads that sleep until there are tasks; the caller works too. */
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t wake, done;
+    ij_task *task;
+    void *arg;
+    size_t count, next, busy, round;
+} ij_pool_state;
+
+static void ij_pool_drain(ij_pool_state *p)             /* called and returns with the lock held */
+{
+    while (p->next < p->count) {
+        const size_t i = p->next++;
+        pthread_mutex_unlock(&p->lock);
+        p->task(p->arg, i);
+        pthread_mutex_lock(&p->lock);
+    }
+}
+
+static void *ij_pool_thread(void *arg)
+{
+    ij_pool_state *p = arg;
+    size_t seen = 0;
+    pthread_mutex_lock(&p->lock);
+    for (;;) {
+        while (p->round == seen) pthread_cond_wait(&p->wake, &p->lock);
+        seen = p->round;
+        p->busy++;
+        ij_pool_drain(p);
+        if (!--p->busy) pthread_cond_signal(&p->done);
+    }
+    return NULL;
+}
+
+static void ij_pool_run(void *pool, size_t count, ij_task *task, void *arg)
+{
+    ij_pool_state *p = pool;
+    pthread_mutex_lock(&p->lock);
+    p->task = task, p->arg = arg, p->count = count, p->next = 0, p->round++;
+    pthread_cond_broadcast(&p->wake);
+    ij_pool_drain(p);
+    while (p->busy) pthread_cond_wait(&p->done, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static ij_team ij_team_start(size_t threads)
+{
+    ij_team team = { NULL, NULL, 1 };
+    if (threads < 2) return team;
+    ij_pool_state *p = ij_alloc(sizeof *p);
+    memset(p, 0, sizeof *p);
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    pthread_cond_init(&p->done, NULL);
+    pthread_attr_t a;
+    pthread_attr_init(&a);
+    pthread_attr_setstacksize(&a, 4 << 20);             /* the packed blocks of matmul lie on the stack */
+    size_t started = 1;
+    for (pthread_t t; started < threads && !pthread_create(&t, &a, ij_pool_thread, p); started++) pthread_detach(t);
+    pthread_attr_destroy(&a);
+    team.run = ij_pool_run, team.pool = p, team.threads = started;
+    return team;
+}
+#else
+static size_t ij_processors(void) { return 1; }
+static double ij_peak_mib(void) { return 0; }
+static int ij_terminal(void) { return 0; }
+static void ij_make_folder(const char *path) { (void)path; }
+static ij_team ij_team_start(size_t threads)
+{
+    const ij_team team = { NULL, NULL, 1 };
+    (void)threads;
+    return team;
+}
+#endif
+
+/* ---- options ---- */
+
+static const struct { const char *name, *help, *settings; } ij_preset[] = {
+    { "scenes", "the built-in scenes, what `make run` trains", "embed_dim=64 depth=4 num_heads=4 pred_emb_dim=32 pred_depth=2 batch_size=64 lr=0.002 ema=0.99,1 crop_scale=1,1 epochs=20 warmup=2" },
+    { "cifar", "CIFAR-10 and the like: 32 pixels, small objects", "embed_dim=128 depth=4 num_heads=4 pred_emb_dim=64 pred_depth=2 batch_size=64 crop_scale=0.4,1 lr=0.001 ema=0.99,1 epochs=5 warmup=0.5" },
+    { "paper", "the published settings (ViT-H/14, in1k_vith14_ep300)",
+      "model_name=vit_huge crop_size=224 patch_size=14 crop_scale=0.3,1 use_horizontal_flip=false mask_mode=reference "
+      "min_keep=10 pred_emb_dim=384 pred_depth=12 init_std=0.02 patch_init_std=0.02 batch_size=128 epochs=300 warmup=40 "
+      "start_lr=0.0002 lr=0.001 final_lr=1e-6 weight_decay=0.04 final_weight_decay=0.4 ema=0.996,1" },
+};
+enum { IJ_PRESETS = sizeof ij_preset / sizeof *ij_preset };
+
+typedef struct {
+    const char *command, *what, *data, *test, *out, *model, *preset, *config;
+    size_t threads, images, context_tokens, target_tokens, targets, repeat;
+    int json, resume, dry_run, tokens, help, configured;
+    ij_config c;
+} ij_options;
+
+enum { IJ_TRAINS = 1, IJ_PROBES = 2, IJ_FEATURES = 4, IJ_MASKS = 8, IJ_RENDERS = 16, IJ_INFOS = 32, IJ_BENCHES = 64,
+       IJ_CHECKS = 128 };
+static const struct { const char *name; int bit; const char *use, *help; } ij_command[] = {
+    { "train", IJ_TRAINS, "train [--data PATH] --out DIR", "learn from images; writes DIR/latest.safetensors and DIR/log.csv" },
+    { "probe", IJ_PROBES, "probe --model FILE [--data PATH]", "k-NN and linear scores: trained, random encoder, raw pixels" },
+    { "features", IJ_FEATURES, "features --model FILE --data PATH --out FILE.npy", "one vector per image, as .npy" },
+    { "masks", IJ_MASKS, "masks [--images N]", "draws context and target blocks, with their statistics" },
+    { "render", IJ_RENDERS, "render --out DIR [--images N]", "writes the built-in scenes as PPM, with labels.csv" },
+    { "info", IJ_INFOS, "info [FILE]", "settings and tensors of a file; without one, of this build" },
+    { "bench", IJ_BENCHES, "bench step|encode|matmul", "time, GFLOP/s, share of peak, memory" },
+    { "check", IJ_CHECKS, "check", "every gradient against finite differences" },
+};
+enum { IJ_COMMANDS = sizeof ij_command / sizeof *ij_command, IJ_CONFIGURED = IJ_TRAINS | IJ_MASKS | IJ_BENCHES };
+
+static const struct { const char *name; int commands; size_t offset; char kind; const char *help; } ij_option[] = {
+    { "data", IJ_TRAINS | IJ_PROBES | IJ_FEATURES, offsetof(ij_options, data), 's',
+      "images: file, folder, or scenes[:COUNT[:SIDE]] (default scenes)" },
+    { "test", IJ_TRAINS | IJ_PROBES, offsetof(ij_options, test), 's', "images to be scored on, if not beside the data" },
+    { "out", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_RENDERS, offsetof(ij_options, out), 's',
+      "where results go (probe: the table as JSON, too)" },
+    { "model", IJ_PROBES | IJ_FEATURES, offsetof(ij_options, model), 's', "a checkpoint (FILE.safetensors, or its folder)" },
+    { "preset", IJ_CONFIGURED, offsetof(ij_options, preset), 's', "scenes, cifar or paper: settings to start from" },
+    { "config", IJ_CONFIGURED, offsetof(ij_options, config), 's', "settings from a file: key = value, or the reference's YAML" },
+    { "threads", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_BENCHES, offsetof(ij_options, threads), 'n',
+      "threads; 0: one per processor" },
+    { "images", IJ_PROBES | IJ_FEATURES | IJ_MASKS | IJ_RENDERS, offsetof(ij_options, images), 'n',
+      "at most so many images (probe: of each part); 0: default" },
+    { "context_tokens", IJ_BENCHES, offsetof(ij_options, context_tokens), 'n', "fixed tokens per context" },
+    { "target_tokens", IJ_BENCHES, offsetof(ij_options, target_tokens), 'n', "fixed tokens per target block" },
+    { "targets", IJ_BENCHES, offsetof(ij_options, targets), 'n', "target blocks (num_pred_masks)" },
+    { "repeat", IJ_BENCHES, offsetof(ij_options, repeat), 'n', "timed repetitions" },
+    { "tokens", IJ_FEATURES, offsetof(ij_options, tokens), 'f', "every patch [n,N,D] instead of the mean [n,D]" },
+    { "json", IJ_PROBES | IJ_BENCHES, offsetof(ij_options, json), 'f', "one JSON object a line" },
+    { "resume", IJ_TRAINS, offsetof(ij_options, resume), 'f', "go on from DIR/latest.safetensors" },
+    { "dry-run", IJ_TRAINS, offsetof(ij_options, dry_run), 'f', "print size, work, memory and time, then stop" },
+    { "help", 255, offsetof(ij_options, help), 'f', "this text" },
+};
+enum { IJ_OPTIONS = sizeof ij_option / sizeof *ij_option };
+
+static int ij_command_bit(const char *name)
+{
+    for (size_t i = 0; i < IJ_COMMANDS; i++)
+        if (name && !strcmp(name, ij_command[i].name)) return ij_command[i].bit;
+    return 0;
+}
+
+static void ij_help(const ij_options *o)
+{
+    const int bit = ij_command_bit(o->command);
+    char text[IJ_TEXT];
+    if (!bit) {
+        printf("ijepa: self-supervised learning from images with I-JEPA\n\n");
+        for (size_t i = 0; i < IJ_COMMANDS; i++) printf("  ijepa %-50s %s\n", ij_command[i].use, ij_command[i].help);
+        printf("\nijepa COMMAND --help lists its settings.\n");
+        return;
+    }
+    for (size_t i = 0; i < IJ_COMMANDS; i++)
+        if (ij_command[i].bit == bit) printf("ijepa %s\n  %s\n\n", ij_command[i].use, ij_command[i].help);
+    for (size_t i = 0; i < IJ_OPTIONS; i++)
+        if (ij_option[i].commands & bit)
+            printf("  --%-20s %-12s %s\n", ij_option[i].name, ij_option[i].kind == 'n' ? "N" : ij_option[i].kind == 's' ? "TEXT" : "",
+                   ij_option[i].help);
+    if (!(bit & (IJ_CONFIGURED | IJ_RENDERS))) return;
+    printf("\nSettings%s%s, with their present values:\n", o->preset ? " of preset " : "", o->preset ? o->preset : "");
+    printf("  --%-20s %-12s %s\n", "model_name", "", "vit_tiny, _small, _base, _large, _huge, _giant: the next four at once");
+    for (size_t i = 0; i < ij_config_settings(); i++) {
+        if (bit == IJ_RENDERS && strcmp(ij_config_name(i), "crop_size") && strcmp(ij_config_name(i), "seed")) continue;
+        ij_config_text(text, &o->c, i);
+        printf("  --%-20s %-12s %s\n", ij_config_name(i), text, ij_config_help(i));
+    }
+    if (bit == IJ_RENDERS) return;
+    printf("\nPresets:\n");
+    for (size_t i = 0; i < IJ_PRESETS; i++) printf("  %-22s %s\n", ij_preset[i].name, ij_preset[i].help);
+}
+
+static void ij_usage(const char *text)
+{
+    fprintf(stderr, "ijepa: %s (see ijepa --help)\n", text);
+    exit(2);
+}
+
+static void ij_use_preset(ij_config *c, const char *name)
+{
+    ij_error why;
+    char text[160];
+    for (size_t i = 0; i < IJ_PRESETS; i++) {
+        if (strcmp(name, ij_preset[i].name)) continue;
+        for (const char *at = ij_preset[i].settings; *at; at += strspn(at, " ")) {
+            char key[64], value[64];
+            int used = 0;
+            if (sscanf(at, "%63[^=]=%63s%n", key, value, &used) != 2) break;
+            ij_must(ij_config_set(c, key, value, &why), &why);
+            at += used;
+        }
+        return;
+    }
+    snprintf(text, sizeof text, "no preset is called %.40s; there are scenes, cifar and paper", name);
+    ij_usage(text);
+}
+
+static int ij_is_yaml(const char *path)                 /* the reference's files have sections */
+{
+    char line[256];
+    int yes = 0;
+    FILE *f = fopen(path, "r");
+    while (f && fgets(line, sizeof line, f))
+        if (!strncmp(line, "meta:", 5) || !strncmp(line, "optimization:", 13)) yes = 1;
+    if (f) fclose(f);
+    return yes;
+}
+
+/* --name value or --name=value; presets first, then the config file, then single settings, whatever their order. */
+static void ij_parse(ij_options *o, int argc, char **argv)
+{
+    ij_error why;
+    char text[300];
+    memset(o, 0, sizeof *o);
+    o->c = ij_config_default();
+    if (argc > 1) o->command = argv[1];
+    if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        o->command = NULL;
+        ij_help(o);
+        exit(argc < 2 ? 2 : 0);
+    }
+    const int bit = ij_command_bit(o->command);
+    if (!bit) {
+        size_t near = 0;
+        for (size_t i = 0; i < IJ_COMMANDS; i++)
+            if (ij_distance(o->command, ij_command[i].name) < ij_distance(o->command, ij_command[near].name)) near = i;
+        snprintf(text, sizeof text, "no command is called %.40s; the nearest is %s", o->command, ij_command[near].name);
+        ij_usage(text);
+    }
+    for (int settings = 0; settings < 2; settings++) {
+        if (settings && o->preset) ij_use_preset(&o->c, o->preset);
+        if (settings && o->config) {
+            if (!o->preset && ij_is_yaml(o->config)) ij_use_preset(&o->c, "paper");
+            const ij_status s = ij_config_read(&o->c, o->config, &why);
+            if (s) fprintf(stderr, "ijepa: %s\n", why.text), exit(s == IJ_EFILE ? 1 : 2);
+        }
+        for (int i = 2; i < argc; i++) {
+            char name[64];
+            const char *value = strchr(argv[i], '=');
+            if (strncmp(argv[i], "--", 2)) {
+                if (strcmp(argv[i], "-h") == 0) { o->help = 1; continue; }
+                if (!(bit & (IJ_INFOS | IJ_BENCHES)) || (!settings && o->what)) {
+                    snprintf(text, sizeof text, "\"%.100s\" is not a setting: expected --name value", argv[i]);
+                    ij_usage(text);
+                }
+                o->what = argv[i];
+                continue;
+            }
+            snprintf(name, sizeof name, "%.*s", value ? (int)(value - argv[i] - 2) : 60, argv[i] + 2);
+            size_t k = 0, near = 0;
+            while (k < IJ_OPTIONS && (strcmp(name, ij_option[k].name) || !(ij_option[k].commands & bit))) k++;
+            if (k < IJ_OPTIONS && ij_option[k].kind == 'f') {
+                if (value) snprintf(text, sizeof text, "--%s takes no value", name), ij_usage(text);
+                *(int *)(void *)((char *)o + ij_option[k].offset) = 1;
+                continue;
+            }
+            if (k == IJ_OPTIONS) {                      /* a setting of the model then, or a slip */
+                size_t s = 0;
+                while (s < ij_config_settings() && strcmp(name, ij_config_name(s))) s++;
+                const int render = bit == IJ_RENDERS && (!strcmp(name, "crop_size") || !strcmp(name, "seed"));
+                if (!((bit & IJ_CONFIGURED) && (s < ij_config_settings() || !strcmp(name, "model_name"))) && !render) {
+                    const char *best = "help";
+                    for (near = 0; near < IJ_OPTIONS; near++)
+                        if ((ij_option[near].commands & bit) && ij_distance(name, ij_option[near].name) < ij_distance(name, best))
+                            best = ij_option[near].name;
+                    for (s = 0; (bit & IJ_CONFIGURED) && s < ij_config_settings(); s++)
+                        if (ij_distance(name, ij_config_name(s)) < ij_distance(name, best)) best = ij_config_name(s);
+                    snprintf(text, sizeof text, "%s has no setting --%s; the nearest is --%s", o->command, name, best);
+                    ij_usage(text);
+                }
+            }
+            if (value) value++;
+            else if (i + 1 < argc) value = argv[++i];
+            else snprintf(text, sizeof text, "--%s needs a value", name), ij_usage(text);
+            if (k < IJ_OPTIONS && ij_option[k].kind == 's') *(const char **)(void *)((char *)o + ij_option[k].offset) = value;
+            else if (k < IJ_OPTIONS) {
+                char *end;
+                const unsigned long n = strtoul(value, &end, 10);
+                if (*end || end == value || *value == '-')
+                    snprintf(text, sizeof text, "--%s is \"%.60s\", expected a whole number", name, value), ij_usage(text);
+                *(size_t *)(void *)((char *)o + ij_option[k].offset) = n;
+            } else if (settings) {
+                o->configured = 1;
+                if (ij_config_set(&o->c, name, value, &why)) ij_usage(why.text);
+            }
+        }
+    }
+    if (o->help) ij_help(o), exit(0);
+    if (!o->threads) o->threads = ij_processors();
+}
+
+/* ---- images for training and scoring ---- */
+
+typedef struct { uint8_t *rgb, *small; void *work; size_t rgb_size, work_size, height, width; } ij_slot;
+
+typedef struct {                /* one part of a data set, and buffers for a batch of it */
+    ij_data *d;
+    size_t count, slots;
+    ij_slot *slot;
+    ij_config c;
+    uint64_t stream;            /* of the crops of this batch */
+    uint8_t *drawn;             /* the scenes, drawn once */
+    real *images;               /* [slots,3,h,w] */
+} ij_images;
+
+static void ij_scene_task(void *arg, size_t i)
+{
+    ij_error why;
+    const ij_images *s = arg;
+    const size_t bytes = s->slot->height * s->slot->width * 3;
+    ij_must(ij_data_read(s->drawn + i * bytes, bytes, s->d, i, &why), &why);
+}
+
+static ij_images ij_images_open(const char *path, int part, int whole, const ij_config *c, size_t slots, const ij_team *team)
+{
+    ij_error why;
+    size_t size;
+    ij_images s;
+    memset(&s, 0, sizeof s);
+    ij_must(ij_data_size(&size, path, part, whole, &why), &why);
+    ij_must(ij_data_open(&s.d, ij_alloc(size), size, path, part, whole, &why), &why);
+    s.count = ij_data_count(s.d), s.slots = slots, s.c = *c;
+    s.slot = ij_alloc(slots * sizeof *s.slot);
+    memset(s.slot, 0, slots * sizeof *s.slot);
+    for (size_t i = 0; i < slots; i++) s.slot[i].small = ij_alloc(ij_mul(3, ij_mul(c->crop_size[0], c->crop_size[1])));
+    s.images = ij_alloc(ij_mul(ij_mul(slots, 3 * sizeof(real)), ij_mul(c->crop_size[0], c->crop_size[1])));
+    if (!strcmp(ij_data_kind(s.d), "scenes")) {
+        ij_must(ij_data_shape(&s.slot->height, &s.slot->width, s.d, 0, &why), &why);
+        s.drawn = ij_alloc(ij_mul(s.count, s.slot->height * s.slot->width * 3));
+        ij_each(team, s.count, ij_scene_task, &s);
+    }
+    return s;
+}
+
+static void ij_images_read(ij_images *s, size_t slot, size_t image)
+{
+    ij_error why;
+    ij_slot *k = &s->slot[slot];
+    ij_must(ij_data_shape(&k->height, &k->width, s->d, image, &why), &why);
+    const size_t need = k->height * k->width * 3;
+    if (need > k->rgb_size) free(k->rgb), k->rgb = ij_alloc(need), k->rgb_size = need;
+    if (s->drawn) memcpy(k->rgb, s->drawn + image * need, need);
+    else ij_must(ij_data_read(k->rgb, need, s->d, image, &why), &why);
+}
+
+static void ij_images_resize(ij_slot *k, const ij_config *c, const size_t box[4])
+{
+    const size_t need = ij_resize_size(box, c->crop_size[0], c->crop_size[1]);
+    if (need > k->work_size) free(k->work), k->work = ij_alloc(need), k->work_size = need;
+    ij_resize(k->small, c->crop_size[0], c->crop_size[1], k->rgb, k->width, box, k->work);
+}
+
+/* The training image: a random-resized crop, maybe mirrored; its draws depend on seed, batch and place only. */
+static void ij_augment_task(void *arg, size_t slot)
+{
+    const ij_images *s = arg;
+    ij_slot *k = &s->slot[slot];
+    uint64_t state = s->stream + slot;
+    size_t box[4];
+    ij_rng rng;
+    ij_rng_seed(&rng, ij_mix(&state));
+    ij_random_crop(box, k->height, k->width, s->c.crop_scale, &rng);
+    ij_images_resize(k, &s->c, box);
+    const int flip = ij_rng_uniform(&rng) < 0.5 && s->c.use_horizontal_flip;
+    ij_normalise(s->images + slot * 3 * s->c.crop_size[0] * s->c.crop_size[1], k->small, s->c.crop_size[0], s->c.crop_size[1],
+                 &s->c, flip);
+}
+
+/* The image to be scored: its largest central part of the training shape, resized. */
+static void ij_centre_task(void *arg, size_t slot)
+{
+    const ij_images *s = arg;
+    ij_slot *k = &s->slot[slot];
+    const size_t h = s->c.crop_size[0], w = s->c.crop_size[1];
+    size_t bh = k->height, bw = k->height * w / h;
+    if (bw > k->width || !bw) bw = k->width, bh = IJ_MAX(1, IJ_MIN(k->height, k->width * h / w));
+    const size_t x = (k->width - bw) / 2, y = (k->height - bh) / 2, box[4] = { x, y, x + bw, y + bh };
+    ij_images_resize(k, &s->c, box);
+    ij_normalise(s->images + slot * 3 * h * w, k->small, h, w, &s->c, 0);
+}
+
+/* ---- training ---- */
+
+static void ij_path(char path[1100], const char *folder, const char *name)
+{
+    snprintf(path, 1100, "%.1000s/%s", folder, name);
+}
+
+static FILE *ij_open_or_die(const char *path, const char *mode)
+{
+    char text[1200];
+    FILE *f = fopen(path, mode);
+    snprintf(text, sizeof text, "%s: %s", path, strerror(errno));
+    if (!f) ij_die(1, text);
+    return f;
+}
+
+static void ij_close_or_die(FILE *f, const char *path)
+{
+    char text[1200];
+    const int bad = ferror(f);
+    if (fclose(f) || bad) snprintf(text, sizeof text, "%s: cannot be written: %s", path, strerror(errno)), ij_die(1, text);
+}
+
+static void ij_print_config(FILE *f, const ij_config *c)
+{
+    char text[IJ_TEXT];
+    for (size_t i = 0; i < ij_config_settings(); i++) {
+        ij_config_text(text, c, i);
+        fprintf(f, "%s = %s\n", ij_config_name(i), text);
+    }
+}
+
+static const char ij_log_head[] = "epoch,itr,loss,mask-A,mask-B,time (ms),lr,weight decay,ema,grad norm,feature std\n";
+
+/* The log of a resumed run keeps the lines up to the checkpoint. */
+static void ij_log_cut(const char *path, uint64_t steps)
+{
+    char other[1200], line[512];
+    FILE *from = fopen(path, "r");
+    if (!from) return;
+    snprintf(other, sizeof other, "%s.tmp", path);
+    FILE *to = ij_open_or_die(other, "w");
+    for (uint64_t n = 0; n <= steps && fgets(line, sizeof line, from); n++) fputs(line, to);
+    fclose(from);
+    ij_close_or_die(to, other);
+    if (rename(other, path)) ij_die(1, "log.csv cannot be replaced");
+}
+
+static double ij_matmul_rate(const ij_team *team)      /* GFLOP/s of a product of middling shape */
+{
+    enum { N = 384 };
+    real *x = ij_alloc(3 * N * N * sizeof *x);
+    memset(x, 0, 3 * N * N * sizeof *x);
+    const ij_product p = { N, N, N, x, N, 1, x + N * N, 1, N, x + 2 * N * N, N, 0 };
+    double best = 1e9;
+    for (int i = 0; i < 20; i++) {
+        const double t = ij_seconds();
+        ij_matmul(&p, team);
+        best = IJ_MIN(best, ij_seconds() - t);
+    }
+    free(x);
+    return 2.0 * N * N * N / IJ_MAX(best, 1e-9) / 1e9;
+}
+
+static void ij_dry_run(const ij_config *c, const ij_model *m, size_t memory, size_t images, const ij_team *team)
+{
+    const double rate = ij_matmul_rate(team) * 0.6;
+    double context = 0, target = 0;
+    ij_error why;
+    ij_masks lists = m->masks;
+    ij_rng rng;
+    ij_rng_seed(&rng, c->seed);
+    for (uint64_t i = 0; i < 16; i++) {
+        ij_must(ij_masks_draw(&lists, c, &rng, i, c->batch_size, &why), &why);
+        for (size_t k = 0; k < lists.context.lists; k++) context += (double)lists.context.length[k] / (double)lists.context.lists / 16;
+        for (size_t k = 0; k < lists.target.lists; k++) target += (double)lists.target.length[k] / (double)lists.target.lists / 16;
+    }
+    const double flops = ij_flops(c, (size_t)(context + 0.5), (size_t)(target + 0.5));
+    const double total = (double)ij_steps(c) * (double)c->batch_size * (double)c->accumulate;
+    printf("encoder      %lu parameters\npredictor    %lu parameters\n", (unsigned long)m->encoder_size,
+           (unsigned long)(m->size - m->encoder_size));
+    printf("images       %lu in the training part, %.0f seen in %lu updates\n", (unsigned long)images, total,
+           (unsigned long)ij_steps(c));
+    printf("tokens       %.1f per context, %.1f per target block, %lu per image\n", context, target,
+           (unsigned long)ij_rows(&m->encoder_pos));
+    printf("work         %.1f MFLOP per image, %.3g TFLOP in all\n", flops / 1e6, flops * total / 1e12);
+    printf("memory       %.1f MiB at most\n", (double)memory / 1048576);
+    printf("time         about %.0f s at %.0f GFLOP/s\n", flops * total / rate / 1e9, rate);
+}
+
+static void ij_progress(const ij_model *m, const ij_report *r, double start, uint64_t from, double *shown, int last)
+{
+    const double now = ij_seconds(), done = (double)(m->step - from), steps = (double)ij_steps(&m->config);
+    const int terminal = ij_terminal();
+    if (!last && now - *shown < (terminal ? 0.2 : 10)) return;
+    const double per = done > 0 ? (now - start) / done : 0, left = per * (steps - (double)m->step);
+    *shown = now;
+    fprintf(stderr, "%sepoch %.2f  step %lu/%.0f  loss %.4f  std %.3f  %.0f images/s  %.0f s left%s", terminal ? "\r" : "",
+            (double)m->step / (double)m->config.ipe, (unsigned long)m->step, steps, r->loss, r->feature_std,
+            per > 0 ? (double)(m->config.batch_size * m->config.accumulate) / per : 0, left, terminal && !last ? "   " : "\n");
+    fflush(stderr);
+}
+
+static ij_file ij_open_model(const char *path)
+{
+    ij_error why;
+    ij_file f;
+    size_t size;
+    char *file = ij_alloc(1100);
+    snprintf(file, 1100, "%.1000s", path);
+    if (ij_is_folder(path)) ij_path(file, path, "latest.safetensors");
+    ij_must(ij_file_size(&size, file, &why), &why);
+    ij_must(ij_file_open(&f, ij_alloc(size), size, file, &why), &why);
+    return f;
+}
+
+static void ij_save_or_die(const ij_model *m, const char *path, void *work, size_t size)
+{
+    ij_error why;
+    ij_must(ij_save(m, path, work, size, &why), &why);
+}
+
+static int ij_train(ij_options *o)
+{
+    ij_error why;
+    char path[1100], latest[1100], text[1500];
+    if (!o->out && !o->dry_run) ij_usage("train needs --out DIR");
+    if (!o->data && !o->preset && !o->config && !o->configured) ij_use_preset(&o->c, "scenes");
+    if (!o->data) fprintf(stderr, "data: the built-in scenes (--data PATH for your own)\n"), o->data = "scenes";
+    ij_config *c = &o->c;
+    ij_must(ij_config_check(c, &why), &why);
+    const ij_team team = ij_team_start(o->threads);
+    ij_images s = ij_images_open(o->data, IJ_TRAIN_PART, o->test != NULL, c, c->batch_size, &team);
+    c->ipe = s.count / (c->batch_size * c->accumulate);
+    snprintf(text, sizeof text, "%.200s: %lu images in the training part, fewer than one update's batch_size * accumulate = %lu",
+             o->data, (unsigned long)s.count, (unsigned long)(c->batch_size * c->accumulate));
+    if (!c->ipe) ij_die(1, text);
+    fprintf(stderr, "data: %s: %s, %lu training images\n", o->data, ij_data_kind(s.d), (unsigned long)s.count);
+
+    ij_file f;
+    if (o->out) ij_path(latest, o->out, "latest.safetensors");
+    FILE *old = o->out ? fopen(latest, "rb") : NULL;
+    if (old) fclose(old);
+    if (old && !o->resume && !o->dry_run) {
+        snprintf(text, sizeof text, "%s: a run is there already: --resume goes on with it, or choose another --out", latest);
+        ij_die(1, text);
+    }
+    if (o->resume) {
+        ij_config saved;
+        char a[IJ_TEXT], b[IJ_TEXT];
+        f = ij_open_model(latest);
+        ij_must(ij_load_config(&saved, &f, &why), &why);
+        if (!o->preset && !o->config && !o->configured) *c = saved, c->ipe = s.count / (c->batch_size * c->accumulate);
+        for (size_t i = 0; i < ij_config_settings(); i++) {
+            ij_config_text(a, &saved, i), ij_config_text(b, c, i);
+            snprintf(text, sizeof text, "%s: the run has %s = %s, asked for is %s", latest, ij_config_name(i), a, b);
+            if (strcmp(a, b)) ij_die(1, text);
+        }
+        s.c = *c;
+    }
+    ij_model m;
+    size_t size;
+    ij_must(ij_model_size(&size, c, IJ_TRAIN, &why), &why);
+    ij_must(ij_model_init(&m, ij_alloc(size), size, c, IJ_TRAIN, &why), &why);
+    m.team = team;
+    if (o->dry_run) { ij_print_config(stdout, c); ij_dry_run(c, &m, size, s.count, &team); return 0; }
+    ij_make_folder(o->out);
+    if (o->resume) {
+        ij_must(ij_load(&m, &f, &why), &why);
+        ij_file_close(&f);
+        fprintf(stderr, "resumed at step %lu\n", (unsigned long)m.step);
+    }
+    ij_print_config(stderr, c);
+    ij_path(path, o->out, "config.txt");
+    FILE *out = ij_open_or_die(path, "w");
+    ij_print_config(out, c);
+    ij_close_or_die(out, path);
+    ij_path(path, o->out, "log.csv");
+    if (o->resume) ij_log_cut(path, m.step);
+    FILE *log = ij_open_or_die(path, o->resume ? "a" : "w");
+    if (!o->resume) fputs(ij_log_head, log);
+
+    const size_t save_size = ij_save_size(&m), batches = c->ipe * c->accumulate;
+    void *save_work = ij_alloc(save_size);
+    size_t *order = ij_alloc(s.count * sizeof *order);
+    uint64_t ordered = UINT64_MAX;
+    const uint64_t from = m.step, steps = ij_steps(c);
+    const double start = ij_seconds();
+    double shown = start;
+    ij_report r;
+    memset(&r, 0, sizeof r);
+    while (m.step < steps && !ij_interrupted) {
+        const double begin = ij_seconds();
+        for (size_t pass = 0; pass < c->accumulate; pass++) {
+            const uint64_t epoch = m.micro / batches, at = m.micro % batches;
+            if (epoch != ordered) {                     /* drop_last: a new order for each epoch */
+                ij_rng rng;
+                ij_rng_seed(&rng, c->seed + epoch);
+                ij_rng_permutation(&rng, order, s.count);
+                ordered = epoch;
+            }
+            for (size_t i = 0; i < c->batch_size; i++) ij_images_read(&s, i, order[at * c->batch_size + i]);
+            uint64_t state = c->seed;
+            s.stream = ij_mix(&state) + m.micro * c->batch_size;
+            ij_each(&team, c->batch_size, ij_augment_task, &s);
+            ij_must(ij_masks_draw(&m.masks, c, &m.mask_rng, m.micro, c->batch_size, &why), &why);
+            const ij_status status = ij_train_step(&m, s.images, &m.masks, &r);
+            snprintf(text, sizeof text, "step %lu: %s; the last checkpoint is as it was: try a lower --lr or --clip_grad 1",
+                     (unsigned long)m.step + 1, ij_status_string(status));
+            if (status) ij_die(1, text);
+        }
+        const uint64_t done = m.step;
+        fprintf(log, "%lu,%lu,%.6f,%.2f,%.2f,%.2f,%.6g,%.6g,%.8g,%.5g,%.5g\n", (unsigned long)((done - 1) / c->ipe + 1),
+                (unsigned long)((done - 1) % c->ipe), r.loss, r.context_tokens, r.target_tokens,
+                1000 * (ij_seconds() - begin), r.lr, r.weight_decay, r.ema, r.grad_norm, r.feature_std);
+        if (done % c->ipe == 0 && done < steps) {
+            if (fflush(log)) ij_die(1, "log.csv cannot be written");
+            ij_save_or_die(&m, latest, save_work, save_size);
+        }
+        ij_progress(&m, &r, start, from, &shown, done == steps || ij_interrupted);
+    }
+    ij_close_or_die(log, path);
+    ij_save_or_die(&m, latest, save_work, save_size);
+    fprintf(stderr, "%s: step %lu of %lu\n", latest, (unsigned long)m.step, (unsigned long)steps);
+    return ij_interrupted ? 130 : 0;
+}
+
+/* ---- features and scores ---- */
+
+static ij_model ij_model_for(const ij_config *c)
+{
+    ij_error why;
+    ij_model m;
+    size_t size;
+    ij_must(ij_model_size(&size, c, IJ_INFER, &why), &why);
+    ij_must(ij_model_init(&m, ij_alloc(size), size, c, IJ_INFER, &why), &why);
+    return m;
+}
+
+typedef struct { real *trained, *random, *pixels; int *label[3]; size_t n, tasks, classes[3]; const char *task[3]; } ij_features;
+
+enum { IJ_PIXEL_SIDE = 32, IJ_FEATURE_BATCH = 64 };
+
+/* Features of up to `most` images, evenly spread, by the encoders that are given; raw pixels at 32x32 at most. */
+static ij_features ij_features_of(const char *path, int part, int whole, const ij_model *trained, const ij_model *random,
+                                  int pixels, size_t most, size_t tokens, const ij_team *team)
+{
+    ij_error why;
+    const ij_config *c = &trained->config;
+    const size_t h = c->crop_size[0], w = c->crop_size[1], d = c->embed_dim;
+    ij_config small = *c;
+    for (int i = 0; i < 2; i++) small.crop_size[i] = IJ_MIN(c->crop_size[i], IJ_PIXEL_SIDE);
+    const size_t pixel_count = 3 * small.crop_size[0] * small.crop_size[1];
+    ij_images s = ij_images_open(path, part, whole, c, IJ_FEATURE_BATCH, team);
+    ij_images p = s;            /* the same pictures at another size */
+    p.c = small;
+    p.images = ij_alloc(IJ_FEATURE_BATCH * pixel_count * sizeof(real));
+    ij_features f;
+    memset(&f, 0, sizeof f);
+    f.n = most && most < s.count ? most : s.count;
+    f.tasks = ij_data_tasks(s.d);
+    for (size_t t = 0; t < f.tasks; t++) {
+        f.label[t] = ij_alloc(f.n * sizeof(int));
+        f.task[t] = ij_data_task(s.d, t, &f.classes[t]);
+    }
+    const size_t row = tokens ? tokens * d : d;
+    f.trained = ij_alloc(ij_mul(ij_mul(f.n, row), sizeof(real)));
+    if (random) f.random = ij_alloc(ij_mul(ij_mul(f.n, d), sizeof(real)));
+    if (pixels) f.pixels = ij_alloc(ij_mul(ij_mul(f.n, pixel_count), sizeof(real)));
+    size_t size;
+    ij_must(ij_encode_size(&size, c, IJ_FEATURE_BATCH, h, w, &why), &why);
+    void *work = ij_alloc(size);
+    double shown = ij_seconds();
+    for (size_t at = 0; at < f.n && !ij_interrupted; at += IJ_FEATURE_BATCH) {
+        const size_t batch = IJ_MIN(IJ_FEATURE_BATCH, f.n - at);
+        for (size_t i = 0; i < batch; i++) {
+            const size_t image = (size_t)((double)(at + i) * (double)s.count / (double)f.n);
+            ij_images_read(&s, i, image);
+            for (size_t t = 0; t < f.tasks; t++) f.label[t][at + i] = ij_data_label(s.d, image, t);
+        }
+        ij_each(team, batch, ij_centre_task, &s);
+        if (pixels) {
+            ij_each(team, batch, ij_centre_task, &p);
+            memcpy(f.pixels + at * pixel_count, p.images, batch * pixel_count * sizeof(real));
+        }
+        ij_status e = ij_encode(tokens ? f.trained + at * row : NULL, tokens ? NULL : f.trained + at * row,
+                                &trained->target_encoder, s.images, batch, h, w, work, size, team);
+        if (!e && random)
+            e = ij_encode(NULL, f.random + at * d, &random->target_encoder, s.images, batch, h, w, work, size, team);
+        if (e) ij_die(1, ij_status_string(e));
+        if (ij_terminal() && (ij_seconds() - shown > 0.2 || at + batch == f.n)) {
+            shown = ij_seconds();
+            fprintf(stderr, "\rfeatures: %lu of %lu images%s", (unsigned long)(at + batch), (unsigned long)f.n,
+                    at + batch == f.n ? "\n" : "");
+        }
+    }
+    free(work);
+    ij_data_close(s.d);
+    if (ij_interrupted) exit(130);
+    return f;
+}
+
+/* Percent right for each task: k-NN, linear. */
+static void ij_score(double knn[3], double linear[3], real *train, real *test, const ij_features *a, const ij_features *b,
+                     size_t d, const ij_team *team)
+{
+    ij_error why;
+    double chosen[3];
+    size_t knn_size, ridge_size;
+    const int *const train_label[3] = { a->label[0], a->label[1], a->label[2] };
+    const int *const test_label[3] = { b->label[0], b->label[1], b->label[2] };
+    const ij_scored s = { a->n, b->n, d, train, test, a->tasks, train_label, test_label, a->classes };
+    ij_standardise(train, a->n, test, b->n, d);
+    ij_must(ij_knn_size(&knn_size, &s, &why), &why);
+    ij_must(ij_ridge_size(&ridge_size, &s, &why), &why);
+    void *work = ij_alloc(IJ_MAX(knn_size, ridge_size));
+    ij_must(ij_knn(knn, &s, 20, 0.07, work, knn_size, team, &why), &why);
+    ij_must(ij_ridge(linear, chosen, &s, work, ridge_size, team, &why), &why);
+    free(work);
+    for (size_t t = 0; t < a->tasks; t++) knn[t] *= 100, linear[t] *= 100;
+}
+
+static const char *const ij_scored_name[3] = { "trained", "random", "pixels" };
+
+static void ij_print_scores(FILE *f, const ij_features *a, double knn[3][3], double linear[3][3])
+{
+    fprintf(f, "{\"tasks\": {");
+    for (size_t t = 0; t < a->tasks; t++) {
+        fprintf(f, "%s\"%s\": {", t ? ", " : "", a->task[t]);
+        for (int i = 0; i < 3; i++)
+            fprintf(f, "%s\"%s\": {\"knn\": %.2f, \"linear\": %.2f}", i ? ", " : "", ij_scored_name[i], knn[i][t], linear[i][t]);
+        fprintf(f, "}");
+    }
+    fprintf(f, "}}\n");
+}
+
+static int ij_probe(const ij_options *o)
+{
+    ij_error why;
+    ij_config c;
+    char text[300];
+    if (!o->model) ij_usage("probe needs --model FILE");
+    const char *data = o->data ? o->data : "scenes", *test = o->test ? o->test : data;
+    const ij_team team = ij_team_start(o->threads);
+    ij_file file = ij_open_model(o->model);
+    ij_must(ij_load_config(&c, &file, &why), &why);
+    ij_model trained = ij_model_for(&c), random = ij_model_for(&c);
+    ij_must(ij_load(&trained, &file, &why), &why);
+    ij_file_close(&file);
+    const size_t most = o->images ? o->images : 10000, d = c.embed_dim;
+    const size_t pixels = 3 * IJ_MIN(c.crop_size[0], IJ_PIXEL_SIDE) * IJ_MIN(c.crop_size[1], IJ_PIXEL_SIDE);
+    ij_features a = ij_features_of(data, IJ_TRAIN_PART, o->test != NULL, &trained, &random, 1, most, 0, &team);
+    ij_features b = ij_features_of(test, IJ_TEST_PART, o->test != NULL, &trained, &random, 1, most, 0, &team);
+    snprintf(text, sizeof text, "%.200s: no labels: a probe needs them (folders per class, or a labelled format)", data);
+    if (!a.tasks || a.tasks != b.tasks) ij_die(1, text);
+    for (size_t t = 0; t < a.tasks; t++) a.classes[t] = IJ_MAX(a.classes[t], b.classes[t]);
+    double knn[3][3], linear[3][3];
+    fprintf(stderr, "scoring: %lu training and %lu test images\n", (unsigned long)a.n, (unsigned long)b.n);
+    ij_score(knn[0], linear[0], a.trained, b.trained, &a, &b, d, &team);
+    ij_score(knn[1], linear[1], a.random, b.random, &a, &b, d, &team);
+    ij_score(knn[2], linear[2], a.pixels, b.pixels, &a, &b, pixels, &team);
+    FILE *json = o->out ? ij_open_or_die(o->out, "w") : NULL;
+    if (json) ij_print_scores(json, &a, knn, linear), ij_close_or_die(json, o->out);
+    if (o->json) return ij_print_scores(stdout, &a, knn, linear), 0;
+    printf("%-10s %8s %10s %10s\n", "task", "features", "k-NN %", "linear %");
+    for (size_t t = 0; t < a.tasks; t++)
+        for (int i = 0; i < 3; i++)
+            printf("%-10s %8s %10.1f %10.1f\n", i ? "" : a.task[t], ij_scored_name[i], knn[i][t], linear[i][t]);
+    return 0;
+}
+
+/* NumPy's format 1.0; numbers in little-endian order. */
+static void ij_write_npy(const char *path, const real *x, size_t rank, const size_t dim[3])
+{
+    char head[160], shape[80] = "";
+    size_t count = 1, used = 0;
+    for (size_t i = 0; i < rank; i++) {
+        count *= dim[i];
+        used += (size_t)snprintf(shape + used, sizeof shape - used, "%lu, ", (unsigned long)dim[i]);
+    }
+    snprintf(head, sizeof head, "{'descr': '<f%d', 'fortran_order': False, 'shape': (%s), }", (int)sizeof(real), shape);
+    size_t n = strlen(head);
+    while ((10 + n + 1) % 64) head[n++] = ' ';
+    head[n++] = '\n';
+    FILE *f = ij_open_or_die(path, "wb");
+    const unsigned char start[10] = { 0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (unsigned char)(n & 255), (unsigned char)(n >> 8) };
+    fwrite(start, 1, 10, f);
+    fwrite(head, 1, n, f);
+    for (size_t i = 0; i < count; i++) {
+        unsigned char byte[sizeof(real)];
+#ifdef IJEPA_DOUBLE
+        uint64_t bits;
+#else
+        uint32_t bits;
+#endif
+        memcpy(&bits, &x[i], sizeof bits);
+        for (size_t k = 0; k < sizeof bits; k++) byte[k] = (unsigned char)(bits >> 8 * k & 255);
+        fwrite(byte, 1, sizeof byte, f);
+    }
+    ij_close_or_die(f, path);
+}
+
+static int ij_features_command(const ij_options *o)
+{
+    ij_error why;
+    ij_config c;
+    if (!o->model || !o->out) ij_usage("features needs --model FILE and --out FILE.npy");
+    const ij_team team = ij_team_start(o->threads);
+    ij_file file = ij_open_model(o->model);
+    ij_must(ij_load_config(&c, &file, &why), &why);
+    ij_model m = ij_model_for(&c);
+    ij_must(ij_load(&m, &file, &why), &why);
+    ij_file_close(&file);
+    const size_t n = (c.crop_size[0] / c.patch_size) * (c.crop_size[1] / c.patch_size);
+    const ij_features f = ij_features_of(o->data ? o->data : "scenes", IJ_TRAIN_PART, 1, &m, NULL, 0, o->images,
+                                         o->tokens ? n : 0, &team);
+    const size_t pooled[3] = { f.n, c.embed_dim, 0 }, tokens[3] = { f.n, n, c.embed_dim };
+    ij_write_npy(o->out, f.trained, o->tokens ? 3 : 2, o->tokens ? tokens : pooled);
+    fprintf(stderr, "%s: %lu images\n", o->out, (unsigned long)f.n);
+    return 0;
+}
+
+/* ---- masks, scenes, info, check ---- */
+
+static int ij_masks_command(const ij_options *o)
+{
+    ij_error why;
+    ij_config c = o->c;
+    size_t size, gh, gw;
+    ij_model m;
+    const size_t show = o->images ? o->images : 4;
+    ij_must(ij_model_size(&size, &c, IJ_TRAIN, &why), &why);
+    ij_must(ij_model_init(&m, ij_alloc(size), size, &c, IJ_TRAIN, &why), &why);
+    ij_grid(&gh, &gw, &c);
+    double context = 0, target = 0;
+    size_t lists[2] = { 0, 0 }, shown = 0;
+    const uint64_t draws = IJ_MAX(100, (show + c.batch_size - 1) / c.batch_size);
+    size_t *seen = ij_alloc(gh * gw * sizeof *seen);
+    memset(seen, 0, gh * gw * sizeof *seen);
+    printf("c context   1..%lu target block   . neither\n\n", (unsigned long)c.num_pred_masks);
+    for (uint64_t step = 0; step < draws; step++) {
+        ij_must(ij_masks_draw(&m.masks, &c, &m.mask_rng, step, c.batch_size, &why), &why);
+        const ij_lists *l[2] = { &m.masks.context, &m.masks.target };
+        for (size_t b = 0; b < c.batch_size && shown < show; b++, shown++)
+            for (size_t n = 0; n < gh * gw; n++) {
+                char mark = '.';
+                for (size_t k = 0; k < 2; k++)
+                    for (size_t i = b; i < l[k]->lists; i += c.batch_size)
+                        for (size_t j = 0; j < l[k]->length[i]; j++)
+                            if (l[k]->index[i * l[k]->stride + j] == n) mark = (char)(k ? '1' + (int)(i / c.batch_size % 9) : 'c');
+                printf("%c%s", mark, n % gw == gw - 1 ? n == gh * gw - 1 ? "\n\n" : "\n" : " ");
+            }
+        for (size_t k = 0; k < 2; k++)
+            for (size_t i = 0; i < l[k]->lists; i++, lists[k]++) {
+                *(k ? &target : &context) += (double)l[k]->length[i];
+                for (size_t j = 0; !k && j < l[k]->length[i]; j++) seen[l[k]->index[i * l[k]->stride + j]]++;
+            }
+    }
+    printf("%lux%lu patches, %s mode, %lu draws of %lu images: context %.1f tokens, target block %.1f\n", (unsigned long)gh,
+           (unsigned long)gw, c.mask_mode == IJ_MASK_REFERENCE ? "reference" : "paper", (unsigned long)draws,
+           (unsigned long)c.batch_size, context / (double)lists[0], target / (double)lists[1]);
+    printf("share of contexts that see a row, from the top:");
+    for (size_t r = 0; r < gh; r++) {
+        double sum = 0;
+        for (size_t k = 0; k < gw; k++) sum += (double)seen[r * gw + k];
+        printf(" %.2f", sum / (double)gw / (double)lists[0]);
+    }
+    printf("\n");
+    return 0;
+}
+
+static int ij_render(const ij_options *o)
+{
+    const size_t side = o->c.crop_size[0], images = o->images ? o->images : 36;
+    char path[1100], name[80];
+    if (!o->out) ij_usage("render needs --out DIR");
+    if (side > 4096 || !side) ij_usage("crop_size must be 1..4096 here");
+    ij_make_folder(o->out);
+    uint8_t *rgb = ij_alloc(side * side * 3);
+    char labels_path[1100];
+    ij_path(labels_path, o->out, "labels.csv");
+    FILE *labels = ij_open_or_die(labels_path, "w");
+    fprintf(labels, "file,count,dist,kind\n");
+    for (size_t i = 0; i < images && !ij_interrupted; i++) {
+        int label[IJ_SCENE_TASKS];
+        ij_scene(rgb, side, o->c.seed, i, label);
+        snprintf(name, sizeof name, "scene_%06lu.ppm", (unsigned long)i);
+        ij_path(path, o->out, name);
+        FILE *f = ij_open_or_die(path, "wb");
+        fprintf(f, "P6\n%lu %lu\n255\n", (unsigned long)side, (unsigned long)side);
+        fwrite(rgb, 1, side * side * 3, f);
+        ij_close_or_die(f, path);
+        fprintf(labels, "%s,%d,%d,%d\n", name, label[IJ_SCENE_COUNT], label[IJ_SCENE_DIST], label[IJ_SCENE_KIND]);
+    }
+    ij_close_or_die(labels, labels_path);
+    return ij_interrupted ? 130 : 0;
+}
+
+static int ij_info(const ij_options *o)
+{
+    if (!o->what) {
+        printf("numbers      %s\nmatmul tile  %d x %d, %s\nprocessors   %lu\n", sizeof(real) == 8 ? "double" : "float", (int)IJ_MR,
+               (int)IJ_NR,
+#ifdef IJ_HAS_FMA
+               "fused multiply-add",
+#else
+               "multiply, then add",
+#endif
+               (unsigned long)ij_processors());
+        return 0;
+    }
+    ij_file f = ij_open_model(o->what);
+    for (size_t i = 0; i < f.metas; i++) printf("%s = %.100s\n", f.meta[2 * i], f.meta[2 * i + 1]);
+    double total = 0;
+    for (size_t i = 0; i < f.entries; i++) {
+        const ij_entry *e = &f.entry[i];
+        printf("%-60s %-5s [", e->name, e->type);
+        for (size_t k = 0; k < e->rank; k++) printf("%s%lu", k ? "," : "", (unsigned long)e->dim[k]);
+        printf("]\n");
+        total += (double)e->count;
+    }
+    printf("%lu tensors, %.0f numbers\n", (unsigned long)f.entries, total);
+    ij_file_close(&f);
+    return 0;
+}
+
+static int ij_check_command(void)
+{
+    ij_error why;
+    ij_check_row row[IJ_CHECK_MOST];
+    size_t rows, bad = 0;
+    ij_must(ij_check(row, &rows, ij_alloc(ij_check_size()), ij_check_size(), &why), &why);
+    printf("%-64s %7s  %-9s (bound %g, %s build)\n", "gradient of", "numbers", "error", row[0].bound,
+           sizeof(real) == 8 ? "double" : "float");
+    for (size_t i = 0; i < rows; i++) {
+        const int ok = row[i].error <= row[i].bound;
+        bad += !ok;
+        printf("%-64s %7lu  %-9.2e %s\n", row[i].name, (unsigned long)row[i].numbers, row[i].error, ok ? "ok" : "WRONG");
+    }
+    printf("%lu of %lu right\n", (unsigned long)(rows - bad), (unsigned long)rows);
+    return bad ? 1 : 0;
+}
+
+/* ---- bench ---- */
+
+static int ij_by_size(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* GFLOP/s of one core's multiply-adds: the tile kernel on data that stays in the first-level cache, the best of many. */
+static double ij_peak_rate(void)
+{
+    static real a[IJ_MR * 64], b[IJ_NR * 64], c[IJ_MR * IJ_NR];
+    double best = 1e9;
+    for (int i = 0; i < 200; i++) {
+        const double t = ij_seconds();
+        for (int k = 0; k < 100; k++) ij_tile(64, a, b, c, IJ_NR);
+        best = IJ_MIN(best, ij_seconds() - t);
+    }
+    return 2.0 * IJ_MR * IJ_NR * 64 * 100 / IJ_MAX(best, 1e-9) / 1e9;
+}
+
+static void ij_bench_print(const ij_options *o, const char *what, double seconds, double flops, double images, double peak)
+{
+    const double rate = flops / seconds / 1e9, share = rate / peak / (double)o->threads, mib = ij_peak_mib();
+    if (o->json)
+        printf("{\"what\": \"%s\", \"threads\": %lu, \"ms\": %.3f, \"img_per_s\": %.2f, \"gflop_per_img\": %.4f, "
+               "\"gflops\": %.1f, \"peak_gflops\": %.1f, \"share_of_peak\": %.3f, \"peak_mib\": %.0f}\n", what,
+               (unsigned long)o->threads, 1000 * seconds, images / seconds, flops / images / 1e9, rate, peak, share, mib);
+    else
+        printf("%-28s %9.2f ms %10.1f /s %8.1f GFLOP/s %5.1f %% of peak (%.0f x %lu) %6.0f MiB\n", what, 1000 * seconds,
+               images / seconds, rate, 100 * share, peak, (unsigned long)o->threads, mib);
+}
+
+static double ij_median(double *t, size_t n)
+{
+    qsort(t, n, sizeof *t, ij_by_size);
+    return n % 2 ? t[n / 2] : (t[n / 2 - 1] + t[n / 2]) / 2;
+}
+
+static int ij_bench_matmul(const ij_options *o, const ij_team *team, double peak, double *time, size_t repeat)
+{
+    static const size_t shape[][3] = { { 4096, 192, 576 }, { 4096, 192, 768 }, { 2304, 384, 1536 }, { 1568, 768, 2304 },
+                                       { 1568, 3072, 768 } };   /* rows, in, out */
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
+        const size_t t = shape[i][0], in = shape[i][1], out = shape[i][2];
+        real *x = ij_alloc(t * in * sizeof *x), *w = ij_alloc(in * out * sizeof *w), *y = ij_alloc(t * out * sizeof *y);
+        memset(x, 0, t * in * sizeof *x), memset(w, 0, in * out * sizeof *w), memset(y, 0, t * out * sizeof *y);
+        const ij_product p[3] = { { t, out, in, x, in, 1, w, 1, in, y, out, 0 }, { t, in, out, y, out, 1, w, in, 1, x, in, 0 },
+                                  { out, in, t, y, 1, out, x, in, 1, w, in, 1 } };
+        static const char *const name[3] = { "y=xW'", "dx=dyW", "dW+=dy'x" };
+        for (int k = 0; k < 3; k++) {
+            char text[64];
+            for (size_t r = 0; r < repeat; r++) {
+                const double start = ij_seconds();
+                ij_matmul(&p[k], team);
+                time[r] = ij_seconds() - start;
+            }
+            snprintf(text, sizeof text, "%lux%lux%lu %s", (unsigned long)t, (unsigned long)in, (unsigned long)out, name[k]);
+            ij_bench_print(o, text, ij_median(time, repeat), 2.0 * (double)t * (double)in * (double)out, 1, peak);
+        }
+        free(x), free(w), free(y);
+    }
+    return 0;
+}
+
+/* Fixed token counts: list i holds patches i, i+1, ... round the grid. */
+static void ij_bench_lists(ij_lists *l, size_t lists, size_t tokens, size_t patches)
+{
+    l->lists = lists;
+    l->stride = tokens;
+    l->length = ij_alloc(lists * sizeof *l->length);
+    l->index = ij_alloc(ij_mul(lists, tokens * sizeof *l->index));
+    for (size_t i = 0; i < lists; i++) {
+        l->length[i] = tokens;
+        for (size_t j = 0; j < tokens; j++) l->index[i * tokens + j] = (i * 7 + j) % patches;
+    }
+}
+
+static int ij_bench(ij_options *o)
+{
+    ij_error why;
+    ij_config *c = &o->c;
+    ij_model m;
+    size_t size, work_size, gh, gw;
+    if (o->targets) c->num_pred_masks = o->targets;
+    if (!o->what) ij_usage("bench needs step, encode or matmul");
+    const size_t repeat = o->repeat ? o->repeat : 11;
+    double *time = ij_alloc(repeat * sizeof *time);
+    const ij_team team = ij_team_start(o->threads);
+    const double peak = ij_peak_rate();
+    if (!strcmp(o->what, "matmul")) return ij_bench_matmul(o, &team, peak, time, repeat);
+    const int step = !strcmp(o->what, "step");
+    if (!step && strcmp(o->what, "encode")) ij_usage("bench knows step, encode and matmul");
+    if (step && c->patch_size && o->context_tokens) {   /* room for what is asked for: any block may span the grid */
+        c->mask_mode = IJ_MASK_PAPER, c->enc_mask_scale[0] = 0.85, c->enc_mask_scale[1] = 1, c->min_keep = 0;
+        c->pred_mask_scale[1] = IJ_MAX(c->pred_mask_scale[1], 0.5);
+    }
+    ij_must(ij_model_size(&size, c, step ? IJ_TRAIN : IJ_INFER, &why), &why);
+    ij_must(ij_model_init(&m, ij_alloc(size), size, c, step ? IJ_TRAIN : IJ_INFER, &why), &why);
+    m.team = team;
+    ij_grid(&gh, &gw, c);
+    const size_t pixels = c->batch_size * 3 * c->crop_size[0] * c->crop_size[1];
+    real *images = ij_alloc(pixels * sizeof *images), *pooled = ij_alloc(c->batch_size * c->embed_dim * sizeof *pooled);
+    uint64_t state = 1;
+    for (size_t i = 0; i < pixels; i++) images[i] = (real)((double)(ij_mix(&state) >> 40) / 8388608.0 - 1);
+    ij_must(ij_encode_size(&work_size, c, c->batch_size, c->crop_size[0], c->crop_size[1], &why), &why);
+    void *work = step ? NULL : ij_alloc(work_size);
+    const size_t k = IJ_MIN(gh * gw, o->context_tokens ? o->context_tokens : gh * gw / 4);
+    const size_t t = IJ_MIN(gh * gw, o->target_tokens ? o->target_tokens : gh * gw / 6);
+    ij_masks masks;
+    ij_bench_lists(&masks.context, c->num_enc_masks * c->batch_size, k, gh * gw);
+    ij_bench_lists(&masks.target, c->num_pred_masks * c->batch_size, t, gh * gw);
+    for (size_t i = 0; i < repeat + 2 && !ij_interrupted; i++) {
+        ij_report r;
+        const double start = ij_seconds();
+        const ij_status s = step ? ij_train_step(&m, images, &masks, &r)
+                                 : ij_encode(NULL, pooled, &m.target_encoder, images, c->batch_size, c->crop_size[0],
+                                             c->crop_size[1], work, work_size, &team);
+        if (s) ij_die(1, ij_status_string(s));
+        if (i >= 2) time[i - 2] = ij_seconds() - start;
+    }
+    if (ij_interrupted) return 130;
+    const double batch = (double)c->batch_size;
+    ij_bench_print(o, o->what, ij_median(time, repeat),
+                   batch * (step ? ij_flops(c, k, t) : ij_encode_flops(c, c->crop_size[0], c->crop_size[1])), batch, peak);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    ij_options o;
+    ij_parse(&o, argc, argv);
+    signal(SIGINT, ij_on_signal);
+#ifdef SIGTERM
+    signal(SIGTERM, ij_on_signal);
+#endif
+    int code = 0;
+    switch (ij_command_bit(o.command)) {
+    case IJ_TRAINS: code = ij_train(&o); break;
+    case IJ_PROBES: code = ij_probe(&o); break;
+    case IJ_FEATURES: code = ij_features_command(&o); break;
+    case IJ_MASKS: code = ij_masks_command(&o); break;
+    case IJ_RENDERS: code = ij_render(&o); break;
+    case IJ_INFOS: code = ij_info(&o); break;
+    case IJ_BENCHES: code = ij_bench(&o); break;
+    default: code = ij_check_command();
+    }
+    if (fflush(stdout) || ferror(stdout)) ij_die(1, "standard output cannot be written");
+    return code;
+}
+#endif

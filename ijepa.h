@@ -1,0 +1,333 @@
+/* ijepa.h - I-JEPA in C99: learning image representations by predicting representations, not pixels
+ *           (Assran et al., CVPR 2023, arXiv:2301.08243). libc and libm only. Licence (MIT) at the foot.
+ *
+ * Use it as a program (make && ./ijepa --help), or put ijepa.c and ijepa.h into yours:
+ *
+ *     ij_config c = ij_config_default();            // a small model; change any field
+ *     ij_error why;
+ *     size_t size;
+ *     if (ij_model_size(&size, &c, IJ_TRAIN, &why)) { puts(why.text); return 1; }
+ *     ij_model m;
+ *     ij_model_init(&m, malloc(size), size, &c, IJ_TRAIN, &why);
+ *     ij_masks_draw(&m.masks, &c, &m.mask_rng, 0, c.batch_size, &why);
+ *     ij_train_step(&m, images, &m.masks, &report);  // images: [batch_size,3,H,W], normalised
+ *
+ * Every function takes its memory from the caller, returns a status, and never exits, prints, allocates or
+ * keeps global state. Two models in two threads never meet. Not reentrant on one model.
+ *
+ * Dimensions, here and in ijepa.c:  B images · N patches of an image (gh rows by gw columns, row-major) ·
+ *   K context patches · T tokens in all (the rows of a packed batch) · D width of the encoder · P width of the
+ *   predictor · H heads · F hidden width of the MLP · p side of a patch.
+ * Terms: the reference code says "enc mask" for our context, "pred mask" for our target.
+ */
+#ifndef IJEPA_H
+#define IJEPA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---------------------------------------------------------------- knobs ----
+ * -DIJEPA_DOUBLE      numbers are double: for tests of exactness, half the speed
+ * -DIJEPA_NO_POSIX    no threads, no directories, no fsync: only the C library
+ * -DIJEPA_MAIN        the command-line program (main) as well                       */
+#ifdef IJEPA_DOUBLE
+typedef double ij_real;
+#else
+typedef float ij_real;
+#endif
+
+typedef enum {
+    IJ_OK = 0,
+    IJ_EARG,   /* a setting or an argument is out of its range */
+    IJ_EMEM,   /* the memory given is too small, or a size overflows size_t */
+    IJ_EFILE,  /* a file cannot be opened, read or written */
+    IJ_EDATA,  /* a file does not hold what it should */
+    IJ_EMASK,  /* these mask settings cannot be met on this grid */
+    IJ_ENAN    /* the loss is not finite */
+} ij_status;
+
+enum { IJ_TEXT = 128 };            /* room for any setting as text */
+
+/* One line that says what is wrong: file, place, expected, found. Written on every failure. */
+typedef struct { char text[512]; } ij_error;
+
+const char *ij_status_string(ij_status s);
+
+/* ------------------------------------------------------------- settings ----
+ * Names, meanings and defaults of the reference's configs/ where it has them (pairs are start,end or low,high).  */
+enum { IJ_MASK_REFERENCE, IJ_MASK_PAPER };       /* mask_mode */
+enum { IJ_LOSS_SMOOTH_L1, IJ_LOSS_L2 };          /* loss */
+
+typedef struct {
+    /* data */
+    size_t batch_size;             /* images of one forward pass */
+    size_t accumulate;             /* forward passes of one update (1: none) */
+    size_t crop_size[2];           /* height, width of the training image, pixels */
+    double crop_scale[2];          /* area of a random-resized crop, share of the image */
+    int use_horizontal_flip;
+    double mean[3], std[3];        /* of R, G, B in 0..1, for normalising */
+    /* mask: paper section 3 and appendix A.1; src/masks/multiblock.py */
+    size_t patch_size;
+    int mask_mode;                 /* IJ_MASK_REFERENCE or IJ_MASK_PAPER */
+    double enc_mask_scale[2];      /* context block, share of the patches */
+    double pred_mask_scale[2];     /* target block, share of the patches */
+    double aspect_ratio[2];        /* of a target block, height / width */
+    size_t num_enc_masks, num_pred_masks, min_keep;
+    int allow_overlap;             /* 1: targets are not cut out of the context */
+    /* model: src/models/vision_transformer.py */
+    size_t embed_dim, depth, num_heads;
+    double mlp_ratio;
+    size_t pred_emb_dim, pred_depth;
+    double init_std;               /* of every weight matrix; 0: Xavier-uniform, as in MAE */
+    double patch_init_std;         /* of the patch embedding */
+    /* optimisation: appendix A.1; src/helper.py, src/utils/schedulers.py */
+    int loss;                      /* IJ_LOSS_SMOOTH_L1 (the code) or IJ_LOSS_L2 (the paper) */
+    double epochs, warmup;         /* both in epochs */
+    size_t steps;                  /* length of the run in updates; 0: epochs * ipe */
+    size_t ipe;                    /* updates per epoch; follows from the data */
+    double ipe_scale;              /* stretches the schedules beyond the run */
+    double start_lr, lr, final_lr, weight_decay, final_weight_decay;
+    double ema[2];                 /* momentum of the target encoder */
+    double beta[2], eps;           /* AdamW */
+    double clip_grad;              /* largest gradient norm; 0: no clipping */
+    size_t seed;
+} ij_config;
+
+ij_config ij_config_default(void);                      /* what `ijepa train` uses without a preset */
+ij_status ij_config_check(const ij_config *c, ij_error *why);   /* every range */
+/* The settings by name, as in config files and checkpoints: "ema", "0.996,1". Also model_name, vit_tiny ... vit_giant. */
+ij_status ij_config_set(ij_config *c, const char *name, const char *value, ij_error *why);
+size_t ij_config_settings(void);
+const char *ij_config_name(size_t i);
+const char *ij_config_help(size_t i);
+void ij_config_text(char text[IJ_TEXT], const ij_config *c, size_t i);
+/* A file of `key = value` lines, or the reference's YAML. */
+ij_status ij_config_read(ij_config *c, const char *path, ij_error *why);
+
+/* ------------------------------------------------------ random numbers -----
+ * The Mersenne twister as PyTorch draws from it (spec of the reference sampler): one 32-bit word per draw. */
+typedef struct { uint32_t state[624]; uint32_t at; } ij_rng;
+void     ij_rng_seed(ij_rng *r, uint64_t seed);         /* the low 32 bits count */
+uint32_t ij_rng_next(ij_rng *r);
+double   ij_rng_uniform(ij_rng *r);                     /* [0,1), 24 bits: torch.rand */
+size_t   ij_rng_below(ij_rng *r, size_t n);             /* 0..n-1: torch.randint */
+void     ij_rng_permutation(ij_rng *r, size_t *order, size_t n);   /* torch.randperm */
+
+/* -------------------------------------------------------------- threads ----
+ * The library has none. It hands `count` independent tasks to the caller's run(); which thread does which task
+ * never changes a result. A zeroed ij_team does them one after the other. run() is never entered twice at once. */
+typedef void ij_task(void *arg, size_t index);
+typedef struct {
+    void (*run)(void *pool, size_t count, ij_task *task, void *arg);
+    void *pool;
+    size_t threads;                /* how many tasks run at once: only a hint for cutting the work */
+} ij_team;
+
+/* --------------------------------------------------------------- tensor ----
+ * A pointer that knows its shape: row-major, no strides. Rows is the product of all but the last dimension. */
+typedef struct { ij_real *x; size_t rank, dim[4]; } ij_tensor;
+
+/* C[m,n] = (add ? C : 0) + A[m,k] B[k,n]. Element (i,j) of A lies at a[i*a_row + j*a_col], likewise B; C is dense
+ * with row stride c_row. So a transpose is an exchange of strides. Each element is one chain of multiply-adds over
+ * k ascending, in both versions: the results are equal to the last bit.  C must not overlap A or B. */
+typedef struct {
+    size_t m, n, k;
+    const ij_real *a; size_t a_row, a_col;
+    const ij_real *b; size_t b_row, b_col;
+    ij_real *c; size_t c_row;
+    int add;
+} ij_product;
+void ij_matmul_naive(const ij_product *p);
+void ij_matmul(const ij_product *p, const ij_team *team);
+
+/* ---------------------------------------------------------------- masks ----
+ * Lists of patch indices, ascending. Context list e*B+b is image b seen through context mask e, target list t*B+b
+ * is target block t of image b (the reference's row order). List r starts at index[r * stride]. */
+typedef struct { size_t lists, stride, *length, *index; } ij_lists;
+typedef struct { ij_lists context, target; } ij_masks;
+
+/* step is the number of the draw from 0: it seeds the block sizes in reference mode, as the reference's counter
+ * does. `images` may be less than batch_size. Fails with IJ_EMASK instead of trying for ever. */
+ij_status ij_masks_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images, ij_error *why);
+
+/* ---------------------------------------------------------------- model ---- */
+typedef struct {                   /* one transformer block: shapes in ijepa.c, block_params() */
+    ij_tensor norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b;
+} ij_block;
+typedef struct {                   /* VisionTransformer */
+    size_t depth, heads, patch;
+    ij_tensor patch_w, patch_b;    /* [D,3,p,p] [D] */
+    ij_block *block;
+    ij_tensor norm_w, norm_b;      /* [D] */
+} ij_encoder;
+typedef struct {                   /* VisionTransformerPredictor */
+    size_t depth, heads;
+    ij_tensor mask_token;          /* [1,1,P] */
+    ij_tensor embed_w, embed_b;    /* [P,D] [P] */
+    ij_block *block;
+    ij_tensor norm_w, norm_b;      /* [P] */
+    ij_tensor proj_w, proj_b;      /* [D,P] [D] */
+} ij_predictor;
+typedef struct {                   /* one row of the parameter table */
+    char name[56];                 /* the reference's state-dict name */
+    size_t offset;                 /* of its first number in weight, grad, adam_m, adam_v (and target) */
+    ij_tensor shape;               /* x is NULL here */
+    int predictor;                 /* 0: encoder, 1: predictor */
+} ij_param;
+
+enum { IJ_INFER = 0, IJ_TRAIN = 1 };
+
+typedef struct {
+    ij_config config;
+    int training;                  /* IJ_INFER: only `target` is there */
+    ij_param *param; size_t params;            /* the table; the encoder's rows come first */
+    size_t encoder_params, encoder_size, size; /* rows and numbers: encoder, encoder + predictor */
+    ij_real *weight, *grad, *adam_m, *adam_v;  /* [size] each */
+    ij_real *target;               /* [encoder_size]: the EMA of the encoder */
+    ij_encoder encoder, encoder_grad, target_encoder;      /* the same numbers by name */
+    ij_predictor predictor, predictor_grad;
+    ij_tensor encoder_pos, predictor_pos;      /* [N,D] [N,P], fixed */
+    ij_masks masks;                /* room for one batch */
+    ij_rng mask_rng;
+    uint64_t step, micro;          /* updates done; forward passes done */
+    ij_team team;                  /* set it after init to use threads */
+    unsigned char *work; size_t work_size;     /* activations of one step */
+} ij_model;
+
+/* Bytes for ij_model_init with the same arguments; alignment as malloc's. */
+ij_status ij_model_size(size_t *size, const ij_config *c, int training, ij_error *why);
+/* Lays the model out in mem and draws the first weights from config.seed. mem must outlive it. */
+ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c, int training, ij_error *why);
+
+/* ------------------------------------------------------------- training ---- */
+typedef struct {
+    double loss, lr, weight_decay, ema, grad_norm;
+    double context_tokens, target_tokens;      /* mean length of the lists */
+    double feature_std;            /* of pooled target features over the images of the batch, mean over channels */
+    int updated;                   /* 0: gradients were only accumulated */
+} ij_report;
+
+/* One step of Figure 3 on images [B,3,H,W]: target encoder, context encoder, predictor, loss, backward, AdamW, EMA.
+ * IJ_ENAN leaves the weights as they were. */
+ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *masks, ij_report *r);
+
+/* Schedules; k = 1, 2, ... is the update about to be made, as in the reference. */
+double ij_lr(const ij_config *c, size_t k);
+double ij_weight_decay(const ij_config *c, size_t k);
+double ij_ema(const ij_config *c, size_t k);
+size_t ij_steps(const ij_config *c);           /* updates of the whole run */
+double ij_flops(const ij_config *c, size_t context_tokens, size_t target_tokens);   /* of one image in one step */
+double ij_encode_flops(const ij_config *c, size_t height, size_t width);
+
+/* ------------------------------------------------------------- features ----
+ * Target-encoder (or any encoder's) output for images [B,3,h,w] of any size that is at least one patch: tokens
+ * [B,N,D] after the last norm (NULL: not wanted) and their mean [B,D], the paper's image representation (A.1). */
+ij_status ij_encode_size(size_t *size, const ij_config *c, size_t images, size_t height, size_t width, ij_error *why);
+ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const ij_real *images, size_t batch,
+                    size_t height, size_t width, void *work, size_t size, const ij_team *team);
+
+/* --------------------------------------------------------------- images ----
+ * A set of images behind one path, recognised by content: a PNM file (P2 P3 P5 P6), a folder of them (with one
+ * folder per class, or none), CIFAR-10, CIFAR-100, STL-10 or IDX binary files, a folder with such files, or the
+ * word "scenes". Pixels are read on demand; only names are kept. */
+enum { IJ_TRAIN_PART, IJ_TEST_PART };
+typedef struct ij_data ij_data;
+/* Bytes for ij_data_open. part chooses the half of a train/test pair; where the path has none, every tenth image is
+ * the test part. whole != 0: all images of the path, whatever the part. */
+ij_status ij_data_size(size_t *size, const char *path, int part, int whole, ij_error *why);
+ij_status ij_data_open(ij_data **d, void *mem, size_t size, const char *path, int part, int whole, ij_error *why);
+void      ij_data_close(ij_data *d);
+size_t      ij_data_count(const ij_data *d);
+const char *ij_data_kind(const ij_data *d);                     /* "CIFAR-10", "folder of PNM", ... */
+size_t      ij_data_tasks(const ij_data *d);                    /* 0: no labels; 3 for scenes; else 1 */
+const char *ij_data_task(const ij_data *d, size_t task, size_t *classes);      /* "label"; "count" "dist" "kind" */
+int         ij_data_label(const ij_data *d, size_t i, size_t task);            /* 0.. */
+ij_status ij_data_shape(size_t *height, size_t *width, ij_data *d, size_t i, ij_error *why);
+ij_status ij_data_read(uint8_t *rgb, size_t size, ij_data *d, size_t i, ij_error *why);    /* [h,w,3] */
+
+/* The box (x0,y0)..(x1,y1), exclusive, of src [h,w,3] resized to dst [dh,dw,3]: Pillow's antialiased bilinear filter,
+ * to the bit. work: ij_resize_size() bytes. */
+size_t ij_resize_size(const size_t box[4], size_t dst_height, size_t dst_width);
+void ij_resize(uint8_t *dst, size_t dst_height, size_t dst_width, const uint8_t *src, size_t src_width,
+               const size_t box[4], void *work);
+/* torchvision's RandomResizedCrop box: {x0,y0,x1,y1}. */
+void ij_random_crop(size_t box[4], size_t height, size_t width, const double scale[2], ij_rng *rng);
+/* rgb [h,w,3] to normalised planes [3,h,w], mirrored if flip. */
+void ij_normalise(ij_real *planes, const uint8_t *rgb, size_t height, size_t width, const ij_config *c, int flip);
+
+/* The built-in scenes: image `index` of the set `seed`, side by side pixels, with its three labels
+ * (count, dist, kind). Always the same for the same arguments. */
+enum { IJ_SCENE_COUNT, IJ_SCENE_DIST, IJ_SCENE_KIND, IJ_SCENE_TASKS };
+void ij_scene(uint8_t *rgb, size_t side, uint64_t seed, uint64_t index, int labels[IJ_SCENE_TASKS]);
+
+/* ------------------------------------------------------------ files --------
+ * safetensors: the one container. Header and table lie in the caller's memory, data is read on demand. */
+enum { IJ_F64, IJ_F32, IJ_F16, IJ_BF16, IJ_I64, IJ_I32, IJ_U8, IJ_OTHER };     /* OTHER: listed, never converted */
+typedef struct {
+    const char *name, *type;       /* "encoder.norm.weight", "F32" */
+    int dtype;
+    size_t rank, dim[8], count;
+    uint64_t begin, end;           /* bytes, from the start of the data */
+} ij_entry;
+typedef struct {
+    const char *path;
+    void *stream;
+    uint64_t data;                 /* offset of the data in the file */
+    ij_entry *entry; size_t entries;
+    const char **meta; size_t metas;       /* key, value, key, value, ... */
+} ij_file;
+ij_status ij_file_size(size_t *size, const char *path, ij_error *why);
+ij_status ij_file_open(ij_file *f, void *mem, size_t size, const char *path, ij_error *why);
+void ij_file_close(ij_file *f);
+const char *ij_file_meta(const ij_file *f, const char *key);                   /* NULL: absent */
+const ij_entry *ij_file_find(const ij_file *f, const char *name);              /* NULL: absent */
+ij_status ij_file_read(ij_real *to, const ij_file *f, const ij_entry *e, ij_error *why);       /* the whole tensor */
+ij_status ij_file_read_f64(double *to, const ij_file *f, const ij_entry *e, ij_error *why);
+
+/* Writes beside path, flushes, renames over path: it holds the old file or the whole new one, never a part. */
+typedef struct { const char *name; int dtype; size_t rank, dim[8]; const void *data; } ij_item;
+ij_status ij_file_write(const char *path, const ij_item *item, size_t items, const char *const *meta, size_t metas,
+                        ij_error *why);
+
+/* A checkpoint holds encoder.*, target_encoder.*, predictor.*, opt.m.*, opt.v.* and all settings; of an IJ_INFER model
+ * only target_encoder.*. To open one: ij_file_open, ij_load_config, ij_model_init, ij_load. */
+size_t ij_save_size(const ij_model *m);
+ij_status ij_save(const ij_model *m, const char *path, void *work, size_t size, ij_error *why);
+ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why);
+ij_status ij_load(ij_model *m, const ij_file *f, ij_error *why);
+
+/* ------------------------------------------------------- gradient check ----
+ * Every backward against central differences. bound: 1e-7 in the double build; in float only blunders show. */
+enum { IJ_CHECK_MOST = 160 };
+typedef struct { char name[88]; size_t numbers; double error, bound; } ij_check_row;
+size_t ij_check_size(void);
+ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, size_t size, ij_error *why);
+
+/* -------------------------------------------------------- evaluation -------
+ * Features are [n,D]; labels 0..classes-1. Several label sets are scored at once: they share the costly parts. */
+typedef struct {
+    size_t n, m, d;                /* training rows, test rows, width */
+    ij_real *train, *test;
+    size_t tasks;
+    const int *const *train_label, *const *test_label;     /* [tasks][n] [tasks][m] */
+    const size_t *classes;         /* [tasks] */
+} ij_scored;
+/* z-score of every channel by mean and standard deviation of the training rows; a constant channel becomes 0. */
+void ij_standardise(ij_real *train, size_t n, ij_real *test, size_t m, size_t d);
+/* k nearest neighbours by cosine; each votes exp(similarity / temperature). accuracy [tasks], 0..1 */
+ij_status ij_knn_size(size_t *size, const ij_scored *s, ij_error *why);
+ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperature, void *work, size_t size,
+                 const ij_team *team, ij_error *why);
+/* Ridge regression to one-hot labels; strength (times n) chosen per task on every fifth training row, then refitted. */
+ij_status ij_ridge_size(size_t *size, const ij_scored *s, ij_error *why);
+ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *work, size_t size, const ij_team *team,
+                   ij_error *why);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

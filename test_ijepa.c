@@ -1,0 +1,1779 @@
+/* test_ijepa.c - checks ijepa.c against the reference's numbers, against differences, and against bad input.
+ *
+ *   ./test_ijepa                  every test (golden files from data/golden/)
+ *   ./test_ijepa masks_ gradient  tests whose name contains one of the words
+ *   ./test_ijepa FILE...          golden training runs: each file checked from its own metadata
+ *
+ * Exit 0 if all passed. Bounds come from the golden files' own documentation (data/golden/README.md): worst of three
+ * evaluations by other programs, with a margin of three or so.                                                       */
+#include "ijepa.c"
+
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+static size_t failed_checks;
+
+#define CHECK(condition, ...)                                                                                          \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            failed_checks++;                                                                                           \
+            printf("  %s:%d: ", __FILE__, __LINE__);                                                                   \
+            printf(__VA_ARGS__);                                                                                       \
+            printf("\n");                                                                                              \
+        }                                                                                                              \
+    } while (0)
+
+static const char *scratch(const char *name)            /* valid for eight calls */
+{
+    static char folder[64], path[8][256];
+    static size_t next;
+    char *p = path[next++ % 8];
+    if (!folder[0]) {
+        snprintf(folder, sizeof folder, "/tmp/ijepa-test-%lu", (unsigned long)getpid());
+        mkdir(folder, 0700);
+    }
+    snprintf(p, 256, "%s%s%s", folder, *name ? "/" : "", name);
+    return p;
+}
+
+static void scratch_remove(void)
+{
+    char command[300];
+    snprintf(command, sizeof command, "rm -rf '%s'", scratch(""));
+    if (system(command)) printf("scratch files remain\n");
+}
+
+static void write_file(const char *path, const void *bytes, size_t n)
+{
+    FILE *f = fopen(path, "wb");
+    const int ok = f && fwrite(bytes, 1, n, f) == n;
+    CHECK(f && !fclose(f) && ok, "cannot write %s", path);
+}
+
+static size_t read_file(const char *path, void *bytes, size_t cap)
+{
+    FILE *f = fopen(path, "rb");
+    if (!f) return 0;
+    const size_t n = fread(bytes, 1, cap, f);
+    fclose(f);
+    return n;
+}
+
+static void *need(size_t size)
+{
+    void *p = malloc(size ? size : 1);
+    if (!p) { printf("out of memory: %lu bytes\n", (unsigned long)size); exit(1); }
+    return p;
+}
+
+/* ---- golden files ---- */
+
+#ifdef IJEPA_DOUBLE
+enum { IN_DOUBLE = 1 };
+#else
+enum { IN_DOUBLE = 0 };
+#endif
+
+typedef struct { ij_file f; void *mem; } golden_file;
+
+static int golden_open(golden_file *g, const char *path)
+{
+    ij_error why;
+    size_t size;
+    g->mem = NULL;
+    ij_status s = ij_file_size(&size, path, &why);
+    if (!s) s = ij_file_open(&g->f, g->mem = need(size), size, path, &why);
+    if (s) { CHECK(0, "%s", why.text); free(g->mem); }
+    return !s;
+}
+
+static void golden_close(golden_file *g) { ij_file_close(&g->f); free(g->mem); }
+
+/* The tensor's numbers as double, freed by the caller; NULL and a failed check if it is not there. */
+static double *golden_read(const golden_file *g, const char *name, size_t *count)
+{
+    ij_error why;
+    const ij_entry *e = ij_file_find(&g->f, name);
+    if (count) *count = e ? e->count : 0;
+    CHECK(e, "%s: no tensor %s", g->f.path, name);
+    if (!e) return NULL;
+    double *x = need(e->count * sizeof *x);
+    CHECK(!ij_file_read_f64(x, &g->f, e, &why), "%s", why.text);
+    return x;
+}
+
+static double meta_number(const golden_file *g, const char *key)
+{
+    const char *v = ij_file_meta(&g->f, key);
+    CHECK(v, "%s: no metadata %s", g->f.path, key);
+    return v ? strtod(v, NULL) : 0;
+}
+
+static void meta_pair(double pair[2], const golden_file *g, const char *key)
+{
+    const char *v = ij_file_meta(&g->f, key);
+    CHECK(v && sscanf(v, "%lf,%lf", &pair[0], &pair[1]) == 2, "%s: no pair %s", g->f.path, key);
+}
+
+/* One row of the table: the worst error of a group of tensors, against its bound. */
+typedef struct { const char *name; double bound, worst; char where[128]; size_t tensors; } golden_group;
+
+static void group_add(golden_group *g, double error, const char *where)
+{
+    g->tensors++;
+    if (!(error <= g->worst)) {                         /* NaN is worst of all */
+        g->worst = error;
+        snprintf(g->where, sizeof g->where, "%s", where);
+    }
+}
+
+/* max |got - want|, or |got - want| / |want| as norms; a reference that is not finite or all zero is refused. */
+static double compare(const real *got, const double *want, size_t n, int relative)
+{
+    double most = 0, error = 0, norm = 0;
+    for (size_t i = 0; i < n; i++) {
+        const double e = fabs((double)got[i] - want[i]);
+        if (!(e <= most)) most = e;
+        error += e * e;
+        norm += want[i] * want[i];
+    }
+    if (!isfinite(norm) || !(norm > 0)) return (double)NAN;
+    return relative ? sqrt(error / norm) : most;
+}
+
+enum { G_EMBED, G_BLOCK, G_NORM, G_LOSS, G_GRAD, G_GRAD_KEY, G_MOMENTS, G_WEIGHT, G_WEIGHT_WORST, G_WEIGHT_ALL, G_TARGET,
+       G_TARGET_WORST, G_TARGET_ALL, G_POS, G_KEY, G_GROUPS };
+
+static void golden_act(golden_group *g, const golden_file *f, const char *name, const real *x, size_t count)
+{
+    size_t n;
+    char full[80];
+    snprintf(full, sizeof full, "step0.act.%s", name);
+    double *want = golden_read(f, full, &n);
+    if (!want) return;
+    CHECK(n == count, "%s: %lu numbers, expected %lu", full, (unsigned long)n, (unsigned long)count);
+    if (n == count) group_add(g, compare(x, want, n, 0), full);
+    free(want);
+}
+
+static void golden_stack(golden_group *g, const golden_file *f, const char *part, const ij_stack *s)
+{
+    char name[64];
+    for (size_t i = 0; i < s->depth; i++) {
+        snprintf(name, sizeof name, "%s.block%lu", part, (unsigned long)i);
+        golden_act(&g[G_BLOCK], f, name, i + 1 < s->depth ? s->block[i + 1].x.x : s->out.x, ij_count(&s->out));
+    }
+    snprintf(name, sizeof name, "%s.norm", part);
+    golden_act(&g[G_NORM], f, name, s->norm.x, ij_count(&s->norm));
+    snprintf(name, sizeof name, "%s.%s", part, strcmp(part, "predictor") ? "embed" : "in");
+    golden_act(&g[G_EMBED], f, name, s->block[0].x.x, ij_count(&s->block[0].x));
+}
+
+static ij_config golden_config(const golden_file *g)
+{
+    ij_config c = ij_config_default();
+    const double side = meta_number(g, "img_size");
+    c.crop_size[0] = c.crop_size[1] = (size_t)side;
+    c.patch_size = (size_t)meta_number(g, "patch_size");
+    c.embed_dim = (size_t)meta_number(g, "embed_dim");
+    c.depth = (size_t)meta_number(g, "depth");
+    c.num_heads = (size_t)meta_number(g, "num_heads");
+    c.mlp_ratio = meta_number(g, "mlp_ratio");
+    c.pred_emb_dim = (size_t)meta_number(g, "pred_emb_dim");
+    c.pred_depth = (size_t)meta_number(g, "pred_depth");
+    c.batch_size = (size_t)meta_number(g, "batch_size");
+    c.num_enc_masks = (size_t)meta_number(g, "nenc");
+    c.num_pred_masks = (size_t)meta_number(g, "npred");
+    c.min_keep = (size_t)meta_number(g, "min_keep");
+    c.allow_overlap = (int)meta_number(g, "allow_overlap");
+    c.mask_mode = IJ_MASK_REFERENCE;
+    meta_pair(c.enc_mask_scale, g, "enc_mask_scale");
+    meta_pair(c.pred_mask_scale, g, "pred_mask_scale");
+    meta_pair(c.aspect_ratio, g, "aspect_ratio");
+    c.ipe = (size_t)meta_number(g, "ipe");
+    c.epochs = meta_number(g, "epochs");
+    c.warmup = meta_number(g, "warmup");
+    c.ipe_scale = meta_number(g, "ipe_scale");
+    c.start_lr = meta_number(g, "start_lr"), c.lr = meta_number(g, "lr"), c.final_lr = meta_number(g, "final_lr");
+    c.weight_decay = meta_number(g, "wd"), c.final_weight_decay = meta_number(g, "final_wd");
+    meta_pair(c.ema, g, "ema");
+    meta_pair(c.beta, g, "betas");
+    c.eps = meta_number(g, "eps");
+    CHECK((size_t)meta_number(g, "mlp_hidden") == ij_hidden(&c), "mlp_hidden is not embed_dim * mlp_ratio");
+    return c;
+}
+
+static void golden_lists(ij_lists *l, const golden_file *g, size_t step, const char *part)
+{
+    char name[64];
+    size_t n;
+    snprintf(name, sizeof name, "step%lu.%s_masks", (unsigned long)step, part);
+    double *x = golden_read(g, name, &n);
+    const ij_entry *e = ij_file_find(&g->f, name);
+    if (!x) return;
+    const size_t k = e->dim[2];
+    CHECK(l->lists == e->dim[0] * e->dim[1], "%s: %lu lists drawn", name, (unsigned long)l->lists);
+    for (size_t i = 0; i < l->lists; i++) {             /* the sampler, drawn anew, gives the lists of the file */
+        CHECK(l->length[i] == k, "%s: list %lu has %lu, expected %lu", name, (unsigned long)i, (unsigned long)l->length[i],
+              (unsigned long)k);
+        for (size_t j = 0; j < k && l->length[i] == k; j++)
+            CHECK((double)l->index[i * l->stride + j] == x[i * k + j], "%s[%lu,%lu]", name, (unsigned long)i, (unsigned long)j);
+    }
+    free(x);
+}
+
+/* got against init and final of the file: worst element, update of each tensor and of all; key biases apart. */
+static void golden_update(golden_group *all, golden_group *each, golden_group *whole, golden_group *key, const golden_file *g,
+                          const ij_model *m, const real *got, int part)
+{
+    static const char *const prefix[3] = { "encoder", "predictor", "target_encoder" };
+    double total_error = 0, total_update = 0;
+    for (int from = part == 2 ? 2 : 0, to = part == 2 ? 3 : 2, k = from; k < to; k++)
+        for (size_t p = 0; p < m->params; p++) {
+            const ij_param *at = &m->param[p];
+            if (at->predictor != (k == 1)) continue;
+            char name[128];
+            size_t n;
+            snprintf(name, sizeof name, "init.%s.%s", prefix[k], at->name);
+            double *init = golden_read(g, name, &n);
+            snprintf(name, sizeof name, "final.%s.%s", prefix[k], at->name);
+            double *final = golden_read(g, name, &n);
+            const real *x = got + at->offset;
+            double error = 0, update = 0;
+            for (size_t i = 0; init && final && i < n; i++) {
+                const double e = fabs((double)x[i] - final[i]), u = final[i] - init[i];
+                if (strstr(name, "qkv.bias") && i >= n / 3 && i < 2 * n / 3) { group_add(key, e, name); continue; }
+                group_add(all, e, name);
+                error += e * e, update += u * u;
+            }
+            group_add(each, update > 0 ? sqrt(error / update) : (double)NAN, name);
+            total_error += error, total_update += update;
+            free(init), free(final);
+        }
+    group_add(whole, sqrt(total_error / total_update), prefix[part]);
+}
+
+static void golden_run(const char *path, int print)
+{
+    golden_file g;
+    if (!golden_open(&g, path)) return;
+    const int rounded = ij_file_find(&g.f, "step0.act.targets") && ij_file_find(&g.f, "step0.act.targets")->dtype == IJ_F32;
+    const double act = !IN_DOUBLE ? 1 : rounded ? 6e-7 : 1e-11;
+    golden_group group[G_GROUPS] = {
+        { "activations: embed, predictor.in", IN_DOUBLE ? act : 7e-6, 0, "", 0 },
+        { "activations: blocks", IN_DOUBLE ? act : 2e-5, 0, "", 0 },
+        { "activations: norms, targets, out", IN_DOUBLE ? act : 1e-5, 0, "", 0 },
+        { "loss of every step", IN_DOUBLE ? 1e-12 : 3e-7, 0, "", 0 },
+        { "gradient, relative", IN_DOUBLE ? 1e-11 : 4e-6, 0, "", 0 },
+        { "gradient of key bias (truth: 0)", IN_DOUBLE ? 1e-15 : 2e-9, 0, "", 0 },
+        { "moments m, v, relative", IN_DOUBLE ? (rounded ? 1e-7 : 1e-11) : 5e-6, 0, "", 0 },
+        { "weights after the last step", IN_DOUBLE ? 1e-11 : 4e-5, 0, "", 0 },
+        { "  their update, worst tensor", IN_DOUBLE ? 1e-10 : 2e-4, 0, "", 0 },
+        { "  their update, all", IN_DOUBLE ? 1e-11 : 5e-5, 0, "", 0 },
+        { "target encoder after the last step", IN_DOUBLE ? 1e-11 : 1.2e-5, 0, "", 0 },
+        { "  its update, worst tensor", IN_DOUBLE ? 1e-10 : 2e-3, 0, "", 0 },
+        { "  its update, all", IN_DOUBLE ? 1e-11 : 2e-4, 0, "", 0 },
+        { "position tables", IN_DOUBLE ? 1e-14 : 6e-7, 0, "", 0 },
+        { "key bias after the last step", 1e-11, 0, "", 0 },
+    };
+    const ij_config c = golden_config(&g);
+    const size_t steps = (size_t)meta_number(&g, "steps");
+    ij_error why;
+    ij_model m;
+    size_t size, n;
+    double lr_sum = 0;
+    char name[128];
+    ij_status status = ij_model_size(&size, &c, IJ_TRAIN, &why);
+    void *mem = need(status ? 1 : size);
+    if (!status) status = ij_model_init(&m, mem, size, &c, IJ_TRAIN, &why);
+    CHECK(!status, "%s: %s", path, why.text);
+    if (status) goto done;
+    for (size_t p = 0; p < m.params; p++) {             /* the start */
+        const ij_param *at = &m.param[p];
+        snprintf(name, sizeof name, "init.%s.%s", at->predictor ? "predictor" : "encoder", at->name);
+        double *w = golden_read(&g, name, &n);
+        CHECK(n == ij_count(&at->shape), "%s: %lu numbers", name, (unsigned long)n);
+        for (size_t i = 0; w && i < n; i++) m.weight[at->offset + i] = (real)w[i];
+        free(w);
+        if (at->predictor) continue;
+        snprintf(name, sizeof name, "init.target_encoder.%s", at->name);
+        w = golden_read(&g, name, &n);
+        for (size_t i = 0; w && i < n; i++) m.target[at->offset + i] = (real)w[i];
+        free(w);
+    }
+    ij_rng_seed(&m.mask_rng, (uint64_t)meta_number(&g, "mask_seed"));
+    for (size_t k = 0; k < steps; k++) {
+        const struct { const char *name; double value; } schedule[3] = {
+            { "lr", ij_lr(&c, k + 1) }, { "wd", ij_weight_decay(&c, k + 1) }, { "ema", ij_ema(&c, k + 1) } };
+        for (int i = 0; i < 3; i++) {
+            snprintf(name, sizeof name, "step%lu.%s", (unsigned long)k, schedule[i].name);
+            double *want = golden_read(&g, name, &n);
+            CHECK(want && fabs(schedule[i].value - want[0]) <= 1e-12 * fabs(want[0]), "%s is %.17g, expected %.17g", name,
+                  schedule[i].value, want ? want[0] : 0);
+            free(want);
+        }
+        lr_sum += schedule[0].value;
+        CHECK(!ij_masks_draw(&m.masks, &c, &m.mask_rng, k, c.batch_size, &why), "%s", why.text);
+        golden_lists(&m.masks.context, &g, k, "enc");
+        golden_lists(&m.masks.target, &g, k, "pred");
+        snprintf(name, sizeof name, "step%lu.images", (unsigned long)k);
+        double *pixels = golden_read(&g, name, &n);
+        real *images = need(n * sizeof *images);
+        for (size_t i = 0; pixels && i < n; i++) images[i] = (real)pixels[i];
+        if (k == 0) {                                   /* activations and gradients of the first step */
+            ij_step s;
+            CHECK(!ij_step_begin(&s, &m, images, &m.masks), "step does not begin");
+            ij_encode_targets(&s, NULL), ij_encode_context(&s, NULL), ij_predict(&s, NULL), ij_loss(&s, NULL);
+            golden_stack(group, &g, "context", &s.context.stack);
+            golden_stack(group, &g, "predictor", &s.predictor.stack);
+            golden_act(&group[G_NORM], &g, "predictor.out", s.predictor.out.x, ij_count(&s.predictor.out));
+            golden_act(&group[G_NORM], &g, "targets", s.loss.want.x, ij_count(&s.loss.want));
+            ij_encoder_pass keep = s.target;            /* the target encoder again, keeping what the step need not */
+            ij_arena a = { NULL, 0, 0 };
+            const size_t patches = ij_rows(&m.encoder_pos), b = c.batch_size;
+            for (int pass = 0; pass < 2; pass++) {
+                if (pass) a.base = need(a.used), a.size = a.used, a.used = 0;
+                ij_encoder_place(&keep, &a, c.depth, c.num_heads, c.patch_size, c.embed_dim, ij_hidden(&c), b, b * patches,
+                                 b * patches * patches, 1);
+            }
+            keep.stack.seqs = s.target.stack.seqs;
+            ij_each(NULL, keep.stack.seqs.pieces, ij_encoder_task, &keep);
+            golden_stack(group, &g, "target", &keep.stack);
+            for (size_t r = 0, d = c.embed_dim; r < b * patches; r++) {
+                real mean, rstd, *x = keep.stack.norm.x + r * d;
+                ij_moments(&mean, &rstd, x, d, IJ_TARGET_EPS);
+                for (size_t i = 0; i < d; i++) x[i] = (x[i] - mean) * rstd;
+            }
+            golden_act(&group[G_NORM], &g, "target.layernormed", keep.stack.norm.x, ij_count(&keep.stack.norm));
+            free(a.base);
+            ij_backward(&m, &s, NULL);
+            for (size_t p = 0; p < m.params; p++) {
+                const ij_param *at = &m.param[p];
+                snprintf(name, sizeof name, "step0.grad.%s.%s", at->predictor ? "predictor" : "encoder", at->name);
+                double *want = golden_read(&g, name, &n);
+                real *got = m.grad + at->offset;
+                if (!want) continue;
+                if (strstr(name, "qkv.bias")) {
+                    for (size_t i = n / 3; i < 2 * n / 3; i++)
+                        group_add(&group[G_GRAD_KEY], fabs((double)got[i]), name), got[i] = 0, want[i] = 0;
+                }
+                group_add(&group[G_GRAD], compare(got, want, n, 1), name);
+                free(want);
+            }
+            memset(m.grad, 0, m.size * sizeof(real));
+        }
+        ij_report r;
+        status = ij_train_step(&m, images, &m.masks, &r);
+        CHECK(!status, "step %lu: %s", (unsigned long)k, ij_status_string(status));
+        snprintf(name, sizeof name, "step%lu.loss", (unsigned long)k);
+        double *want = golden_read(&g, name, &n);
+        if (want) group_add(&group[G_LOSS], fabs(r.loss - want[0]), name);
+        free(want), free(pixels), free(images);
+    }
+    if (!IN_DOUBLE) group[G_KEY].bound = lr_sum;
+    golden_update(&group[G_WEIGHT], &group[G_WEIGHT_WORST], &group[G_WEIGHT_ALL], &group[G_KEY], &g, &m, m.weight, 0);
+    golden_update(&group[G_TARGET], &group[G_TARGET_WORST], &group[G_TARGET_ALL], &group[G_KEY], &g, &m, m.target, 2);
+    for (size_t p = 0; p < m.params; p++)
+        for (int v = 0; v < 2; v++) {
+            const ij_param *at = &m.param[p];
+            snprintf(name, sizeof name, "final.opt.%c.%s.%s", "mv"[v], at->predictor ? "predictor" : "encoder", at->name);
+            double *want = golden_read(&g, name, &n);
+            real *got = (v ? m.adam_v : m.adam_m) + at->offset;
+            if (!want) continue;
+            if (strstr(name, "qkv.bias"))
+                for (size_t i = n / 3; i < 2 * n / 3; i++) got[i] = 0, want[i] = 0;
+            group_add(&group[G_MOMENTS], compare(got, want, n, 1), name);
+            free(want);
+        }
+    const struct { const char *name; const ij_tensor *t; } pos[3] = { { "final.encoder.pos_embed", &m.encoder_pos },
+        { "final.target_encoder.pos_embed", &m.encoder_pos }, { "final.predictor.predictor_pos_embed", &m.predictor_pos } };
+    for (int i = 0; i < 3; i++) {
+        double *want = golden_read(&g, pos[i].name, &n);
+        if (want && n == ij_count(pos[i].t)) group_add(&group[G_POS], compare(pos[i].t->x, want, n, 0), pos[i].name);
+        else CHECK(0, "%s: wrong size", pos[i].name);
+        free(want);
+    }
+    if (print) printf("%s (%s build)\n", path, IN_DOUBLE ? "double" : "float");
+    for (int i = 0; i < G_GROUPS; i++) {
+        if (print) printf("  %-36s worst %9.2e  bound %9.2e  %s\n", group[i].name, group[i].worst, group[i].bound, group[i].where);
+        CHECK(group[i].tensors && group[i].worst <= group[i].bound, "%s: %s: %g exceeds %g at %s", path, group[i].name,
+              group[i].worst, group[i].bound, group[i].where);
+    }
+done:
+    free(mem);
+    golden_close(&g);
+}
+
+static void test_golden_a(void) { golden_run("data/golden/golden_a.safetensors", 0); }
+static void test_golden_b(void) { golden_run("data/golden/golden_b.safetensors", 0); }
+
+static void test_gradient_check(void)
+{
+    const size_t size = ij_check_size();
+    void *mem = need(size);
+    static ij_check_row row[IJ_CHECK_MOST];
+    size_t rows = 0;
+    ij_error why;
+    CHECK(!ij_check(row, &rows, mem, size, &why), "%s", why.text);
+    CHECK(rows > 90, "only %lu rows", (unsigned long)rows);
+    for (size_t i = 0; i < rows; i++)
+        CHECK(row[i].error <= row[i].bound, "%s: error %g, bound %g", row[i].name, row[i].error, row[i].bound);
+    free(mem);
+}
+static double random_unit(uint64_t *state) { return (double)(ij_mix(state) >> 11) / 4503599627370496.0 - 1; }
+
+/* ---- matmul ---- */
+
+/* fast against naive, to the last bit, with NaN where nothing may be read and a guard where nothing may be written */
+static void matmul_case(size_t m, size_t n, size_t k, int ta, int tb, int add, const ij_team *team)
+{
+    uint64_t state = m * 1000003 + n * 1009 + k;
+    const size_t row = n + 3;
+    real *a = need((m * k + 1) * sizeof *a), *b = need((k * n + 1) * sizeof *b);
+    real *c = need((m * row + 1) * sizeof *c), *want = need((m * row + 1) * sizeof *want);
+    for (size_t i = 0; i < m * k; i++) a[i] = (real)random_unit(&state);
+    for (size_t i = 0; i < k * n; i++) b[i] = (real)random_unit(&state);
+    for (size_t i = 0; i < m * row; i++)
+        c[i] = want[i] = i % row >= n ? 7 : add ? (real)random_unit(&state) : (real)NAN;
+    ij_product p = { m, n, k, a, ta ? 1 : k, ta ? m : 1, b, tb ? 1 : n, tb ? k : 1, c, row, add };
+    ij_matmul(&p, team);
+    p.c = want;
+    ij_matmul_naive(&p);
+    CHECK(!memcmp(c, want, m * row * sizeof *c), "%lux%lux%lu ta %d tb %d add %d differs", (unsigned long)m, (unsigned long)n,
+          (unsigned long)k, ta, tb, add);
+    free(a), free(b), free(c), free(want);
+}
+
+static void backwards(void *pool, size_t count, ij_task *task, void *arg)       /* the last task first */
+{
+    (void)pool;
+    while (count--) task(arg, count);
+}
+
+static void test_matmul_equals_naive(void)
+{
+    static const size_t edge[] = { 1, IJ_MR - 1, IJ_MR, IJ_MR + 1, IJ_NR - 1, IJ_NR, IJ_NR + 1, 2 * IJ_NR + 5, 37 };
+    const ij_team team = { backwards, NULL, 3 };
+    for (size_t i = 0; i < 9; i++)
+        for (size_t j = 0; j < 9; j++)
+            for (int form = 0; form < 8; form++)
+                matmul_case(edge[i], edge[j], edge[(i + j) % 9], form & 1, form >> 1 & 1, form >> 2, form & 1 ? &team : NULL);
+    for (int form = 0; form < 8; form++) {
+        matmul_case(2 * IJ_MC + 7, 19, IJ_KC + 1, form & 1, form >> 1 & 1, form >> 2, form & 2 ? &team : NULL);
+        matmul_case(5, 2 * IJ_NR, 3 * IJ_KC, form & 1, form >> 1 & 1, form >> 2, NULL);
+    }
+    matmul_case(3, 5, 0, 0, 0, 0, NULL);
+    matmul_case(3, 5, 0, 0, 0, 1, NULL);
+}
+
+/* ---- exp, normal ---- */
+
+static void test_exp_and_normal(void)
+{
+    double worst_exp = 0, worst_cdf = 0, worst_pdf = 0;
+    for (double x = -87; x <= 88; x += 0.00037) {
+        const real r = (real)x;
+        const double want = exp((double)r), error = fabs((double)ij_exp(r) - want) / want;
+        if (!(error <= worst_exp)) worst_exp = error;
+    }
+    for (double x = -40; x <= 40; x += 0.00011) {
+        real pdf, cdf;
+        const double u = (double)(real)x, want = 0.5 * erfc(-u * sqrt(0.5)), density = exp(-u * u / 2) / sqrt(2 * IJ_PI);
+        ij_normal(&pdf, &cdf, (real)x);
+        if (!(fabs((double)cdf - want) <= worst_cdf)) worst_cdf = fabs((double)cdf - want);
+        if (!(fabs((double)pdf - density) <= worst_pdf)) worst_pdf = fabs((double)pdf - density);
+    }
+    CHECK(worst_exp <= (IN_DOUBLE ? 1e-15 : 1.5 * (double)FLT_EPSILON), "exp is wrong by %g", worst_exp);
+    CHECK(worst_cdf <= (IN_DOUBLE ? 1e-15 : 2.5e-7), "normal cdf is wrong by %g", worst_cdf);
+    CHECK(worst_pdf <= (IN_DOUBLE ? 1e-15 : 6e-8), "normal density is wrong by %g", worst_pdf);
+}
+
+/* ---- golden masks, streams, tables, schedules ---- */
+
+static double word_value(const char *text, const char *key)     /* key=value in a line of such words */
+{
+    char find[40];
+    snprintf(find, sizeof find, "%s=", key);
+    const char *at = text ? strstr(text, find) : NULL;
+    while (at && at != text && at[-1] != ' ') at = strstr(at + 1, find);
+    CHECK(at, "no %s in \"%s\"", key, text ? text : "");
+    return at ? strtod(at + strlen(find), NULL) : 0;
+}
+
+static void golden_mask_case(const golden_file *g, int k)
+{
+    char name[64];
+    ij_error why;
+    ij_rng rng;
+    ij_config c = ij_config_default();
+    snprintf(name, sizeof name, "m%d", k);
+    const char *t = ij_file_meta(&g->f, name);
+    c.crop_size[0] = (size_t)word_value(t, "height"), c.crop_size[1] = (size_t)word_value(t, "width");
+    c.patch_size = (size_t)word_value(t, "patch");
+    c.enc_mask_scale[0] = word_value(t, "enc_scale_min"), c.enc_mask_scale[1] = word_value(t, "enc_scale_max");
+    c.pred_mask_scale[0] = word_value(t, "pred_scale_min"), c.pred_mask_scale[1] = word_value(t, "pred_scale_max");
+    c.aspect_ratio[0] = word_value(t, "aspect_min"), c.aspect_ratio[1] = word_value(t, "aspect_max");
+    c.num_enc_masks = (size_t)word_value(t, "nenc"), c.num_pred_masks = (size_t)word_value(t, "npred");
+    c.min_keep = (size_t)word_value(t, "min_keep"), c.allow_overlap = (int)word_value(t, "allow_overlap");
+    c.batch_size = (size_t)word_value(t, "batch");
+    c.mask_mode = IJ_MASK_REFERENCE;
+    ij_masks m;
+    ij_arena a = { NULL, 0, 0 };
+    ij_masks_place(&m, &a, &c);
+    void *mem = need(a.used);
+    a.base = mem, a.size = a.used, a.used = 0;
+    ij_masks_place(&m, &a, &c);
+    ij_rng_seed(&rng, (uint64_t)word_value(t, "seed"));
+    const uint64_t first = (uint64_t)(word_value(t, "itr_start") + 1), calls = (uint64_t)word_value(t, "calls");
+    for (uint64_t call = 0; call < calls; call++) {
+        const ij_status s = ij_masks_draw(&m, &c, &rng, first + call, c.batch_size, &why);
+        CHECK(!s, "m%d: %s", k, why.text);
+        for (int part = 0; part < 2; part++) {
+            const ij_lists *l = part ? &m.target : &m.context;
+            size_t n;
+            snprintf(name, sizeof name, "m%d.call%lu.%s", k, (unsigned long)call, part ? "pred" : "enc");
+            double *want = golden_read(g, name, &n);
+            const ij_entry *e = ij_file_find(&g->f, name);
+            if (!want) continue;
+            const size_t kinds = e->dim[1], len = e->dim[2];
+            CHECK(e->dim[0] == c.batch_size && kinds * c.batch_size == l->lists, "%s: shape", name);
+            for (size_t b = 0; b < c.batch_size; b++)           /* the file has the batch first */
+                for (size_t i = 0; i < kinds; i++) {
+                    const size_t list = i * c.batch_size + b;
+                    CHECK(l->length[list] == len, "%s: length %lu, expected %lu", name, (unsigned long)l->length[list],
+                          (unsigned long)len);
+                    for (size_t j = 0; j < len && l->length[list] == len; j++)
+                        CHECK((double)l->index[list * l->stride + j] == want[(b * kinds + i) * len + j], "%s[%lu,%lu,%lu]", name,
+                              (unsigned long)b, (unsigned long)i, (unsigned long)j);
+                }
+            free(want);
+        }
+    }
+    free(mem);
+}
+
+static void test_golden_masks(void)
+{
+    golden_file g;
+    if (!golden_open(&g, "data/golden/golden_masks.safetensors")) return;
+    for (int k = 0; k < (int)meta_number(&g, "masks"); k++) golden_mask_case(&g, k);
+    golden_close(&g);
+}
+
+static void test_golden_random(void)
+{
+    golden_file g;
+    static const unsigned long seed[3] = { 0, 1, 42 };
+    static const size_t below[8] = { 2, 3, 5, 7, 10, 16, 100, 1000 };
+    if (!golden_open(&g, "data/golden/golden_masks.safetensors")) return;
+    for (int s = 0; s < 3; s++)
+        for (int list = 0; list < 10; list++) {
+            char name[64];
+            size_t n;
+            ij_rng r;
+            if (list == 0) snprintf(name, sizeof name, "mt.seed%lu.u32", seed[s]);
+            else if (list == 1) snprintf(name, sizeof name, "mt.seed%lu.rand", seed[s]);
+            else snprintf(name, sizeof name, "mt.seed%lu.randint%lu", seed[s], (unsigned long)below[list - 2]);
+            const ij_entry *e = ij_file_find(&g.f, name);
+            if (e && e->dtype == IJ_OTHER) continue;            /* unsigned words: the next two lists hold the same */
+            double *want = golden_read(&g, name, &n);
+            ij_rng_seed(&r, seed[s]);
+            for (size_t i = 0; want && i < n; i++) {
+                const double got = list == 0 ? (double)ij_rng_next(&r) : list == 1 ? ij_rng_uniform(&r)
+                                                                              : (double)ij_rng_below(&r, below[list - 2]);
+                CHECK(got == want[i], "%s[%lu]: %g, expected %g", name, (unsigned long)i, got, want[i]);
+            }
+            free(want);
+        }
+    golden_close(&g);
+    ij_rng r;                                                   /* the published tenth-thousandth word of seed 5489 */
+    ij_rng_seed(&r, 5489);
+    uint32_t word = 0;
+    for (int i = 0; i < 10000; i++) word = ij_rng_next(&r);
+    CHECK(word == 4123659995u, "word 10000 is %lu", (unsigned long)word);
+}
+
+static void test_golden_positions(void)
+{
+    static const size_t table[5][2] = { { 24, 5 }, { 44, 8 }, { 192, 8 }, { 384, 14 }, { 1280, 16 } };
+    golden_file g;
+    if (!golden_open(&g, "data/golden/golden_masks.safetensors")) return;
+    for (int t = 0; t < 5; t++) {
+        char name[40];
+        size_t n;
+        snprintf(name, sizeof name, "pos.d%lu.g%lu", (unsigned long)table[t][0], (unsigned long)table[t][1]);
+        double *want = golden_read(&g, name, &n);
+        const size_t side = table[t][1];
+        const ij_tensor pos = { need(side * side * table[t][0] * sizeof(real)), 2, { side * side, table[t][0], 0, 0 } };
+        ij_positions(pos, side, side);
+        for (size_t i = 0; want && i < n; i++)                  /* rounded to float in both builds */
+            CHECK(fabs((double)pos.x[i] - want[i]) <= 3.1e-8, "%s[%lu]", name, (unsigned long)i);
+        free(want), free(pos.x);
+    }
+    golden_close(&g);
+}
+
+static void test_golden_schedules(void)
+{
+    golden_file g;
+    if (!golden_open(&g, "data/golden/golden_masks.safetensors")) return;
+    for (int k = 0; k < (int)meta_number(&g, "schedules"); k++) {
+        char name[16];
+        ij_config c = ij_config_default();
+        snprintf(name, sizeof name, "s%d", k);
+        const char *t = ij_file_meta(&g.f, name);
+        c.ipe = (size_t)word_value(t, "ipe"), c.epochs = word_value(t, "epochs"), c.warmup = word_value(t, "warmup");
+        c.start_lr = word_value(t, "start_lr"), c.lr = word_value(t, "lr"), c.final_lr = word_value(t, "final_lr");
+        c.weight_decay = word_value(t, "wd"), c.final_weight_decay = word_value(t, "final_wd");
+        c.ema[0] = word_value(t, "ema_start"), c.ema[1] = word_value(t, "ema_end");
+        c.ipe_scale = word_value(t, "ipe_scale");
+        static const char *const what[3] = { "lr", "wd", "ema" };
+        for (int w = 0; w < 3; w++) {
+            size_t n;
+            snprintf(name, sizeof name, "s%d.%s", k, what[w]);
+            double *want = golden_read(&g, name, &n);
+            CHECK(n == (size_t)word_value(t, "steps"), "%s: %lu steps", name, (unsigned long)n);
+            for (size_t i = 0; want && i < n; i++) {
+                const double got = w == 0 ? ij_lr(&c, i + 1) : w == 1 ? ij_weight_decay(&c, i + 1) : ij_ema(&c, i + 1);
+                CHECK(fabs(got - want[i]) <= 1e-12 * fabs(want[i]), "%s[%lu]: %.17g, expected %.17g", name, (unsigned long)i, got,
+                      want[i]);
+            }
+            free(want);
+        }
+    }
+    golden_close(&g);
+}
+
+/* ---- masks: what the paper mode promises, and that nothing hangs ---- */
+
+static void test_masks_paper_mode(void)
+{
+    ij_config c = ij_config_default();
+    ij_error why;
+    size_t size;
+    ij_model m;
+    c.batch_size = 32;
+    CHECK(!ij_model_size(&size, &c, IJ_TRAIN, &why), "%s", why.text);
+    void *mem = need(size);
+    CHECK(!ij_model_init(&m, mem, size, &c, IJ_TRAIN, &why), "%s", why.text);
+    size_t context[64] = { 0 }, target[64] = { 0 }, lengths = 0;
+    for (uint64_t step = 0; step < 200; step++) {
+        CHECK(!ij_masks_draw(&m.masks, &c, &m.mask_rng, step, 32, &why), "%s", why.text);
+        for (size_t b = 0; b < 32; b++) {
+            int hidden[64] = { 0 };
+            for (size_t t = b; t < m.masks.target.lists; t += 32) {
+                CHECK(m.masks.target.length[t] > c.min_keep, "short target");
+                for (size_t j = 0; j < m.masks.target.length[t]; j++) {
+                    const size_t n = m.masks.target.index[t * m.masks.target.stride + j];
+                    CHECK(!j || n > m.masks.target.index[t * m.masks.target.stride + j - 1], "indices do not ascend");
+                    hidden[n] = 1, target[n]++;
+                }
+            }
+            CHECK(m.masks.context.length[b] > c.min_keep, "short context");
+            lengths |= (size_t)1 << m.masks.context.length[b] % 64;
+            for (size_t j = 0; j < m.masks.context.length[b]; j++) {
+                const size_t n = m.masks.context.index[b * m.masks.context.stride + j];
+                CHECK(!hidden[n], "context and target overlap");
+                context[n]++;
+            }
+        }
+    }
+    for (size_t n = 0; n < 64; n++) {
+        CHECK(context[n] > 0 && target[n] > 0, "patch %lu is never drawn", (unsigned long)n);
+        CHECK(fabs((double)target[n] - (double)target[63 - n]) < 0.15 * (double)target[27], "targets are lopsided at %lu: %lu, %lu",
+              (unsigned long)n, (unsigned long)target[n], (unsigned long)target[63 - n]);
+    }
+    CHECK(lengths & (lengths - 1), "all contexts have one length");
+    free(mem);
+}
+
+static void test_masks_impossible(void)
+{
+    ij_error why;
+    size_t size;
+    ij_model m;
+    for (int mode = 0; mode < 2; mode++)
+        for (size_t keep = mode ? 13 : 9; keep < 70; keep += 15) {      /* ijepa #68: 32-pixel crops hang the reference */
+            ij_config c = ij_config_default();
+            c.mask_mode = mode, c.min_keep = keep;
+            CHECK(!ij_model_size(&size, &c, IJ_TRAIN, &why), "%s", why.text);
+            void *mem = need(size);
+            const ij_status s = ij_model_init(&m, mem, size, &c, IJ_TRAIN, &why);
+            CHECK(s == IJ_EMASK && strstr(why.text, "min_keep"), "mode %d, min_keep %lu: %s", mode, (unsigned long)keep,
+                  ij_status_string(s));
+            free(mem);
+        }
+}
+
+/* ---- model ---- */
+
+static ij_config small_config(void)
+{
+    ij_config c = ij_config_default();
+    c.batch_size = 3, c.crop_size[0] = 24, c.crop_size[1] = 32, c.embed_dim = 24, c.depth = 2, c.num_heads = 2;
+    c.pred_emb_dim = 16, c.min_keep = 1, c.ipe = 5, c.epochs = 2;
+    return c;
+}
+
+static void *start_model(ij_model *m, const ij_config *c, size_t *size)
+{
+    ij_error why;
+    CHECK(!ij_model_size(size, c, IJ_TRAIN, &why), "%s", why.text);
+    void *mem = need(*size);
+    CHECK(!ij_model_init(m, mem, *size, c, IJ_TRAIN, &why), "%s", why.text);
+    return mem;
+}
+
+static void train_some(ij_model *m, size_t steps)
+{
+    const ij_config *c = &m->config;
+    const size_t n = c->batch_size * 3 * c->crop_size[0] * c->crop_size[1];
+    real *images = need(n * sizeof *images);
+    ij_error why;
+    ij_report r;
+    while (steps--)
+        do {
+            uint64_t state = m->micro;
+            for (size_t i = 0; i < n; i++) images[i] = (real)random_unit(&state);
+            CHECK(!ij_masks_draw(&m->masks, c, &m->mask_rng, m->micro, c->batch_size, &why), "%s", why.text);
+            CHECK(!ij_train_step(m, images, &m->masks, &r), "a step failed");
+        } while (!r.updated);
+    free(images);
+}
+
+static void test_model_every_parameter_moves(void)
+{
+    for (int loss = 0; loss < 2; loss++) {
+        ij_config c = small_config();
+        ij_model m;
+        size_t size;
+        c.loss = loss;
+        void *mem = start_model(&m, &c, &size);
+        real *before = need(m.size * sizeof *before), *target = need(m.encoder_size * sizeof *target);
+        memcpy(before, m.weight, m.size * sizeof *before);
+        memcpy(target, m.target, m.encoder_size * sizeof *target);
+        train_some(&m, 1);
+        for (size_t p = 0; p < m.params; p++) {
+            size_t still = 0, n = ij_count(&m.param[p].shape);
+            for (size_t i = 0; i < n; i++) {
+                const size_t at = m.param[p].offset + i;
+                still += !(m.weight[at] < before[at] || m.weight[at] > before[at]);
+                if (!m.param[p].predictor) CHECK(isfinite(m.target[at]), "target is not finite");
+            }
+            if (strstr(m.param[p].name, "qkv.bias")) still = still <= n / 3 ? 0 : still;       /* the key's may rest */
+            CHECK(!still, "%s: %lu of %lu numbers did not move", m.param[p].name, (unsigned long)still, (unsigned long)n);
+        }
+        CHECK(memcmp(target, m.target, m.encoder_size * sizeof *target), "the target encoder did not follow");
+        free(before), free(target), free(mem);
+    }
+}
+
+static void test_model_threads_same_bytes(void)
+{
+    const ij_config c = small_config();
+    real *first = NULL;
+    for (size_t threads = 1; threads <= 5; threads++) {
+        ij_model m;
+        size_t size;
+        void *mem = start_model(&m, &c, &size);
+        if (threads > 1) m.team.run = backwards, m.team.threads = threads;
+        train_some(&m, 3);
+        if (!first) {
+            first = need(m.size * sizeof *first);
+            memcpy(first, m.weight, m.size * sizeof *first);
+        } else CHECK(!memcmp(first, m.weight, m.size * sizeof *first), "%lu threads give other bytes", (unsigned long)threads);
+        free(mem);
+    }
+    free(first);
+}
+
+static void test_model_resume_same_bytes(void)
+{
+    ij_config c = small_config();
+    static char a[1 << 21], b[1 << 21];
+    ij_error why;
+    ij_model m;
+    size_t size, file_size;
+    c.accumulate = 2;
+    void *mem = start_model(&m, &c, &size), *work = need(ij_save_size(&m)), *other = need(size);
+    train_some(&m, 2);
+    CHECK(!ij_save(&m, scratch("half.safetensors"), work, ij_save_size(&m), &why), "%s", why.text);
+    train_some(&m, 3);
+    CHECK(!ij_save(&m, scratch("whole.safetensors"), work, ij_save_size(&m), &why), "%s", why.text);
+
+    ij_file f;
+    ij_config saved;
+    CHECK(!ij_file_size(&file_size, scratch("half.safetensors"), &why), "%s", why.text);
+    void *table = need(file_size);
+    CHECK(!ij_file_open(&f, table, file_size, scratch("half.safetensors"), &why), "%s", why.text);
+    CHECK(!ij_load_config(&saved, &f, &why), "%s", why.text);
+    CHECK(!ij_model_init(&m, other, size, &saved, IJ_TRAIN, &why), "%s", why.text);
+    CHECK(!ij_load(&m, &f, &why), "%s", why.text);
+    ij_file_close(&f);
+    CHECK(m.step == 2, "step %lu", (unsigned long)m.step);
+    train_some(&m, 3);
+    CHECK(!ij_save(&m, scratch("resumed.safetensors"), work, ij_save_size(&m), &why), "%s", why.text);
+    const size_t n = read_file(scratch("whole.safetensors"), a, sizeof a), k = read_file(scratch("resumed.safetensors"), b, sizeof b);
+    CHECK(n > 1000 && n < sizeof a && n == k && !memcmp(a, b, n), "the resumed run saved other bytes");
+    free(mem), free(work), free(other), free(table);
+}
+
+static void test_model_memory_ladder(void)
+{
+    const ij_config c = small_config();
+    ij_error why;
+    ij_model m;
+    size_t size;
+    for (int training = 0; training < 2; training++) {
+        CHECK(!ij_model_size(&size, &c, training, &why), "%s", why.text);
+        unsigned char *mem = need(size + 64);
+        for (size_t less = size; less > 0; less = less > 4096 ? less - 4093 : less - 1) {
+            if (less == size) continue;
+            CHECK(ij_model_init(&m, mem, less, &c, training, &why) == IJ_EMEM, "%lu bytes were enough", (unsigned long)less);
+        }
+        memset(mem + size, 0x5a, 64);
+        CHECK(!ij_model_init(&m, mem, size, &c, training, &why), "%s", why.text);
+        if (training) train_some(&m, 2);
+        for (int i = 0; i < 64; i++) CHECK(mem[size + (size_t)i] == 0x5a, "written past the end");
+        free(mem);
+    }
+}
+
+static void test_model_sizes(void)                      /* published parameter counts */
+{
+    static const struct { const char *name; size_t patch, side, pred_depth, encoder, predictor; } known[] = {
+        { "vit_tiny", 16, 224, 6, 5486400, 10795968 }, { "vit_small", 16, 224, 6, 21589632, 10943616 },
+        { "vit_base", 16, 224, 6, 85646592, 11238912 }, { "vit_large", 16, 224, 12, 303098880, 22082560 },
+        { "vit_huge", 16, 448, 12, 630664960, 22279424 }, { "vit_huge", 14, 224, 12, 630434560, 22279424 },
+        { "vit_giant", 16, 224, 16, 1011092608, 29475712 } };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        ij_config c = ij_config_default();
+        ij_error why;
+        ij_model m;
+        ij_arena a = { NULL, 0, 0 };
+        CHECK(!ij_config_set(&c, "model_name", known[i].name, &why), "%s", why.text);
+        c.patch_size = known[i].patch, c.crop_size[0] = c.crop_size[1] = known[i].side;
+        c.pred_emb_dim = 384, c.pred_depth = known[i].pred_depth;
+        memset(&m, 0, sizeof m);
+        m.config = c, m.training = IJ_TRAIN;
+        ij_model_place(&m, &a);
+        CHECK(m.encoder_size == known[i].encoder && m.size - m.encoder_size == known[i].predictor, "%s: %lu and %lu", known[i].name,
+              (unsigned long)m.encoder_size, (unsigned long)(m.size - m.encoder_size));
+    }
+}
+
+static void test_model_bad_settings(void)
+{
+    static const char *const bad[][2] = { { "embed_dim", "130" }, { "embed_dim", "0" }, { "num_heads", "3" }, { "patch_size", "0" },
+        { "patch_size", "33" }, { "batch_size", "0" }, { "crop_scale", "0.5,0.4" }, { "crop_scale", "0,2" }, { "ema", "0.9,1.1" },
+        { "pred_mask_scale", "0.9,0.1" }, { "aspect_ratio", "0,1" }, { "mlp_ratio", "0" }, { "depth", "0" }, { "betas", "0.9,1" },
+        { "depth", "99999999" }, { "pred_emb_dim", "6" }, { "std", "0,1,1" } };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        ij_config c = ij_config_default();
+        ij_error why;
+        size_t size;
+        snprintf(why.text, sizeof why.text, "nothing");
+        CHECK(!ij_config_set(&c, bad[i][0], bad[i][1], &why), "%s", why.text);
+        CHECK(ij_model_size(&size, &c, IJ_TRAIN, &why) == IJ_EARG && strstr(why.text, "expected"), "%s = %s is accepted: %s", bad[i][0],
+              bad[i][1], why.text);
+    }
+    ij_config huge = ij_config_default();
+    ij_error why;
+    size_t size;
+    huge.batch_size = 1 << 20, huge.crop_size[0] = huge.crop_size[1] = 1 << 20, huge.patch_size = 1;
+    const ij_status s = ij_model_size(&size, &huge, IJ_INFER, &why);
+    CHECK(!s, "inference does not depend on the batch: %s", why.text);
+    huge.embed_dim = 1 << 20, huge.mlp_ratio = 16, huge.depth = 1 << 20;
+    CHECK(ij_model_size(&size, &huge, IJ_INFER, &why) == IJ_EMEM, "an impossible size is accepted");
+}
+
+static void test_model_not_finite(void)
+{
+    const ij_config c = small_config();
+    ij_model m;
+    ij_error why;
+    ij_report r;
+    size_t size;
+    void *mem = start_model(&m, &c, &size);
+    const size_t n = c.batch_size * 3 * 24 * 32;
+    real *images = need(n * sizeof *images), *before = need(m.size * sizeof *before);
+    for (size_t i = 0; i < n; i++) images[i] = (real)NAN;
+    memcpy(before, m.weight, m.size * sizeof *before);
+    CHECK(!ij_masks_draw(&m.masks, &c, &m.mask_rng, 0, 3, &why), "%s", why.text);
+    CHECK(ij_train_step(&m, images, &m.masks, &r) == IJ_ENAN, "a loss of NaN is accepted");
+    CHECK(!memcmp(before, m.weight, m.size * sizeof *before) && m.step == 0, "the weights moved");
+    free(images), free(before), free(mem);
+}
+
+static void test_encode_other_sizes(void)
+{
+    const ij_config c = small_config();
+    ij_model m;
+    ij_error why;
+    size_t size, work_size;
+    void *mem = start_model(&m, &c, &size);
+    const size_t h = 40, w = 19, tokens = (40 / 4) * (19 / 4), d = c.embed_dim;
+    CHECK(!ij_encode_size(&work_size, &c, 2, h, w, &why), "%s", why.text);
+    void *work = need(work_size);
+    real *image = need(2 * 3 * h * w * sizeof *image), *token = need(2 * tokens * d * sizeof *token), pooled[48];
+    uint64_t state = 3;
+    for (size_t i = 0; i < 2 * 3 * h * w; i++) image[i] = (real)random_unit(&state);
+    CHECK(ij_encode(token, pooled, &m.target_encoder, image, 2, h, w, work, work_size - 1, NULL) == IJ_EMEM, "too little memory");
+    CHECK(!ij_encode(token, pooled, &m.target_encoder, image, 2, h, w, work, work_size, NULL), "encode failed");
+    for (size_t i = 0; i < 2 * d; i++) {
+        double mean = 0;
+        for (size_t n = 0; n < tokens; n++) mean += (double)token[(i / d * tokens + n) * d + i % d] / (double)tokens;
+        CHECK(fabs(mean - (double)pooled[i]) < 1e-5, "pooled[%lu]", (unsigned long)i);
+    }
+    real alone[24];                                             /* the second image by itself: the same features */
+    CHECK(!ij_encode(NULL, alone, &m.target_encoder, image + 3 * h * w, 1, h, w, work, work_size, NULL), "encode failed");
+    CHECK(!memcmp(alone, pooled + d, sizeof alone), "features depend on the batch");
+    CHECK(ij_encode_size(&work_size, &c, 1, 3, 40, &why) == IJ_EARG, "an image smaller than a patch is accepted");
+    free(mem), free(work), free(image), free(token);
+}
+
+static void test_init_statistics(void)
+{
+    ij_config c = ij_config_default();
+    ij_model m;
+    size_t size;
+    c.init_std = 0.02, c.patch_init_std = 0.02;
+    void *mem = start_model(&m, &c, &size);
+    for (size_t p = 0; p < m.params; p++) {
+        const ij_param *at = &m.param[p];
+        const size_t n = ij_count(&at->shape);
+        double sum = 0, square = 0, top = 0;
+        for (size_t i = 0; i < n; i++) {
+            const double w = (double)m.weight[at->offset + i];
+            sum += w, square += w * w, top = IJ_MAX(top, fabs(w));
+        }
+        const double std = sqrt(square / (double)n);
+        if (at->shape.rank > 1) {
+            CHECK(fabs(std - 0.02) < 0.1 * 0.02 * 16 / sqrt((double)n) + 0.0002, "%s: std %g", at->name, std);
+            CHECK(fabs(sum / (double)n) < 0.1 / sqrt((double)n) && top < 0.13, "%s: mean %g, largest %g", at->name, sum / (double)n, top);
+        } else CHECK(strstr(at->name, ".bias") ? top == 0 : fabs(std - 1) < 1e-6, "%s: %g", at->name, std);
+    }
+    CHECK(!memcmp(m.weight, m.target, m.encoder_size * sizeof(real)), "the target encoder is not a copy");
+    free(mem);
+}
+
+/* ---- settings ---- */
+
+static void test_settings_round_trip(void)
+{
+    ij_error why;
+    ij_config a = ij_config_default(), b;
+    char text[IJ_TEXT];
+    memset(&b, 0, sizeof b);
+    a.lr = 1.0 / 3, a.crop_size[1] = 48, a.std[1] = 1e-7, a.seed = 123456789, a.mlp_ratio = 48.0 / 11, a.loss = IJ_LOSS_L2;
+    for (size_t i = 0; i < ij_config_settings(); i++) {
+        ij_config_text(text, &a, i);
+        CHECK(!ij_config_set(&b, ij_config_name(i), text, &why), "%s", why.text);
+        CHECK(*ij_config_help(i), "%s has no help", ij_config_name(i));
+    }
+    for (size_t i = 0; i < ij_config_settings(); i++) {
+        char other[IJ_TEXT];
+        ij_config_text(text, &a, i), ij_config_text(other, &b, i);
+        CHECK(!strcmp(text, other), "%s: %s became %s", ij_config_name(i), text, other);
+    }
+    CHECK(b.lr == a.lr && b.std[1] == a.std[1] && b.mlp_ratio == a.mlp_ratio, "a number changed");
+}
+
+static void test_settings_bad_values(void)
+{
+    static const char *const bad[][2] = { { "batch_size", "-1" }, { "batch_size", "1.5" }, { "batch_size", "1,2" }, { "lr", "" },
+        { "lr", "fast" }, { "lr", "1e" }, { "lr", "nan" }, { "lr", "inf" }, { "ema", "0.9" }, { "ema", "0.9," }, { "ema", "0.9,1,1" },
+        { "mean", "1,2" }, { "mask_mode", "other" }, { "allow_overlap", "2" }, { "crop_size", "1,2,3" }, { "model_name", "vit_nano" },
+        { "batchsize", "3" } };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        ij_config c = ij_config_default(), keep = c;
+        ij_error why;
+        CHECK(ij_config_set(&c, bad[i][0], bad[i][1], &why) == IJ_EARG, "%s = \"%s\" is accepted", bad[i][0], bad[i][1]);
+        CHECK(!memcmp(&c, &keep, sizeof c), "%s = \"%s\" changed something", bad[i][0], bad[i][1]);
+        if (i + 1 == sizeof bad / sizeof *bad) CHECK(strstr(why.text, "batch_size"), "no hint: %s", why.text);
+    }
+}
+
+static void test_settings_files(void)
+{
+    static const char yaml[] =
+        "data:\n  batch_size: 128\n  color_jitter_strength: 0.0\n  crop_scale:\n  - 0.3\n  - 1.0\n  crop_size: 224\n"
+        "  image_folder: imagenet/\n  num_workers: 10\n  pin_mem: true\n  root_path: $root_path_here\n"
+        "  use_color_distortion: false\n  use_gaussian_blur: false\n  use_horizontal_flip: false\nlogging:\n"
+        "  folder: $logging_path_here\n  write_tag: jepa\nmask:\n  allow_overlap: false\n  aspect_ratio:\n  - 0.75\n  - 1.5\n"
+        "  enc_mask_scale: [0.85, 1.0]   # inline\n  min_keep: 10\n  num_enc_masks: 1\n  num_pred_masks: 4\n"
+        "  patch_size: 14\n  pred_mask_scale:\n  - 0.15\n  - 0.2\nmeta:\n  copy_data: false\n  load_checkpoint: false\n"
+        "  model_name: vit_huge\n  pred_depth: 12\n  pred_emb_dim: 384\n  read_checkpoint: null\n  use_bfloat16: true\n"
+        "optimization:\n  ema:\n  - 0.996\n  - 1.0\n  epochs: 300\n  final_lr: 1.0e-06\n  final_weight_decay: 0.4\n"
+        "  ipe_scale: 1.0\n  lr: 0.001\n  start_lr: 0.0002\n  warmup: 40\n  weight_decay: 0.04\n";
+    ij_config c = ij_config_default();
+    ij_error why;
+    const char *path = scratch("in1k.yaml");
+    write_file(path, yaml, sizeof yaml - 1);
+    CHECK(!ij_config_read(&c, path, &why), "%s", why.text);
+    CHECK(c.batch_size == 128 && c.crop_size[0] == 224 && c.crop_size[1] == 224 && c.patch_size == 14 && c.embed_dim == 1280 &&
+          c.depth == 32 && c.pred_depth == 12 && c.epochs == 300 && c.warmup == 40, "whole numbers");
+    CHECK(c.crop_scale[0] == 0.3 && c.ema[0] == 0.996 && c.enc_mask_scale[1] == 1 && c.aspect_ratio[1] == 1.5 &&
+          c.final_lr == 1e-6 && c.start_lr == 2e-4 && !c.use_horizontal_flip, "numbers");
+    static const char plain[] = "# mine\nlr = 0.5\r\n\n  ema=0.9,1   \nmask_mode = reference\n";
+    write_file(path, plain, sizeof plain - 1);
+    CHECK(!ij_config_read(&c, path, &why) && c.lr == 0.5 && c.ema[0] == 0.9 && c.mask_mode == IJ_MASK_REFERENCE, "%s", why.text);
+    static const char wrong[] = "lr = 0.5\nwarmupp = 3\n";
+    write_file(path, wrong, sizeof wrong - 1);
+    CHECK(ij_config_read(&c, path, &why) == IJ_EARG && strstr(why.text, "line 2") && strstr(why.text, "nearest is warmup"), "%s", why.text);
+    CHECK(ij_config_read(&c, scratch("absent"), &why) == IJ_EFILE, "an absent file");
+    for (size_t n = 0; n < sizeof yaml - 1; n++) {              /* cut anywhere: no crash, and an error names the file */
+        write_file(path, yaml, n);
+        if (ij_config_read(&c, path, &why)) CHECK(strstr(why.text, path), "%s", why.text);
+    }
+}
+
+/* ---- checkpoints ---- */
+
+static void test_checkpoint_refuses(void)
+{
+    const ij_config c = small_config();
+    static char bytes[1 << 21], other[1 << 21];
+    ij_error why;
+    ij_model m;
+    size_t size, table_size;
+    void *mem = start_model(&m, &c, &size), *work = need(ij_save_size(&m));
+    train_some(&m, 1);
+    const char *path = scratch("whole.safetensors");
+    CHECK(ij_save(&m, path, work, ij_save_size(&m) - 1, &why) == IJ_EMEM, "too little memory");
+    CHECK(!ij_save(&m, path, work, ij_save_size(&m), &why), "%s", why.text);
+    const size_t n = read_file(path, bytes, sizeof bytes);
+    static const char *const spoil[][2] = { { "\"mask_rng\":\"", "\"mask_rng\":\"x" }, { "\"step\":\"1\"", "\"step\":\"z\"" },
+        { "\"ijepa\":\"1\"", "\"ijepa\":\"2\"" }, { "\"embed_dim\":\"24\"", "\"embed_dim\":\"48\"" }, { "\"lr\":\"", "\"lR\":\"" },
+        { "opt.v.encoder.norm.bias", "opt.v.encoder.norm.bios" }, { "predictor.mask_token", "predictor.mask_tokem" },
+        { "\"depth\":\"2\"", "\"depth\":\"3\"" } };
+    for (size_t i = 0; i < sizeof spoil / sizeof *spoil; i++) {
+        char *at = NULL;
+        memcpy(other, bytes, n);
+        for (size_t k = 8; k + 60 < n && !at; k++)
+            if (!memcmp(other + k, spoil[i][0], strlen(spoil[i][0]))) at = other + k;
+        CHECK(at, "%s is not in the file", spoil[i][0]);
+        if (!at) continue;
+        memcpy(at, spoil[i][1], strlen(spoil[i][1]));
+        const char *bad = scratch("bad.safetensors");
+        write_file(bad, other, n);
+        ij_file f;
+        ij_config saved;
+        ij_status s = ij_file_size(&table_size, bad, &why);
+        void *table = need(s ? 1 : table_size);
+        if (!s) s = ij_file_open(&f, table, table_size, bad, &why);
+        CHECK(!s, "%s", why.text);
+        if (!s) {
+            s = ij_load_config(&saved, &f, &why);
+            ij_model copy;
+            void *room = NULL;
+            if (!s && !(s = ij_model_size(&size, &saved, IJ_TRAIN, &why))) {
+                room = need(size);
+                s = ij_model_init(&copy, room, size, &saved, IJ_TRAIN, &why);
+                if (!s) s = ij_load(&copy, &f, &why);
+            }
+            CHECK(s == IJ_EDATA && strstr(why.text, bad), "%s: accepted: %s", spoil[i][1], why.text);
+            free(room);
+            ij_file_close(&f);
+        }
+        free(table);
+    }
+    free(mem), free(work);
+}
+
+/* ---- documentation ---- */
+
+static void test_readme_names_exist(void)
+{
+    static char readme[1 << 17], source[1 << 20], header[1 << 17];
+    const size_t n = read_file("README.md", readme, sizeof readme - 1);
+    read_file("ijepa.c", source, sizeof source - 1), read_file("ijepa.h", header, sizeof header - 1);
+    size_t names = 0;
+    for (char *at = readme; n && (at = strstr(at, "`ij_")) != NULL; at++) {
+        char name[64], call[68];
+        const size_t k = strspn(at + 1, "abcdefghijklmnopqrstuvwxyz_0123456789");
+        if (k >= sizeof name) continue;
+        snprintf(name, sizeof name, "%.*s", (int)k, at + 1);
+        snprintf(call, sizeof call, "%s(", name);
+        CHECK(strstr(source, call) || strstr(header, name), "README names %s, which does not exist", name);
+        names++;
+    }
+    CHECK(names > 20, "README's map names only %lu functions", (unsigned long)names);
+}
+
+static void test_status_strings(void)
+{
+    for (int i = 0; i < 7; i++) CHECK(strlen(ij_status_string((ij_status)i)) > 1, "status %d", i);
+    CHECK(strstr(ij_status_string((ij_status)99), "unknown"), "an unknown status");
+}
+
+/* ---- image readers ---- */
+
+/* Opens path, reads every image; the first status that is not IJ_OK. Any message must name something. */
+static ij_status read_all(const char *path, ij_error *why, size_t *images)
+{
+    size_t size, h, w;
+    ij_data *d;
+    if (images) *images = 0;
+    snprintf(why->text, sizeof why->text, "nothing");
+    ij_status s = ij_data_size(&size, path, IJ_TRAIN_PART, 1, why);
+    if (s) return s;
+    void *mem = need(size);
+    s = ij_data_open(&d, mem, size, path, IJ_TRAIN_PART, 1, why);
+    for (size_t i = 0; !s && i < ij_data_count(d); i++) {
+        s = ij_data_shape(&h, &w, d, i, why);
+        if (s) break;
+        if (h * w > 1 << 20) { if (images) ++*images; continue; }
+        uint8_t *rgb = need(h * w * 3);
+        if (!s) s = ij_data_read(rgb, h * w * 3, d, i, why);
+        free(rgb);
+        if (images) *images += !s;
+        if (i == 0 && !s) CHECK(ij_data_read(NULL, h * w * 3 - 1, d, i, why) == IJ_EMEM, "too little memory is accepted");
+    }
+    if (strcmp(why->text, "nothing") == 0 || !s) ij_data_close(d);
+    else if (s) ij_data_close(d);
+    free(mem);
+    return s;
+}
+
+static void pnm_case(const char *name, const void *bytes, size_t n, const uint8_t *want, size_t h, size_t w)
+{
+    ij_error why;
+    size_t size, gh, gw;
+    ij_data *d;
+    const char *path = scratch(name);
+    uint8_t rgb[64];
+    write_file(path, bytes, n);
+    CHECK(!ij_data_size(&size, path, 0, 0, &why), "%s", why.text);
+    void *mem = need(size);
+    CHECK(!ij_data_open(&d, mem, size, path, 0, 0, &why), "%s", why.text);
+    CHECK(!ij_data_shape(&gh, &gw, d, 0, &why) && gh == h && gw == w, "%s: %lux%lu", name, (unsigned long)gh, (unsigned long)gw);
+    CHECK(!ij_data_read(rgb, sizeof rgb, d, 0, &why), "%s", why.text);
+    CHECK(!memcmp(rgb, want, h * w * 3), "%s: wrong pixels", name);
+    CHECK(ij_data_tasks(d) == 0 && ij_data_label(d, 0, 0) == -1, "%s has labels", name);
+    ij_data_close(d);
+    free(mem);
+    for (size_t cut = 0; cut < n; cut++) {              /* cut at every byte: refused, and the line names the file */
+        if (n - cut == 1 && (((const char *)bytes)[n - 1] == '\n' || ((const char *)bytes)[1] < '5')) continue;
+        if (((const char *)bytes)[1] < '5' && cut + 3 >= n) continue;   /* text: the last number may lose digits */
+        write_file(path, bytes, cut);
+        CHECK(read_all(path, &why, NULL) != IJ_OK, "%s cut to %lu bytes is accepted", name, (unsigned long)cut);
+        CHECK(strstr(why.text, path), "the message does not name the file: %s", why.text);
+    }
+    unsigned char other[256];
+    for (size_t i = 0; i < n; i++)                      /* any byte changed: no crash, whatever the verdict */
+        for (int k = 0; k < 12; k++) {
+            static const unsigned char value[12] = { 0, 255, '0', '9', ' ', '\n', '#', 'P', '-', '1', 128, '.' };
+            memcpy(other, bytes, n);
+            other[i] = value[k];
+            write_file(path, other, n);
+            if (read_all(path, &why, NULL)) CHECK(strlen(why.text) > 10 && strstr(why.text, path), "%s", why.text);
+        }
+    memcpy(other, bytes, n);
+    memcpy(other + n, "\0x", 2);
+    write_file(path, other, n + 2);
+    if (other[1] >= '5') CHECK(read_all(path, &why, NULL) == IJ_EDATA, "%s: bytes after the raster are accepted", name);
+}
+
+static void test_pnm_flavours(void)
+{
+    static const uint8_t grey[6] = { 0, 0, 0, 255, 255, 255 }, rgb[6] = { 1, 2, 3, 250, 128, 0 }, half[6] = { 128, 128, 128, 64, 64, 64 };
+    static const uint8_t wide[6] = { 255, 0, 128, 0, 255, 64 };
+    pnm_case("a.pgm", "P5\n2 1\n255\n\0\377", 13, grey, 1, 2);
+    pnm_case("b.ppm", "P6 # note\n2\t1 #more\n255\n\1\2\3\372\200\0", 30, rgb, 1, 2);
+    pnm_case("c.pgm", "P2\n# a comment\n2 1\n15\n0 15\n", 26, grey, 1, 2);
+    pnm_case("d.ppm", "P3\r\n2 1 255\r\n1 2 3\r\n250 128 0\r\n", 32, rgb, 1, 2);
+    pnm_case("e.pgm", "P5 2 1 65535 \200\0\100\0", 17, half, 1, 2);
+    pnm_case("f.ppm", "P6 2 1 1000 \003\350\0\0\001\366\0\0\003\350\0\372", 24, wide, 1, 2);
+}
+
+static void test_pnm_hostile(void)
+{
+    static const char *const bad[] = { "P6 4294967295 4294967295 255 ", "P6 0 5 255 ", "P6 5 0 255 ", "P6 2 2 0 ", "P6 2 2 65536 ",
+        "P6 99999999999999999999999 1 255 ", "P6 -1 5 255 ", "P6 2 2", "P7\nWIDTH 2\n", "P1 1 1 0", "P4 1 1 x", "P6", "P6 1 1 255x123",
+        "P5 1000000 1000000 255\n", "P2 1 1 5 6", "P3 1 1 255 1 2", "P2 1 1 255 1 # x" };
+    ij_error why;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        const char *path = scratch("hostile.ppm");
+        write_file(path, bad[i], strlen(bad[i]));
+        const ij_status s = read_all(path, &why, NULL);
+        if (i + 1 < sizeof bad / sizeof *bad) CHECK(s == IJ_EDATA && strstr(why.text, "hostile.ppm"), "\"%s\": %s", bad[i], why.text);
+        else CHECK(!s, "%s", why.text);
+    }
+    static const struct { const char *bytes; size_t n; const char *name; } foreign[] = { { "\x89PNG\r\n\x1a\n", 8, "PNG" },
+        { "\xff\xd8\xff\xe0....", 8, "JPEG" }, { "GIF89a..", 8, "GIF" }, { "PK\3\4....", 8, "zip" }, { "\x1f\x8b......", 8, "gzip" } };
+    for (size_t i = 0; i < 5; i++) {
+        write_file(scratch("x.ppm"), foreign[i].bytes, foreign[i].n);
+        CHECK(read_all(scratch("x.ppm"), &why, NULL) && strstr(why.text, foreign[i].name), "%s", why.text);
+    }
+    CHECK(read_all(scratch("absent.ppm"), &why, NULL) == IJ_EFILE && strstr(why.text, "absent.ppm"), "%s", why.text);
+    write_file(scratch("empty.ppm"), "", 0);
+    CHECK(read_all(scratch("empty.ppm"), &why, NULL) == IJ_EDATA, "%s", why.text);
+}
+
+static void check_record(const char *path, int part, size_t count, size_t i, int label, size_t pixel, const uint8_t want[3],
+                         const char *kind)
+{
+    ij_error why;
+    size_t size, h = 0, w = 0;
+    ij_data *d;
+    ij_status s = ij_data_size(&size, path, part, part < 0, &why);
+    CHECK(!s, "%s", why.text);
+    if (s) return;
+    void *mem = need(size);
+    s = ij_data_open(&d, mem, size, path, part, part < 0, &why);
+    CHECK(!s, "%s", why.text);
+    if (!s) {
+        CHECK(ij_data_count(d) == count, "%s: %lu images, expected %lu", path, (unsigned long)ij_data_count(d), (unsigned long)count);
+        CHECK(!strcmp(ij_data_kind(d), kind), "%s: %s", path, ij_data_kind(d));
+        CHECK(ij_data_label(d, i, 0) == label, "%s: label %d, expected %d", path, ij_data_label(d, i, 0), label);
+        CHECK(!ij_data_shape(&h, &w, d, i, &why), "%s", why.text);
+        uint8_t *rgb = need(h * w * 3);
+        CHECK(!ij_data_read(rgb, h * w * 3, d, i, &why), "%s", why.text);
+        CHECK(!memcmp(rgb + 3 * pixel, want, 3), "%s: pixel %lu is %d %d %d", path, (unsigned long)pixel, rgb[3 * pixel],
+              rgb[3 * pixel + 1], rgb[3 * pixel + 2]);
+        CHECK(ij_data_shape(&h, &w, d, count, &why) == IJ_EARG, "an image past the end");
+        free(rgb);
+        ij_data_close(d);
+    }
+    for (size_t less = 0; less < size; less += less / 3 + 1)     /* ladder */
+        CHECK(ij_data_open(&d, mem, less, path, part, part < 0, &why) == IJ_EMEM, "%lu bytes were enough", (unsigned long)less);
+    free(mem);
+}
+
+static void test_records_formats(void)
+{
+    static uint8_t b[4 * 27648];
+    const uint8_t want[3] = { 11, 22, 33 };
+    ij_error why;
+    char folder[300], path[400];
+    memset(b, 0, sizeof b);
+    for (size_t i = 0; i < 4; i++) b[i * 3073] = (uint8_t)(i + 5);      /* CIFAR-10 */
+    b[2 * 3073 + 1 + 40] = 11, b[2 * 3073 + 1 + 1024 + 40] = 22, b[2 * 3073 + 1 + 2048 + 40] = 33;
+    write_file(scratch("c10.dat"), b, 4 * 3073);
+    check_record(scratch("c10.dat"), -1, 4, 2, 7, 40, want, "CIFAR-10");
+    snprintf(folder, sizeof folder, "%s", scratch("cifar"));
+    mkdir(folder, 0700);
+    snprintf(path, sizeof path, "%s/data_batch_1.bin", folder), write_file(path, b, 2 * 3073);
+    check_record(folder, -1, 2, 1, 6, 0, (const uint8_t[3]){ 0, 0, 0 }, "CIFAR-10");
+    snprintf(path, sizeof path, "%s/data_batch_2.bin", folder), write_file(path, b, 3073);
+    snprintf(path, sizeof path, "%s/test_batch.bin", folder), write_file(path, b + 3073, 3 * 3073);
+    check_record(folder, IJ_TRAIN_PART, 3, 2, 5, 40, (const uint8_t[3]){ 0, 0, 0 }, "CIFAR-10");
+    check_record(folder, IJ_TEST_PART, 3, 1, 7, 40, want, "CIFAR-10");
+    check_record(folder, -1, 6, 4, 7, 40, want, "CIFAR-10");
+
+    memset(b, 0, sizeof b);
+    b[3074] = 19, b[3075] = 99, b[3076 + 7] = 11, b[3076 + 1024 + 7] = 22, b[3076 + 2048 + 7] = 33;     /* CIFAR-100 */
+    write_file(scratch("c100.dat"), b, 2 * 3074);
+    check_record(scratch("c100.dat"), -1, 2, 1, 99, 7, want, "CIFAR-100");
+    b[3074] = 20;
+    write_file(scratch("c100.dat"), b, 2 * 3074);
+    CHECK(read_all(scratch("c100.dat"), &why, NULL) == IJ_EDATA, "a coarse label of 20 is accepted");
+
+    memset(b, 0, sizeof b);                                     /* STL-10: column-major; y = 3, x = 5 */
+    b[27648 + 96 * 5 + 3] = 11, b[27648 + 9216 + 96 * 5 + 3] = 22, b[27648 + 2 * 9216 + 96 * 5 + 3] = 33;
+    write_file(scratch("train_X.bin"), b, 2 * 27648);
+    check_record(scratch("train_X.bin"), -1, 2, 1, -1, 3 * 96 + 5, want, "STL-10");
+    write_file(scratch("train_y.bin"), "\1\12", 2);
+    check_record(scratch("train_X.bin"), -1, 2, 1, 9, 3 * 96 + 5, want, "STL-10");
+    for (int bad = 0; bad < 4; bad++) {
+        static const struct { const char *y; size_t n; } label[4] = { { "\1", 1 }, { "\0\1", 2 }, { "\1\13", 2 }, { "\1\1\1", 3 } };
+        write_file(scratch("train_y.bin"), label[bad].y, label[bad].n);
+        CHECK(read_all(scratch("train_X.bin"), &why, NULL) == IJ_EDATA && strstr(why.text, "train_y.bin"), "labels %d: %s", bad, why.text);
+    }
+
+    memcpy(b, "\0\0\x08\3\0\0\0\3\0\0\0\2\0\0\0\2abcdefghijkl", 28);    /* IDX: 3 images of 2x2 */
+    write_file(scratch("train-images-idx3-ubyte"), b, 28);
+    check_record(scratch("train-images-idx3-ubyte"), -1, 3, 1, -1, 2, (const uint8_t[3]){ 'g', 'g', 'g' }, "IDX");
+    write_file(scratch("train-labels-idx1-ubyte"), "\0\0\x08\1\0\0\0\3\4\0\7", 11);
+    check_record(scratch("train-images-idx3-ubyte"), -1, 3, 2, 7, 3, (const uint8_t[3]){ 'l', 'l', 'l' }, "IDX");
+    for (size_t cut = 0; cut < 28; cut++) {
+        write_file(scratch("train-images-idx3-ubyte"), b, cut);
+        CHECK(read_all(scratch("train-images-idx3-ubyte"), &why, NULL) == IJ_EDATA, "IDX cut to %lu", (unsigned long)cut);
+    }
+    for (size_t cut = 0; cut < 11; cut++) {
+        write_file(scratch("train-images-idx3-ubyte"), b, 28);
+        write_file(scratch("train-labels-idx1-ubyte"), "\0\0\x08\1\0\0\0\3\4\0\7", cut);
+        CHECK(read_all(scratch("train-images-idx3-ubyte"), &why, NULL) == IJ_EDATA, "IDX labels cut to %lu", (unsigned long)cut);
+    }
+    for (size_t i = 0; i < 16; i++)
+        for (int k = 0; k < 8; k++) {
+            uint8_t other[28];
+            memcpy(other, b, 28);
+            other[i] = (uint8_t)(1 << k);
+            write_file(scratch("flip.idx"), other, 28);
+            if (read_all(scratch("flip.idx"), &why, NULL)) CHECK(strstr(why.text, "flip.idx"), "%s", why.text);
+        }
+    write_file(scratch("huge.idx"), "\0\0\x08\3\377\377\377\377\377\377\377\377\377\377\377\377abc", 19);
+    CHECK(read_all(scratch("huge.idx"), &why, NULL) == IJ_EDATA, "an IDX that overflows is accepted");
+    memset(b, 9, 3073 * 2);
+    for (size_t cut = 1; cut < 2 * 3073; cut += 97) {
+        write_file(scratch("cut.bin"), b, 2 * 3073 - cut);
+        if (cut != 3073) CHECK(read_all(scratch("cut.bin"), &why, NULL) == IJ_EDATA && strstr(why.text, "cut.bin"), "%s", why.text);
+    }
+}
+
+static void put_ppm(const char *folder, const char *name, int value)
+{
+    char path[400];
+    unsigned char bytes[16] = "P6 1 1 255 ...";
+    bytes[11] = bytes[12] = bytes[13] = (unsigned char)value;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    for (char *slash = strchr(path + strlen(folder) + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        mkdir(path, 0700);
+        *slash = '/';
+    }
+    write_file(path, bytes, 14);
+}
+
+static void test_folder_trees(void)
+{
+    ij_error why;
+    char folder[300], name[64];
+    snprintf(folder, sizeof folder, "%s", scratch("tree"));     /* class folders */
+    mkdir(folder, 0700);
+    CHECK(read_all(folder, &why, NULL) == IJ_EDATA && strstr(why.text, "no .ppm"), "%s", why.text);
+    put_ppm(folder, "note.txt", 0);
+    CHECK(read_all(folder, &why, NULL) == IJ_EDATA && strstr(why.text, ".txt"), "%s", why.text);
+    for (int i = 0; i < 25; i++) {
+        snprintf(name, sizeof name, "%s/deep/%02d.PPM", i < 10 ? "cat" : i < 18 ? "cat.big" : "dog", i);
+        put_ppm(folder, name, i);
+    }
+    check_record(folder, -1, 25, 12, 1, 0, (const uint8_t[3]){ 12, 12, 12 }, "folder of PNM");
+    check_record(folder, IJ_TEST_PART, 2, 1, 2, 0, (const uint8_t[3]){ 19, 19, 19 }, "folder of PNM");
+    check_record(folder, IJ_TRAIN_PART, 23, 9, 1, 0, (const uint8_t[3]){ 10, 10, 10 }, "folder of PNM");
+
+    snprintf(folder, sizeof folder, "%s", scratch("flat"));     /* no classes */
+    mkdir(folder, 0700);
+    for (int i = 0; i < 3; i++) snprintf(name, sizeof name, "%d.pnm", i), put_ppm(folder, name, i);
+    check_record(folder, -1, 3, 2, -1, 0, (const uint8_t[3]){ 2, 2, 2 }, "folder of PNM");
+
+    snprintf(folder, sizeof folder, "%s", scratch("pair"));     /* train and val */
+    mkdir(folder, 0700);
+    put_ppm(folder, "train/b/1.ppm", 1), put_ppm(folder, "train/a/1.ppm", 2), put_ppm(folder, "train/c/1.ppm", 3);
+    put_ppm(folder, "val/c/1.ppm", 4), put_ppm(folder, "val/a/1.ppm", 5);
+    check_record(folder, IJ_TRAIN_PART, 3, 0, 0, 0, (const uint8_t[3]){ 2, 2, 2 }, "folder of PNM");
+    check_record(folder, IJ_TEST_PART, 2, 1, 2, 0, (const uint8_t[3]){ 4, 4, 4 }, "folder of PNM");
+    put_ppm(folder, "val/zebra/1.ppm", 4);
+    CHECK(read_all(folder, &why, NULL) == IJ_EDATA && strstr(why.text, "zebra"), "%s", why.text);
+
+    snprintf(folder, sizeof folder, "%s", scratch("deep"));
+    mkdir(folder, 0700);
+    put_ppm(folder, "1/2/3/4/5/6/7/8/9/a/b/c/d/e/f/g/h/i.ppm", 1);
+    CHECK(read_all(folder, &why, NULL) == IJ_EARG && strstr(why.text, "deep"), "%s", why.text);
+}
+
+static void test_held_out_tenth(void)                   /* disjoint, and together everything */
+{
+    ij_data d;
+    for (size_t count = 1; count < 45; count++) {
+        int seen[64] = { 0 };
+        memset(&d, 0, sizeof d);
+        d.count = count;
+        for (d.part = 0; d.part < 2; d.part++)
+            for (size_t i = 0; i < ij_data_count(&d); i++) seen[ij_data_at(&d, i)]++;
+        for (size_t i = 0; i < count; i++) CHECK(seen[i] == 1, "image %lu of %lu is in %d parts", (unsigned long)i, (unsigned long)count, seen[i]);
+    }
+}
+
+static void test_resize_golden(void)                    /* Pillow, to the bit */
+{
+    golden_file g;
+    if (!golden_open(&g, "data/golden/golden_images.safetensors")) return;
+    for (int k = 0; k < (int)meta_number(&g, "cases"); k++) {
+        char name[16];
+        size_t n, differ = 0;
+        snprintf(name, sizeof name, "i%d.in", k);
+        double *in = golden_read(&g, name, &n);
+        const ij_entry *from = ij_file_find(&g.f, name);
+        uint8_t *src = need(n);
+        for (size_t i = 0; i < n; i++) src[i] = (uint8_t)in[i];
+        snprintf(name, sizeof name, "i%d.box", k);
+        double *b = golden_read(&g, name, &n);
+        const size_t box[4] = { (size_t)b[0], (size_t)b[1], (size_t)b[2], (size_t)b[3] };
+        snprintf(name, sizeof name, "i%d.out", k);
+        double *want = golden_read(&g, name, &n);
+        const ij_entry *to = ij_file_find(&g.f, name);
+        const size_t size = ij_resize_size(box, to->dim[0], to->dim[1]);
+        void *work = need(size);
+        uint8_t *dst = need(n);
+        ij_resize(dst, to->dim[0], to->dim[1], src, from->dim[1], box, work);
+        for (size_t i = 0; i < n; i++) differ += (double)dst[i] != want[i];
+        CHECK(!differ, "i%d: %lu of %lu values differ", k, (unsigned long)differ, (unsigned long)n);
+        free(in), free(src), free(b), free(want), free(work), free(dst);
+    }
+    golden_close(&g);
+}
+
+static void test_crop_and_normalise(void)
+{
+    ij_rng rng;
+    const double scale[2] = { 0.3, 1 };
+    double area = 0;
+    ij_rng_seed(&rng, 1);
+    for (size_t i = 0; i < 3000; i++) {
+        size_t box[4];
+        const size_t h = 1 + i % 97, w = 1 + i * 7 % 211;
+        ij_random_crop(box, h, w, scale, &rng);
+        CHECK(box[0] < box[2] && box[1] < box[3] && box[2] <= w && box[3] <= h, "box %lu %lu %lu %lu of %lux%lu", (unsigned long)box[0],
+              (unsigned long)box[1], (unsigned long)box[2], (unsigned long)box[3], (unsigned long)h, (unsigned long)w);
+        ij_random_crop(box, 100, 100, scale, &rng);
+        area += (double)((box[2] - box[0]) * (box[3] - box[1])) / 1e4 / 3000;
+    }
+    CHECK(area > 0.55 && area < 0.7, "mean area %g", area);
+    const ij_config c = ij_config_default();
+    static const uint8_t rgb[6] = { 255, 0, 51, 0, 255, 102 };
+    real planes[6];
+    ij_normalise(planes, rgb, 1, 2, &c, 1);                     /* mirrored */
+    const double want[6] = { (0 - .485) / .229, (1 - .485) / .229, (1 - .456) / .224, (0 - .456) / .224, (.4 - .406) / .225, (.2 - .406) / .225 };
+    for (int i = 0; i < 6; i++) CHECK(fabs((double)planes[i] - want[i]) < 1e-6, "plane value %d: %g, expected %g", i, (double)planes[i], want[i]);
+}
+
+/* ---- scenes ---- */
+
+static void test_scenes(void)
+{
+    static uint8_t a[33 * 33 * 3], b[33 * 33 * 3];
+    size_t count[8] = { 0 }, dist[6] = { 0 }, kind[3] = { 0 };
+    enum { N = 12000 };
+    for (uint64_t i = 0; i < N; i++) {
+        int label[3];
+        ij_world w;
+        ij_world_draw(&w, 0, i, label);
+        count[label[0]]++, dist[label[1]]++, kind[label[2]]++;
+        CHECK(w.objects == label[0] + 1 && w.object[0].kind == label[2], "scene %lu: labels", (unsigned long)i);
+        for (int k = 0; k < w.objects; k++) {
+            const ij_object *o = &w.object[k];
+            CHECK(!k || o->y > w.object[0].y, "scene %lu: object %d is nearer than the nearest", (unsigned long)i, k);
+            for (int j = 0; j < k; j++) {
+                const double dx = o->x - w.object[j].x, dy = o->y - w.object[j].y;
+                CHECK(sqrt(dx * dx + dy * dy) > 1.4 * (o->size + w.object[j].size), "scene %lu: objects %d and %d touch", (unsigned long)i, j, k);
+            }
+        }
+        const int bin = (int)floor((w.object[0].y - ij_nearest) / ij_depth_step);
+        CHECK(bin == label[1], "scene %lu: depth %g is not of class %d", (unsigned long)i, w.object[0].y, label[1]);
+    }
+    for (int i = 0; i < 8; i++) CHECK(fabs((double)count[i] / N - 1.0 / 8) < 0.012, "count %d: %lu", i, (unsigned long)count[i]);
+    for (int i = 0; i < 6; i++) CHECK(fabs((double)dist[i] / N - 1.0 / 6) < 0.013, "distance %d: %lu", i, (unsigned long)dist[i]);
+    for (int i = 0; i < 3; i++) CHECK(fabs((double)kind[i] / N - 1.0 / 3) < 0.017, "kind %d: %lu", i, (unsigned long)kind[i]);
+    for (size_t side = 1; side <= 33; side += 16) {
+        int x[3], y[3], z[3];
+        ij_scene(a, side, 5, 7, x), ij_scene(b, side, 5, 7, y), ij_scene(NULL, side, 5, 7, z);
+        CHECK(!memcmp(a, b, side * side * 3) && !memcmp(x, y, sizeof x) && !memcmp(x, z, sizeof x), "side %lu is not deterministic", (unsigned long)side);
+    }
+    int label[3];
+    ij_scene(a, 33, 5, 7, label), ij_scene(b, 33, 5, 8, label);
+    CHECK(memcmp(a, b, sizeof a), "two scenes are the same");
+    ij_scene(b, 33, 6, 7, label);
+    CHECK(memcmp(a, b, sizeof a), "two seeds give one scene");
+}
+
+static void test_data_scenes_kept(void)                 /* data/scenes holds the first of seed 0 */
+{
+    static uint8_t drawn[32 * 32 * 3], kept[32 * 32 * 3];
+    ij_error why;
+    size_t size, h, w;
+    ij_data *d;
+    CHECK(!ij_data_size(&size, "data/scenes", 0, 1, &why), "%s", why.text);
+    void *mem = need(size);
+    CHECK(!ij_data_open(&d, mem, size, "data/scenes", 0, 1, &why), "%s", why.text);
+    CHECK(ij_data_count(d) == 36, "%lu images", (unsigned long)ij_data_count(d));
+    for (size_t i = 0; i < ij_data_count(d); i++) {
+        int label[3], worst = 0;
+        CHECK(!ij_data_shape(&h, &w, d, i, &why) && h == 32 && w == 32, "%s", why.text);
+        CHECK(!ij_data_read(kept, sizeof kept, d, i, &why), "%s", why.text);
+        ij_scene(drawn, 32, 0, i, label);
+        for (size_t k = 0; k < sizeof kept; k++) worst = IJ_MAX(worst, abs(kept[k] - drawn[k]));
+        CHECK(worst <= 1, "scene %lu differs by %d grey levels", (unsigned long)i, worst);
+    }
+    ij_data_close(d);
+    free(mem);
+}
+
+/* ---- safetensors ---- */
+
+static ij_status file_status(const char *path, ij_error *why, int read)
+{
+    size_t size;
+    ij_file f;
+    snprintf(why->text, sizeof why->text, "nothing");
+    ij_status s = ij_file_size(&size, path, why);
+    if (s) return s;
+    void *mem = need(size);
+    s = ij_file_open(&f, mem, size, path, why);
+    for (size_t i = 0; !s && read && i < f.entries; i++) {
+        double *x = need(f.entry[i].count * sizeof *x);
+        if (f.entry[i].dtype != IJ_OTHER) s = ij_file_read_f64(x, &f, &f.entry[i], why);
+        free(x);
+    }
+    ij_file_close(&f);
+    free(mem);
+    return s;
+}
+
+static void test_file_round_trip(void)
+{
+    static const double wide[3] = { 1.0 / 3, -1e300, 0 };
+    static const float narrow[4] = { 1.5f, -2.25f, 1e-40f, 3e38f };
+    static const int64_t big[2] = { -5, INT64_C(1) << 52 };
+    static const int32_t small[1] = { -7 };
+    static const uint8_t byte[3] = { 0, 128, 255 };
+    const ij_item item[] = { { "wide", IJ_F64, 1, { 3 }, wide }, { "n\"arrow\\\n\xc3\xa9", IJ_F32, 2, { 2, 2 }, narrow },
+        { "big", IJ_I64, 1, { 2 }, big }, { "small", IJ_I32, 0, { 0 }, small }, { "byte", IJ_U8, 3, { 1, 3, 1 }, byte },
+        { "none", IJ_F32, 2, { 3, 0 }, narrow } };
+    static const char *const meta[] = { "k\"ey", "va\\lue\t\x01", "step", "12" };
+    ij_error why;
+    size_t size;
+    ij_file f;
+    const char *path = scratch("round.safetensors");
+    CHECK(!ij_file_write(path, item, 6, meta, 2, &why), "%s", why.text);
+    CHECK(!ij_file_size(&size, path, &why), "%s", why.text);
+    void *mem = need(size);
+    for (size_t less = 0; less < size; less += less / 2 + 1)
+        CHECK(ij_file_open(&f, mem, less, path, &why) == IJ_EMEM, "%lu bytes were enough", (unsigned long)less);
+    CHECK(!ij_file_open(&f, mem, size, path, &why), "%s", why.text);
+    CHECK(f.entries == 6 && f.metas == 3, "%lu tensors, %lu strings", (unsigned long)f.entries, (unsigned long)f.metas);
+    CHECK(ij_file_meta(&f, "k\"ey") && !strcmp(ij_file_meta(&f, "k\"ey"), "va\\lue\t\x01") && !strcmp(ij_file_meta(&f, "format"), "pt") &&
+          !ij_file_meta(&f, "absent") && !ij_file_find(&f, "absent"), "metadata");
+    for (size_t i = 0; i < 6; i++) {
+        double x[4];
+        const ij_entry *e = ij_file_find(&f, item[i].name);
+        CHECK(e && e->rank == item[i].rank && e->dtype == item[i].dtype, "%s", item[i].name);
+        if (!e) continue;
+        CHECK(!ij_file_read_f64(x, &f, e, &why), "%s", why.text);
+        for (size_t k = 0; k < e->count; k++) {
+            const double want = i == 0 ? wide[k] : i == 1 ? (double)narrow[k] : i == 2 ? (double)big[k] : i == 3 ? (double)small[k] : (double)byte[k];
+            CHECK(x[k] == want, "%s[%lu] is %g, expected %g", item[i].name, (unsigned long)k, x[k], want);
+        }
+    }
+    ij_file_close(&f);
+    free(mem);
+    static unsigned char bytes[4096], other[4096];
+    const size_t n = read_file(path, bytes, sizeof bytes);
+    for (size_t cut = 0; cut < n; cut++) {
+        write_file(path, bytes, cut);
+        CHECK(file_status(path, &why, 1) && strstr(why.text, path), "cut to %lu bytes: %s", (unsigned long)cut, why.text);
+    }
+    memcpy(other, bytes, n);
+    write_file(path, other, n + 1);
+    CHECK(file_status(path, &why, 1) == IJ_EDATA, "a trailing byte is accepted");
+    uint64_t header = 0;
+    for (int i = 7; i >= 0; i--) header = header << 8 | bytes[i];
+    for (size_t i = 0; i < 8 + header; i++)
+        for (int k = 0; k < 10; k++) {
+            static const unsigned char value[10] = { 0, 255, '"', '\\', '{', '}', '[', '9', ',', 128 };
+            memcpy(other, bytes, n);
+            other[i] = value[k];
+            write_file(path, other, n);
+            if (file_status(path, &why, 1)) CHECK(strstr(why.text, path), "%s", why.text);
+        }
+}
+
+static void test_file_hostile(void)
+{
+    static const char *const bad[] = { "", "[]", "{", "{\"a\":1}", "{\"a\":{}}", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,8]}}",
+        "{\"a\":{\"dtype\":\"F99\",\"shape\":[2],\"data_offsets\":[0,8]}}", "{\"a\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[0,8]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,8]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[99999999999999999999],\"data_offsets\":[0,8]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]}}", "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8,9]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,2],\"data_offsets\":[0,8]}}", "{\"__metadata__\":{\"a\":1}}",
+        "{\"__metadata__\":{\"a\":\"\\ud800\"}}", "{\"__metadata__\":{\"a\":\"\\x\"}}", "{\"__metadata__\":{\"a\":\"\xff\"}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}} x",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"x\":[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]}}" };
+    static const char good[] = "{\"a\":{\"x\":[{\"y\":null},true,-1.5e3,\"\\u00e9\\ud83d\\ude00\"],\"shape\":[2],\"data_offsets\":[0,8],\"dtype\":\"F32\"}} ";
+    unsigned char bytes[512];
+    ij_error why;
+    const char *path = scratch("hostile.safetensors");
+    for (size_t i = 0; i <= sizeof bad / sizeof *bad; i++) {
+        const char *text = i < sizeof bad / sizeof *bad ? bad[i] : good;
+        const size_t n = strlen(text);
+        memset(bytes, 0, sizeof bytes);
+        bytes[0] = (unsigned char)n, bytes[1] = (unsigned char)(n >> 8);
+        memcpy(bytes + 8, text, n);
+        write_file(path, bytes, 8 + n + 8);
+        const ij_status s = file_status(path, &why, 1);
+        CHECK(text == good ? !s : s == IJ_EDATA && strstr(why.text, path), "%s: %s", text, why.text);
+    }
+    memset(bytes, 255, 64);
+    write_file(path, bytes, 64);
+    CHECK(file_status(path, &why, 0) == IJ_EDATA, "a header of 2^64 bytes is accepted");
+    write_file(path, "PK\3\4 and so on", 14);
+    CHECK(file_status(path, &why, 0) == IJ_EDATA && strstr(why.text, "zip"), "%s", why.text);
+}
+
+static void test_file_halves(void)
+{
+    for (uint32_t h = 0; h < 65536; h++) {
+        const int e = (int)(h >> 10 & 31);
+        const double sign = h >> 15 ? -1 : 1, fraction = (h & 1023) / 1024.0;
+        const double got = ij_number(IJ_F16, h), want = e == 31 ? (h & 1023 ? (double)NAN : sign * HUGE_VAL)
+                                                      : e ? sign * pow(2, e - 15) * (1 + fraction) : sign * pow(2, -14) * fraction;
+        CHECK(got == want || (isnan(got) && isnan(want)), "F16 %04lx is %g, expected %g", (unsigned long)h, got, want);
+        const int b = (int)(h >> 7 & 255);
+        const double tail = (h & 127) / 128.0, brain = ij_number(IJ_BF16, h);
+        const double expected = b == 255 ? (h & 127 ? (double)NAN : sign * HUGE_VAL) : b ? sign * ldexp(1 + tail, b - 127) : sign * ldexp(tail, -126);
+        CHECK(brain == expected || (isnan(brain) && isnan(expected)), "BF16 %04lx is %g, expected %g", (unsigned long)h, brain, expected);
+    }
+}
+
+static void test_file_failed_write(void)                /* the old file stays whole, nothing is left beside it */
+{
+    static const float x[2] = { 1, 2 };
+    const ij_item item = { "x", IJ_F32, 1, { 2 }, x };
+    ij_error why;
+    char aside[300];
+    unsigned char before[256], after[256];
+    const char *path = scratch("kept.safetensors");
+    CHECK(!ij_file_write(path, &item, 1, NULL, 0, &why), "%s", why.text);
+    const size_t n = read_file(path, before, sizeof before);
+    snprintf(aside, sizeof aside, "%s.tmp", path);
+    CHECK(!symlink("/dev/full", aside), "no link");             /* a full disk */
+    CHECK(ij_file_write(path, &item, 1, NULL, 0, &why) == IJ_EFILE && strstr(why.text, "kept.safetensors"), "%s", why.text);
+    CHECK(read_file(path, after, sizeof after) == n && !memcmp(before, after, n), "the old file changed");
+    CHECK(access(aside, F_OK), "%s remains", aside);
+    CHECK(ij_file_write(scratch("absent/x.safetensors"), &item, 1, NULL, 0, &why) == IJ_EFILE, "an absent folder");
+    mkdir(scratch("folder.safetensors"), 0700);
+    CHECK(ij_file_write(scratch("folder.safetensors"), &item, 1, NULL, 0, &why) == IJ_EFILE, "a folder is written over");
+}
+
+/* ---- evaluation ---- */
+
+typedef struct { double knn[2], ridge[2], chosen[2]; } scores;
+
+static scores score(size_t n, size_t m, size_t d, int kind, const ij_team *team)
+{
+    scores r;
+    ij_error why;
+    size_t size;
+    uint64_t state = 11;
+    real *train = need(n * d * sizeof *train), *test = need(m * d * sizeof *test);
+    int *a = need(n * sizeof *a), *b = need(m * sizeof *b), *c = need(n * sizeof *c), *e = need(m * sizeof *e);
+    for (size_t i = 0; i < n + m; i++) {
+        const int label = (int)(ij_mix(&state) % 4), other = (int)(ij_mix(&state) % 3);
+        real *x = i < n ? train + i * d : test + (i - n) * d;
+        for (size_t k = 0; k < d; k++) x[k] = (real)(random_unit(&state) + (kind && k == (size_t)label ? 3 : 0));
+        x[d - 1] = 5;                                           /* a constant channel */
+        *(i < n ? a + i : b + (i - n)) = label, *(i < n ? c + i : e + (i - n)) = other;
+    }
+    const int *const train_label[2] = { a, c }, *const test_label[2] = { b, e };
+    const size_t classes[2] = { 4, 3 };
+    ij_scored s = { n, m, d, train, test, 2, train_label, test_label, classes };
+    ij_standardise(train, n, test, m, d);
+    for (size_t k = 0; k < d; k++) {
+        double mean = 0, square = 0;
+        for (size_t i = 0; i < n; i++) mean += (double)train[i * d + k] / (double)n, square += (double)train[i * d + k] * (double)train[i * d + k] / (double)n;
+        CHECK(fabs(mean) < 1e-5 && fabs(square - (k == d - 1 ? 0 : 1)) < 1e-4, "channel %lu: mean %g, square %g", (unsigned long)k, mean, square);
+    }
+    CHECK(!ij_knn_size(&size, &s, &why), "%s", why.text);
+    void *work = need(size);
+    CHECK(ij_knn(r.knn, &s, 20, 0.07, work, size - 1, team, &why) == IJ_EMEM, "too little memory");
+    CHECK(!ij_knn(r.knn, &s, 20, 0.07, work, size, team, &why), "%s", why.text);
+    size_t right = 0;                                           /* by hand, in double */
+    for (size_t i = 0; i < m; i++) {
+        double votes[4] = { 0 };
+        double *sim = need(n * sizeof *sim);
+        for (size_t j = 0; j < n; j++) {
+            double dot = 0, x = 0, y = 0;
+            for (size_t k = 0; k < d; k++) {
+                const double u = (double)test[i * d + k], v = (double)train[j * d + k];
+                dot += u * v, x += u * u, y += v * v;
+            }
+            sim[j] = dot / sqrt(x * y);
+        }
+        for (int k = 0; k < 20; k++) {
+            size_t best = 0;
+            for (size_t j = 1; j < n; j++) best = sim[j] > sim[best] ? j : best;
+            votes[a[best]] += exp(sim[best] / 0.07);
+            sim[best] = -2;
+        }
+        int top = 0;
+        for (int k = 1; k < 4; k++) top = votes[k] > votes[top] ? k : top;
+        right += top == b[i];
+        free(sim);
+    }
+    CHECK(fabs(r.knn[0] - (double)right / (double)m) < 1e-9, "k-NN %g, by hand %g", r.knn[0], (double)right / (double)m);
+    free(work);
+    CHECK(!ij_ridge_size(&size, &s, &why), "%s", why.text);
+    work = need(size);
+    CHECK(ij_ridge(r.ridge, r.chosen, &s, work, size - 1, team, &why) == IJ_EMEM, "too little memory");
+    CHECK(!ij_ridge(r.ridge, r.chosen, &s, work, size, team, &why), "%s", why.text);
+    ij_ridge_work w;                                            /* the normal equations hold */
+    ij_arena arena = { work, size, 0 };
+    w.s = &s;
+    ij_ridge_place(&w, &arena, &s);
+    ij_ridge_gather(&w, team);
+    CHECK(ij_ridge_factor(&w, 0, (double)n, 0.01, team), "not positive");
+    ij_ridge_solve(&w, 0, (double)n);
+    double worst = 0;
+    for (size_t i = 0; i < d; i++)
+        for (size_t q = 0; q < w.columns; q++) {
+            double left = 0.01 * (double)n * w.w[i * w.columns + q];
+            for (size_t j = 0; j < d; j++)
+                left += (w.gram[0][IJ_MAX(i, j) * d + IJ_MIN(i, j)] - w.sum[0][i] * w.sum[0][j] / (double)n) * w.w[j * w.columns + q];
+            worst = IJ_MAX(worst, fabs(left - (w.xy[0][i * w.columns + q] - w.sum[0][i] * w.ysum[0][q] / (double)n)));
+        }
+    CHECK(worst < 1e-9 * (double)n, "the normal equations are off by %g", worst);
+    a[1] = 4;
+    CHECK(ij_knn(r.knn + 1, &s, 20, 0.07, work, size, team, &why) == IJ_EARG && strstr(why.text, "label 4"), "%s", why.text);
+    a[1] = 0, train[3] = (real)NAN;
+    CHECK(ij_ridge(r.ridge + 1, r.chosen, &s, work, size, team, &why) == IJ_EARG && strstr(why.text, "finite"), "%s", why.text);
+    free(work), free(train), free(test), free(a), free(b), free(c), free(e);
+    return r;
+}
+
+static void test_evaluation(void)
+{
+    const ij_team team = { backwards, NULL, 3 };
+    const scores clear = score(900, 203, 150, 1, NULL), same = score(900, 203, 150, 1, &team), blind = score(900, 203, 40, 0, NULL);
+    CHECK(clear.knn[0] > 0.6 && clear.ridge[0] > 0.9, "separable: k-NN %g, linear %g", clear.knn[0], clear.ridge[0]);
+    CHECK(clear.knn[0] == same.knn[0] && clear.ridge[0] == same.ridge[0] && clear.chosen[0] == same.chosen[0], "threads change a score");
+    CHECK(blind.knn[0] < 0.36 && blind.ridge[0] < 0.36, "noise: k-NN %g, linear %g", blind.knn[0], blind.ridge[0]);
+}
+
+/* ---- the runner ---- */
+
+#define TEST(name) { #name, test_##name }
+static const struct { const char *name; void (*run)(void); } test[] = {
+    TEST(golden_a), TEST(golden_b), TEST(gradient_check), TEST(matmul_equals_naive), TEST(exp_and_normal),
+    TEST(golden_masks), TEST(golden_random), TEST(golden_positions), TEST(golden_schedules), TEST(masks_paper_mode),
+    TEST(masks_impossible), TEST(model_every_parameter_moves), TEST(model_threads_same_bytes),
+    TEST(model_resume_same_bytes), TEST(model_memory_ladder), TEST(model_sizes), TEST(model_bad_settings),
+    TEST(model_not_finite), TEST(encode_other_sizes), TEST(init_statistics), TEST(settings_round_trip),
+    TEST(settings_bad_values), TEST(settings_files), TEST(checkpoint_refuses), TEST(readme_names_exist),
+    TEST(status_strings), TEST(pnm_flavours), TEST(pnm_hostile), TEST(records_formats), TEST(folder_trees),
+    TEST(held_out_tenth), TEST(resize_golden), TEST(crop_and_normalise), TEST(scenes), TEST(data_scenes_kept),
+    TEST(file_round_trip), TEST(file_hostile), TEST(file_halves), TEST(file_failed_write), TEST(evaluation),
+};
+
+int main(int argc, char **argv)
+{
+    const size_t tests = sizeof test / sizeof *test;
+    size_t passed = 0, failed = 0, files = 0;
+    for (int i = 1; i < argc; i++) {
+        FILE *f = fopen(argv[i], "rb");
+        if (!f) continue;
+        fclose(f);
+        files++, failed_checks = 0;
+        golden_run(argv[i], 1);
+        *(failed_checks ? &failed : &passed) += 1;
+    }
+    for (size_t t = 0; t < tests && !files; t++) {
+        int wanted = argc == 1;
+        for (int i = 1; i < argc; i++) wanted |= strstr(test[t].name, argv[i]) != NULL;
+        if (!wanted) continue;
+        failed_checks = 0;
+        test[t].run();
+        printf("%s %s\n", failed_checks ? "FAIL" : "ok  ", test[t].name);
+        fflush(stdout);
+        *(failed_checks ? &failed : &passed) += 1;
+    }
+    scratch_remove();
+    printf("%lu passed, %lu failed\n", (unsigned long)passed, (unsigned long)failed);
+    return failed || !passed;
+}
