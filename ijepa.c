@@ -756,28 +756,26 @@ static void ij_weight_gradients(ij_weight_jobs *w, const ij_team *team)
 }
 
 typedef struct {
-    const ij_stack *s; const ij_stack_grads *g; const ij_block *w; size_t i;    /* block */
+    const ij_stack *s; const ij_stack_grads *g; const ij_block *w;
+    size_t i;                   /* block; depth: the final norm */
     const ij_tensor *dnorm, *norm_w;
 } ij_backward_work;
 
-static void ij_norm_backward_task(void *arg, size_t piece)
+static void ij_stack_backward_task(void *arg, size_t piece)
 {
     const ij_backward_work *b = arg;
+    const ij_seqs *seqs = &b->s->seqs;
     size_t s0, s1;
-    ij_piece(&s0, &s1, &b->s->seqs, piece);
-    const size_t r0 = b->s->seqs.start[s0], r1 = b->s->seqs.start[s1];
+    ij_piece(&s0, &s1, seqs, piece);
+    if (b->i < b->s->depth) {
+        ij_block_backward(b->g, &b->s->block[b->i], &b->w[b->i], seqs, b->s->heads, s0, s1);
+        return;
+    }
+    const size_t r0 = seqs->start[s0], r1 = seqs->start[s1];
     const ij_tensor dz = ij_slice(&b->g->dz, r0, r1);
     memset(dz.x, 0, ij_count(&dz) * sizeof(real));
     ij_layernorm_backward(dz, ij_slice(b->dnorm, r0, r1), ij_slice(&b->s->stat, r0, r1), ij_slice(&b->s->out, r0, r1),
                           b->norm_w);
-}
-
-static void ij_block_backward_task(void *arg, size_t piece)
-{
-    const ij_backward_work *b = arg;
-    size_t s0, s1;
-    ij_piece(&s0, &s1, &b->s->seqs, piece);
-    ij_block_backward(b->g, &b->s->block[b->i], &b->w[b->i], &b->s->seqs, b->s->heads, s0, s1);
 }
 
 /* dnorm [T,D]: gradient of the final norm's output. Leaves the gradient of the stack's input in g->dz. */
@@ -785,14 +783,14 @@ static void ij_stack_backward(ij_stack_grads *g, const ij_block *dw, const ij_te
                               const ij_tensor *dnorm, const ij_stack *s, const ij_block *w, const ij_tensor *norm_w,
                               const ij_team *team)
 {
-    ij_backward_work b = { s, g, w, 0, dnorm, norm_w };
+    ij_backward_work b = { s, g, w, s->depth, dnorm, norm_w };
     ij_weight_jobs last = { { { dnorm_w, dnorm_b, dnorm, &s->out, &s->stat } }, 1 };
     ij_weight_gradients(&last, team);
-    ij_each(team, s->seqs.pieces, ij_norm_backward_task, &b);
+    ij_each(team, s->seqs.pieces, ij_stack_backward_task, &b);
     for (size_t i = s->depth; i-- > 0;) {
         const ij_block_acts *a = &s->block[i];
         b.i = i;
-        ij_each(team, s->seqs.pieces, ij_block_backward_task, &b);
+        ij_each(team, s->seqs.pieces, ij_stack_backward_task, &b);
         ij_weight_jobs jobs = { { { &dw[i].fc2_w, &dw[i].fc2_b, &g->dz, &a->gelu, NULL },
                                   { &dw[i].fc1_w, &dw[i].fc1_b, &g->dfc1, &a->norm2, NULL },
                                   { &dw[i].qkv_w, &dw[i].qkv_b, &g->dqkv, &a->norm1, NULL },
@@ -2041,10 +2039,10 @@ ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c,
         return ij_fail(why, IJ_EMEM, "the model needs %lu bytes, has %lu", (unsigned long)need, (unsigned long)size);
     ij_arena a = { mem, size, 0 };
     memset(m, 0, sizeof *m);
-    memset(mem, 0, need - (training ? m->work_size : 0));
     m->config = *c;
     m->training = training;
     ij_model_place(m, &a);
+    memset(mem, 0, need - m->work_size);                /* the work area comes last; only what a step uses is touched */
     ij_model_name_parts(m);
     ij_model_draw(m);
     if (!training) return IJ_OK;
@@ -4264,7 +4262,7 @@ ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, siz
 #endif
 
 static volatile sig_atomic_t ij_interrupted;
-static void ij_on_signal(int signal_number) { (void)signal_number, ij_interrupted = 1; }
+static void ij_on_signal(int number) { ij_interrupted = 1, signal(number, SIG_DFL); }        /* a second one ends at once */
 
 static void ij_die(int code, const char *text)
 {
@@ -4828,6 +4826,22 @@ static void ij_save_or_die(const ij_model *m, const char *path, void *work, size
     ij_must(ij_save(m, path, work, size, &why), &why);
 }
 
+/* The settings of the run in `latest`; those given on the command line must be the same. */
+static void ij_resume_config(ij_file *f, ij_config *c, const char *latest, int given)
+{
+    ij_error why;
+    ij_config saved;
+    char a[IJ_TEXT], b[IJ_TEXT], text[1500];
+    *f = ij_open_model(latest);
+    ij_must(ij_load_config(&saved, f, &why), &why);
+    for (size_t i = 0; given && i < ij_config_settings(); i++) {
+        ij_config_text(a, &saved, i), ij_config_text(b, c, i);
+        snprintf(text, sizeof text, "%s: the run has %s = %s, asked for is %s", latest, ij_config_name(i), a, b);
+        if (strcmp(ij_config_name(i), "ipe") && strcmp(a, b)) ij_die(1, text);
+    }
+    *c = saved;
+}
+
 static int ij_train(ij_options *o)
 {
     ij_error why;
@@ -4836,36 +4850,26 @@ static int ij_train(ij_options *o)
     if (!o->data && !o->preset && !o->config && !o->configured) ij_use_preset(&o->c, "scenes");
     if (!o->data) fprintf(stderr, "data: the built-in scenes (--data PATH for your own)\n"), o->data = "scenes";
     ij_config *c = &o->c;
-    ij_must(ij_config_check(c, &why), &why);
-    const ij_team team = ij_team_start(o->threads);
-    ij_images s = ij_images_open(o->data, IJ_TRAIN_PART, o->test != NULL, c, c->batch_size, &team);
-    c->ipe = s.count / (c->batch_size * c->accumulate);
-    snprintf(text, sizeof text, "%.200s: %lu images in the training part, fewer than one update's batch_size * accumulate = %lu",
-             o->data, (unsigned long)s.count, (unsigned long)(c->batch_size * c->accumulate));
-    if (!c->ipe) ij_die(1, text);
-    fprintf(stderr, "data: %s: %s, %lu training images\n", o->data, ij_data_kind(s.d), (unsigned long)s.count);
-
     ij_file f;
     if (o->out) ij_path(latest, o->out, "latest.safetensors");
     FILE *old = o->out ? fopen(latest, "rb") : NULL;
     if (old) fclose(old);
-    if (old && !o->resume && !o->dry_run) {
-        snprintf(text, sizeof text, "%s: a run is there already: --resume goes on with it, or choose another --out", latest);
-        ij_die(1, text);
-    }
-    if (o->resume) {
-        ij_config saved;
-        char a[IJ_TEXT], b[IJ_TEXT];
-        f = ij_open_model(latest);
-        ij_must(ij_load_config(&saved, &f, &why), &why);
-        if (!o->preset && !o->config && !o->configured) *c = saved, c->ipe = s.count / (c->batch_size * c->accumulate);
-        for (size_t i = 0; i < ij_config_settings(); i++) {
-            ij_config_text(a, &saved, i), ij_config_text(b, c, i);
-            snprintf(text, sizeof text, "%s: the run has %s = %s, asked for is %s", latest, ij_config_name(i), a, b);
-            if (strcmp(a, b)) ij_die(1, text);
-        }
-        s.c = *c;
-    }
+    snprintf(text, sizeof text, "%s: a run is there already: --resume goes on with it, or choose another --out", latest);
+    if (old && !o->resume && !o->dry_run) ij_die(1, text);
+    if (o->resume) ij_resume_config(&f, c, latest, o->preset || o->config || o->configured);
+    ij_must(ij_config_check(c, &why), &why);
+    const ij_team team = ij_team_start(o->threads);
+    ij_images s = ij_images_open(o->data, IJ_TRAIN_PART, o->test != NULL, c, c->batch_size, &team);
+    const size_t ipe = s.count / (c->batch_size * c->accumulate);
+    snprintf(text, sizeof text, "%.200s: %lu images in the training part, fewer than one update's batch_size * accumulate = %lu",
+             o->data, (unsigned long)s.count, (unsigned long)(c->batch_size * c->accumulate));
+    if (!ipe) ij_die(1, text);
+    snprintf(text, sizeof text, "%.200s: %lu updates in an epoch, the run to be resumed has %lu: other images?", o->data,
+             (unsigned long)ipe, (unsigned long)c->ipe);
+    if (o->resume && ipe != c->ipe) ij_die(1, text);
+    c->ipe = ipe;
+    fprintf(stderr, "data: %s: %s, %lu training images\n", o->data, ij_data_kind(s.d), (unsigned long)s.count);
+
     ij_model m;
     size_t size;
     ij_must(ij_model_size(&size, c, IJ_TRAIN, &why), &why);

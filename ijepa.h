@@ -3,14 +3,16 @@
  *
  * Use it as a program (make && ./ijepa --help), or put ijepa.c and ijepa.h into yours:
  *
- *     ij_config c = ij_config_default();            // a small model; change any field
+ *     ij_config c = ij_config_default();             // a small model for 32x32 images; change any field
  *     ij_error why;
+ *     ij_model m;
+ *     ij_report r;
  *     size_t size;
  *     if (ij_model_size(&size, &c, IJ_TRAIN, &why)) { puts(why.text); return 1; }
- *     ij_model m;
  *     ij_model_init(&m, malloc(size), size, &c, IJ_TRAIN, &why);
- *     ij_masks_draw(&m.masks, &c, &m.mask_rng, 0, c.batch_size, &why);
- *     ij_train_step(&m, images, &m.masks, &report);  // images: [batch_size,3,H,W], normalised
+ *     ij_real *images = calloc(c.batch_size * 3 * 32 * 32, sizeof *images);  // [B,3,H,W]: yours, normalised
+ *     ij_masks_draw(&m.masks, &c, &m.mask_rng, m.micro, c.batch_size, &why);
+ *     ij_train_step(&m, images, &m.masks, &r);       // r.loss, r.grad_norm, ...; again and again
  *
  * Every function takes its memory from the caller, returns a status, and never exits, prints, allocates or
  * keeps global state. Two models in two threads never meet. Not reentrant on one model.
@@ -330,4 +332,27 @@ ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *w
 #ifdef __cplusplus
 }
 #endif
+
+/* Limits: images of one batch have one size; sizes are size_t and checked; safetensors headers up to 100 MB, tensors of
+ * rank 8; PNM up to 2^28 pixels; folders 16 deep, paths of 1,000 bytes. matmul keeps about 300 KB (double: 600) of
+ * packed blocks on the stack: IJ_MC and IJ_KC in ijepa.c.
+ *
+ * Checkpoint format 1 (2026-11-24).
+ *
+ * MIT License
+ *
+ * Copyright (c) 2026 the ijepa authors
+ *
+ * Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+ * documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+ * rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+ * persons to whom the Software is furnished to do so, subject to the following conditions:
+ *
+ * The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+ * Software.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+ * WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+ * COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+ * OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
 #endif
