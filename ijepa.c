@@ -1292,7 +1292,7 @@ static void ij_update_task(void *arg, size_t row)
         for (size_t i = o; i < o + n; i++) m->target[i] = keep * m->target[i] + follow * m->weight[i];
 }
 
-/* ---- parameters -------------------------------------------------------------------------------------------------------
+/* ---- parameters --------------------------------------------------------------------------------------------------
  * Every parameter is listed once, here; sizes, places, names, gradients, moments and files all walk this table.     */
 
 typedef struct { ij_param *param; size_t params, offset; real *base; int predictor; } ij_listing;
@@ -1518,8 +1518,8 @@ static void ij_backward(ij_model *m, ij_step *s, const ij_team *team)
     ij_encoder_backward(&m->encoder_grad, &s->encoder_grads, &s->dcontext, &s->context, team);
 }
 
-/* AdamW with the schedules at k = step + 1, then the target encoder's EMA. */
-static void ij_update(ij_model *m, ij_report *r)
+/* AdamW with the schedules at k = step + 1, then the target encoder's EMA. Gradients that are not finite are dropped. */
+static ij_status ij_update(ij_model *m, ij_report *r)
 {
     const ij_config *c = &m->config;
     const size_t k = (size_t)m->step + 1;
@@ -1531,10 +1531,15 @@ static void ij_update(ij_model *m, ij_report *r)
     ij_each(&m->team, m->params, ij_norm_task, &u);
     for (size_t i = 0; i < m->params; i++) total += u.norm2[i];
     r->grad_norm = sqrt(total);
+    if (!isfinite(total)) {
+        memset(m->grad, 0, m->size * sizeof(real));
+        return IJ_ENAN;
+    }
     if (c->clip_grad > 0 && r->grad_norm > c->clip_grad) u.clip = c->clip_grad / r->grad_norm;
     ij_each(&m->team, m->params, ij_update_task, &u);
     r->lr = u.lr, r->weight_decay = u.weight_decay, r->ema = u.ema, r->updated = 1;
     m->step++;
+    return IJ_OK;
 }
 
 ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *masks, ij_report *r)
@@ -1555,8 +1560,7 @@ ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *mask
     if (!isfinite(r->loss)) return IJ_ENAN;
 
     ij_backward(m, &s, team);
-    if (++m->micro % m->config.accumulate == 0) ij_update(m, r);                      /* AdamW, EMA */
-    return IJ_OK;
+    return ++m->micro % m->config.accumulate ? IJ_OK : ij_update(m, r);                 /* AdamW, EMA */
 }
 
 /* ============================================= Part II, the tools ================================================ */
@@ -1942,8 +1946,8 @@ static void ij_model_place(ij_model *m, ij_arena *a)
     ij_arena work = { NULL, 0, 0 };
     const ij_counts most = ij_counts_most(c);
     ij_step_place(&step, &work, c, &most);
-    m->work_size = work.used;
-    m->work = ij_take(a, work.used, 1);
+    m->work_size = IJ_MAX(work.used, ij_mul(m->params, sizeof(double)) + 64);
+    m->work = ij_take(a, m->work_size, 1);
 }
 
 static void ij_model_name_parts(ij_model *m)
@@ -4264,23 +4268,29 @@ ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, siz
 static volatile sig_atomic_t ij_interrupted;
 static void ij_on_signal(int number) { ij_interrupted = 1, signal(number, SIG_DFL); }        /* a second one ends at once */
 
-static void ij_die(int code, const char *text)
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+static void ij_die(int code, const char *format, ...)
 {
-    fprintf(stderr, "ijepa: %s\n", text);
+    va_list args;
+    va_start(args, format);
+    fprintf(stderr, "ijepa: ");
+    vfprintf(stderr, format, args);
+    fprintf(stderr, "%s\n", code == 2 ? " (see ijepa --help)" : "");
+    va_end(args);
     exit(code);
 }
 
 static void ij_must(ij_status s, const ij_error *why)
 {
-    if (s) ij_die(s == IJ_EARG || s == IJ_EMASK ? 2 : 1, why->text);
+    if (s) ij_die(s == IJ_EARG || s == IJ_EMASK ? 2 : 1, "%s", why->text);
 }
 
 static void *ij_alloc(size_t size)
 {
     void *p = malloc(size ? size : 1);
-    char text[80];
-    snprintf(text, sizeof text, "out of memory: %.1f MiB asked for", (double)size / 1048576);
-    if (!p) ij_die(1, text);
+    if (!p) ij_die(1, "out of memory: %.1f MiB asked for", (double)size / 1048576);
     return p;
 }
 
@@ -4313,15 +4323,13 @@ static int ij_terminal(void) { return isatty(2) > 0; }
 
 static void ij_make_folder(const char *path)            /* and its parents */
 {
-    char part[1024], text[1200];
+    char part[1024];
     for (size_t i = 1; i <= strlen(path) && i < sizeof part; i++)
         if (path[i] == '/' || !path[i]) {
             snprintf(part, sizeof part, "%.*s", (int)i, path);
             struct stat st;
-            if (mkdir(part, 0777) && (stat(part, &st) || !S_ISDIR(st.st_mode))) {
-                snprintf(text, sizeof text, "%s: cannot make the folder: %s", part, strerror(errno));
-                ij_die(1, text);
-            }
+            if (mkdir(part, 0777) && (stat(part, &st) || !S_ISDIR(st.st_mode)))
+                ij_die(1, "%s: cannot make the folder: %s", part, strerror(errno));
         }
 }
 
@@ -4495,16 +4503,9 @@ static void ij_help(const ij_options *o)
     for (size_t i = 0; i < IJ_PRESETS; i++) printf("  %-22s %s\n", ij_preset[i].name, ij_preset[i].help);
 }
 
-static void ij_usage(const char *text)
-{
-    fprintf(stderr, "ijepa: %s (see ijepa --help)\n", text);
-    exit(2);
-}
-
 static void ij_use_preset(ij_config *c, const char *name)
 {
     ij_error why;
-    char text[160];
     for (size_t i = 0; i < IJ_PRESETS; i++) {
         if (strcmp(name, ij_preset[i].name)) continue;
         for (const char *at = ij_preset[i].settings; *at; at += strspn(at, " ")) {
@@ -4516,8 +4517,7 @@ static void ij_use_preset(ij_config *c, const char *name)
         }
         return;
     }
-    snprintf(text, sizeof text, "no preset is called %.40s; there are scenes, cifar and paper", name);
-    ij_usage(text);
+    ij_die(2, "no preset is called %s; there are scenes, cifar and paper", name);
 }
 
 static int ij_is_yaml(const char *path)                 /* the reference's files have sections */
@@ -4531,85 +4531,83 @@ static int ij_is_yaml(const char *path)                 /* the reference's files
     return yes;
 }
 
-/* --name value or --name=value; presets first, then the config file, then single settings, whatever their order. */
+/* The option of this name that the command takes; IJ_OPTIONS for a setting of the model; ends with the nearest name
+ * if it is neither. */
+static size_t ij_find_option(const char *command, int bit, const char *name)
+{
+    const char *best = "help";
+    size_t k = 0, s = 0;
+    while (k < IJ_OPTIONS && (strcmp(name, ij_option[k].name) || !(ij_option[k].commands & bit))) k++;
+    if (k < IJ_OPTIONS || (bit == IJ_RENDERS && (!strcmp(name, "crop_size") || !strcmp(name, "seed")))) return k;
+    while (s < ij_config_settings() && strcmp(name, ij_config_name(s))) s++;
+    if ((bit & IJ_CONFIGURED) && (s < ij_config_settings() || !strcmp(name, "model_name"))) return k;
+    for (k = 0; k < IJ_OPTIONS; k++)
+        if ((ij_option[k].commands & bit) && ij_distance(name, ij_option[k].name) < ij_distance(name, best)) best = ij_option[k].name;
+    for (s = 0; (bit & IJ_CONFIGURED) && s < ij_config_settings(); s++)
+        if (ij_distance(name, ij_config_name(s)) < ij_distance(name, best)) best = ij_config_name(s);
+    ij_die(2, "%s has no setting --%s; the nearest is --%s", command, name, best);
+    return k;
+}
+
+/* --name value or --name=value. Settings of the model are taken in a second pass, after preset and config file. */
+static void ij_parse_arguments(ij_options *o, int bit, int argc, char **argv, int settings)
+{
+    ij_error why;
+    for (int i = 2; i < argc; i++) {
+        char name[64];
+        const char *value = strchr(argv[i], '=');
+        if (!strcmp(argv[i], "-h")) { o->help = 1; continue; }
+        if (strncmp(argv[i], "--", 2)) {
+            if (!(bit & (IJ_INFOS | IJ_BENCHES)) || (!settings && o->what))
+                ij_die(2, "\"%s\" is not a setting: expected --name value", argv[i]);
+            o->what = argv[i];
+            continue;
+        }
+        snprintf(name, sizeof name, "%.*s", value ? (int)(value - argv[i] - 2) : 60, argv[i] + 2);
+        const size_t k = ij_find_option(o->command, bit, name);
+        const char kind = k < IJ_OPTIONS ? ij_option[k].kind : 'c';
+        void *at = (char *)o + (k < IJ_OPTIONS ? ij_option[k].offset : 0);
+        if (kind == 'f') {
+            if (value) ij_die(2, "--%s takes no value", name);
+            *(int *)at = 1;
+            continue;
+        }
+        if (!value && i + 1 == argc) ij_die(2, "--%s needs a value", name);
+        value = value ? value + 1 : argv[++i];
+        if (kind == 's') *(const char **)at = value;
+        else if (kind == 'n') {
+            char *end;
+            *(size_t *)at = strtoul(value, &end, 10);
+            if (*end || end == value || *value == '-') ij_die(2, "--%s is \"%s\", expected a whole number", name, value);
+        } else if (settings) {
+            o->configured = 1;
+            if (ij_config_set(&o->c, name, value, &why)) ij_die(2, "%s", why.text);
+        }
+    }
+}
+
 static void ij_parse(ij_options *o, int argc, char **argv)
 {
     ij_error why;
-    char text[300];
     memset(o, 0, sizeof *o);
     o->c = ij_config_default();
-    if (argc > 1) o->command = argv[1];
     if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
-        o->command = NULL;
         ij_help(o);
         exit(argc < 2 ? 2 : 0);
     }
+    o->command = argv[1];
     const int bit = ij_command_bit(o->command);
-    if (!bit) {
-        size_t near = 0;
-        for (size_t i = 0; i < IJ_COMMANDS; i++)
-            if (ij_distance(o->command, ij_command[i].name) < ij_distance(o->command, ij_command[near].name)) near = i;
-        snprintf(text, sizeof text, "no command is called %.40s; the nearest is %s", o->command, ij_command[near].name);
-        ij_usage(text);
+    size_t near = 0;
+    for (size_t i = 0; i < IJ_COMMANDS; i++)
+        if (ij_distance(o->command, ij_command[i].name) < ij_distance(o->command, ij_command[near].name)) near = i;
+    if (!bit) ij_die(2, "no command is called %s; the nearest is %s", o->command, ij_command[near].name);
+    ij_parse_arguments(o, bit, argc, argv, 0);
+    if (o->preset) ij_use_preset(&o->c, o->preset);
+    if (o->config) {
+        if (!o->preset && ij_is_yaml(o->config)) ij_use_preset(&o->c, "paper");
+        ij_must(ij_config_read(&o->c, o->config, &why), &why);
     }
-    for (int settings = 0; settings < 2; settings++) {
-        if (settings && o->preset) ij_use_preset(&o->c, o->preset);
-        if (settings && o->config) {
-            if (!o->preset && ij_is_yaml(o->config)) ij_use_preset(&o->c, "paper");
-            const ij_status s = ij_config_read(&o->c, o->config, &why);
-            if (s) fprintf(stderr, "ijepa: %s\n", why.text), exit(s == IJ_EFILE ? 1 : 2);
-        }
-        for (int i = 2; i < argc; i++) {
-            char name[64];
-            const char *value = strchr(argv[i], '=');
-            if (strncmp(argv[i], "--", 2)) {
-                if (strcmp(argv[i], "-h") == 0) { o->help = 1; continue; }
-                if (!(bit & (IJ_INFOS | IJ_BENCHES)) || (!settings && o->what)) {
-                    snprintf(text, sizeof text, "\"%.100s\" is not a setting: expected --name value", argv[i]);
-                    ij_usage(text);
-                }
-                o->what = argv[i];
-                continue;
-            }
-            snprintf(name, sizeof name, "%.*s", value ? (int)(value - argv[i] - 2) : 60, argv[i] + 2);
-            size_t k = 0, near = 0;
-            while (k < IJ_OPTIONS && (strcmp(name, ij_option[k].name) || !(ij_option[k].commands & bit))) k++;
-            if (k < IJ_OPTIONS && ij_option[k].kind == 'f') {
-                if (value) snprintf(text, sizeof text, "--%s takes no value", name), ij_usage(text);
-                *(int *)(void *)((char *)o + ij_option[k].offset) = 1;
-                continue;
-            }
-            if (k == IJ_OPTIONS) {                      /* a setting of the model then, or a slip */
-                size_t s = 0;
-                while (s < ij_config_settings() && strcmp(name, ij_config_name(s))) s++;
-                const int render = bit == IJ_RENDERS && (!strcmp(name, "crop_size") || !strcmp(name, "seed"));
-                if (!((bit & IJ_CONFIGURED) && (s < ij_config_settings() || !strcmp(name, "model_name"))) && !render) {
-                    const char *best = "help";
-                    for (near = 0; near < IJ_OPTIONS; near++)
-                        if ((ij_option[near].commands & bit) && ij_distance(name, ij_option[near].name) < ij_distance(name, best))
-                            best = ij_option[near].name;
-                    for (s = 0; (bit & IJ_CONFIGURED) && s < ij_config_settings(); s++)
-                        if (ij_distance(name, ij_config_name(s)) < ij_distance(name, best)) best = ij_config_name(s);
-                    snprintf(text, sizeof text, "%s has no setting --%s; the nearest is --%s", o->command, name, best);
-                    ij_usage(text);
-                }
-            }
-            if (value) value++;
-            else if (i + 1 < argc) value = argv[++i];
-            else snprintf(text, sizeof text, "--%s needs a value", name), ij_usage(text);
-            if (k < IJ_OPTIONS && ij_option[k].kind == 's') *(const char **)(void *)((char *)o + ij_option[k].offset) = value;
-            else if (k < IJ_OPTIONS) {
-                char *end;
-                const unsigned long n = strtoul(value, &end, 10);
-                if (*end || end == value || *value == '-')
-                    snprintf(text, sizeof text, "--%s is \"%.60s\", expected a whole number", name, value), ij_usage(text);
-                *(size_t *)(void *)((char *)o + ij_option[k].offset) = n;
-            } else if (settings) {
-                o->configured = 1;
-                if (ij_config_set(&o->c, name, value, &why)) ij_usage(why.text);
-            }
-        }
-    }
+    ij_parse_arguments(o, bit, argc, argv, 1);
     if (o->help) ij_help(o), exit(0);
     if (!o->threads) o->threads = ij_processors();
 }
@@ -4713,18 +4711,15 @@ static void ij_path(char path[1100], const char *folder, const char *name)
 
 static FILE *ij_open_or_die(const char *path, const char *mode)
 {
-    char text[1200];
     FILE *f = fopen(path, mode);
-    snprintf(text, sizeof text, "%s: %s", path, strerror(errno));
-    if (!f) ij_die(1, text);
+    if (!f) ij_die(1, "%s: %s", path, strerror(errno));
     return f;
 }
 
 static void ij_close_or_die(FILE *f, const char *path)
 {
-    char text[1200];
     const int bad = ferror(f);
-    if (fclose(f) || bad) snprintf(text, sizeof text, "%s: cannot be written: %s", path, strerror(errno)), ij_die(1, text);
+    if (fclose(f) || bad) ij_die(1, "%s: cannot be written: %s", path, strerror(errno));
 }
 
 static void ij_print_config(FILE *f, const ij_config *c)
@@ -4820,120 +4815,138 @@ static ij_file ij_open_model(const char *path)
     return f;
 }
 
-static void ij_save_or_die(const ij_model *m, const char *path, void *work, size_t size)
-{
-    ij_error why;
-    ij_must(ij_save(m, path, work, size, &why), &why);
-}
-
 /* The settings of the run in `latest`; those given on the command line must be the same. */
 static void ij_resume_config(ij_file *f, ij_config *c, const char *latest, int given)
 {
     ij_error why;
     ij_config saved;
-    char a[IJ_TEXT], b[IJ_TEXT], text[1500];
+    char a[IJ_TEXT], b[IJ_TEXT];
     *f = ij_open_model(latest);
     ij_must(ij_load_config(&saved, f, &why), &why);
     for (size_t i = 0; given && i < ij_config_settings(); i++) {
         ij_config_text(a, &saved, i), ij_config_text(b, c, i);
-        snprintf(text, sizeof text, "%s: the run has %s = %s, asked for is %s", latest, ij_config_name(i), a, b);
-        if (strcmp(ij_config_name(i), "ipe") && strcmp(a, b)) ij_die(1, text);
+        if (strcmp(ij_config_name(i), "ipe") && strcmp(a, b))
+            ij_die(1, "%s: the run has %s = %s, asked for is %s", latest, ij_config_name(i), a, b);
     }
     *c = saved;
+}
+
+typedef struct { ij_model m; ij_images s; ij_team team; char latest[1100], log_path[1100]; FILE *log; } ij_run;
+
+/* Data, model and folder for a run, new or resumed. Nothing is written before everything is known to be in order. */
+static void ij_train_start(ij_run *t, ij_options *o)
+{
+    ij_error why;
+    ij_config *c = &o->c;
+    ij_file f;
+    size_t size;
+    if (o->out) {
+        ij_path(t->latest, o->out, "latest.safetensors");
+        FILE *old = fopen(t->latest, "rb");
+        if (old) fclose(old);
+        if (old && !o->resume && !o->dry_run)
+            ij_die(1, "%s: a run is there already: --resume goes on with it, or choose another --out", t->latest);
+    }
+    if (o->resume) ij_resume_config(&f, c, t->latest, o->preset || o->config || o->configured);
+    ij_must(ij_config_check(c, &why), &why);
+    t->team = ij_team_start(o->threads);
+    t->s = ij_images_open(o->data, IJ_TRAIN_PART, o->test != NULL, c, c->batch_size, &t->team);
+    const size_t update = c->batch_size * c->accumulate, ipe = t->s.count / update;
+    if (!ipe)
+        ij_die(1, "%s: %lu images in the training part, fewer than one update's batch_size * accumulate = %lu", o->data,
+               (unsigned long)t->s.count, (unsigned long)update);
+    if (o->resume && ipe != c->ipe)
+        ij_die(1, "%s: %lu updates in an epoch, the run to be resumed has %lu: other images?", o->data, (unsigned long)ipe,
+               (unsigned long)c->ipe);
+    c->ipe = ipe;
+    fprintf(stderr, "data: %s: %s, %lu training images\n", o->data, ij_data_kind(t->s.d), (unsigned long)t->s.count);
+    ij_must(ij_model_size(&size, c, IJ_TRAIN, &why), &why);
+    ij_must(ij_model_init(&t->m, ij_alloc(size), size, c, IJ_TRAIN, &why), &why);
+    t->m.team = t->team;
+    if (o->dry_run) {
+        ij_print_config(stdout, c);
+        ij_dry_run(c, &t->m, size, t->s.count, &t->team);
+        return;
+    }
+    if (o->resume) {
+        ij_must(ij_load(&t->m, &f, &why), &why);
+        ij_file_close(&f);
+        fprintf(stderr, "resumed at step %lu\n", (unsigned long)t->m.step);
+    }
+    ij_make_folder(o->out);
+    ij_print_config(stderr, c);
+    ij_path(t->log_path, o->out, "config.txt");
+    FILE *out = ij_open_or_die(t->log_path, "w");
+    ij_print_config(out, c);
+    ij_close_or_die(out, t->log_path);
+    ij_path(t->log_path, o->out, "log.csv");
+    if (o->resume) ij_log_cut(t->log_path, t->m.step);
+    t->log = ij_open_or_die(t->log_path, o->resume ? "a" : "w");
+    if (!o->resume) fputs(ij_log_head, t->log);
+}
+
+/* One forward and backward pass on the next batch. Order, crops and masks follow from the seed and its number. */
+static ij_report ij_train_pass(ij_run *t, size_t *order, uint64_t *ordered)
+{
+    ij_error why;
+    ij_report r;
+    ij_model *m = &t->m;
+    const ij_config *c = &m->config;
+    const uint64_t batches = c->ipe * c->accumulate, epoch = m->micro / batches, at = m->micro % batches;
+    if (epoch != *ordered) {                            /* drop_last: a new order for each epoch */
+        ij_rng rng;
+        ij_rng_seed(&rng, c->seed + epoch);
+        ij_rng_permutation(&rng, order, t->s.count);
+        *ordered = epoch;
+    }
+    for (size_t i = 0; i < c->batch_size; i++) ij_images_read(&t->s, i, order[at * c->batch_size + i]);
+    uint64_t state = c->seed;
+    t->s.stream = ij_mix(&state) + m->micro * c->batch_size;
+    ij_each(&t->team, c->batch_size, ij_augment_task, &t->s);
+    ij_must(ij_masks_draw(&m->masks, c, &m->mask_rng, m->micro, c->batch_size, &why), &why);
+    const ij_status status = ij_train_step(m, t->s.images, &m->masks, &r);
+    if (status)
+        ij_die(1, "step %lu: %s; the last checkpoint is as it was: try a lower --lr, or --clip_grad 1",
+               (unsigned long)m->step + 1, ij_status_string(status));
+    return r;
 }
 
 static int ij_train(ij_options *o)
 {
     ij_error why;
-    char path[1100], latest[1100], text[1500];
-    if (!o->out && !o->dry_run) ij_usage("train needs --out DIR");
-    if (!o->data && !o->preset && !o->config && !o->configured) ij_use_preset(&o->c, "scenes");
+    ij_run t;
+    if (!o->out && !o->dry_run) ij_die(2, "train needs --out DIR");
+    if (!o->data && !o->preset && !o->config && !o->configured && !o->resume) ij_use_preset(&o->c, "scenes");
     if (!o->data) fprintf(stderr, "data: the built-in scenes (--data PATH for your own)\n"), o->data = "scenes";
-    ij_config *c = &o->c;
-    ij_file f;
-    if (o->out) ij_path(latest, o->out, "latest.safetensors");
-    FILE *old = o->out ? fopen(latest, "rb") : NULL;
-    if (old) fclose(old);
-    snprintf(text, sizeof text, "%s: a run is there already: --resume goes on with it, or choose another --out", latest);
-    if (old && !o->resume && !o->dry_run) ij_die(1, text);
-    if (o->resume) ij_resume_config(&f, c, latest, o->preset || o->config || o->configured);
-    ij_must(ij_config_check(c, &why), &why);
-    const ij_team team = ij_team_start(o->threads);
-    ij_images s = ij_images_open(o->data, IJ_TRAIN_PART, o->test != NULL, c, c->batch_size, &team);
-    const size_t ipe = s.count / (c->batch_size * c->accumulate);
-    snprintf(text, sizeof text, "%.200s: %lu images in the training part, fewer than one update's batch_size * accumulate = %lu",
-             o->data, (unsigned long)s.count, (unsigned long)(c->batch_size * c->accumulate));
-    if (!ipe) ij_die(1, text);
-    snprintf(text, sizeof text, "%.200s: %lu updates in an epoch, the run to be resumed has %lu: other images?", o->data,
-             (unsigned long)ipe, (unsigned long)c->ipe);
-    if (o->resume && ipe != c->ipe) ij_die(1, text);
-    c->ipe = ipe;
-    fprintf(stderr, "data: %s: %s, %lu training images\n", o->data, ij_data_kind(s.d), (unsigned long)s.count);
-
-    ij_model m;
-    size_t size;
-    ij_must(ij_model_size(&size, c, IJ_TRAIN, &why), &why);
-    ij_must(ij_model_init(&m, ij_alloc(size), size, c, IJ_TRAIN, &why), &why);
-    m.team = team;
-    if (o->dry_run) { ij_print_config(stdout, c); ij_dry_run(c, &m, size, s.count, &team); return 0; }
-    ij_make_folder(o->out);
-    if (o->resume) {
-        ij_must(ij_load(&m, &f, &why), &why);
-        ij_file_close(&f);
-        fprintf(stderr, "resumed at step %lu\n", (unsigned long)m.step);
-    }
-    ij_print_config(stderr, c);
-    ij_path(path, o->out, "config.txt");
-    FILE *out = ij_open_or_die(path, "w");
-    ij_print_config(out, c);
-    ij_close_or_die(out, path);
-    ij_path(path, o->out, "log.csv");
-    if (o->resume) ij_log_cut(path, m.step);
-    FILE *log = ij_open_or_die(path, o->resume ? "a" : "w");
-    if (!o->resume) fputs(ij_log_head, log);
-
-    const size_t save_size = ij_save_size(&m), batches = c->ipe * c->accumulate;
+    ij_train_start(&t, o);
+    if (o->dry_run) return 0;
+    ij_model *m = &t.m;
+    const ij_config *c = &m->config;
+    const size_t save_size = ij_save_size(m);
     void *save_work = ij_alloc(save_size);
-    size_t *order = ij_alloc(s.count * sizeof *order);
+    size_t *order = ij_alloc(t.s.count * sizeof *order);
     uint64_t ordered = UINT64_MAX;
-    const uint64_t from = m.step, steps = ij_steps(c);
+    const uint64_t from = m->step, steps = ij_steps(c);
     const double start = ij_seconds();
     double shown = start;
-    ij_report r;
-    memset(&r, 0, sizeof r);
-    while (m.step < steps && !ij_interrupted) {
+    while (m->step < steps && !ij_interrupted) {
         const double begin = ij_seconds();
-        for (size_t pass = 0; pass < c->accumulate; pass++) {
-            const uint64_t epoch = m.micro / batches, at = m.micro % batches;
-            if (epoch != ordered) {                     /* drop_last: a new order for each epoch */
-                ij_rng rng;
-                ij_rng_seed(&rng, c->seed + epoch);
-                ij_rng_permutation(&rng, order, s.count);
-                ordered = epoch;
-            }
-            for (size_t i = 0; i < c->batch_size; i++) ij_images_read(&s, i, order[at * c->batch_size + i]);
-            uint64_t state = c->seed;
-            s.stream = ij_mix(&state) + m.micro * c->batch_size;
-            ij_each(&team, c->batch_size, ij_augment_task, &s);
-            ij_must(ij_masks_draw(&m.masks, c, &m.mask_rng, m.micro, c->batch_size, &why), &why);
-            const ij_status status = ij_train_step(&m, s.images, &m.masks, &r);
-            snprintf(text, sizeof text, "step %lu: %s; the last checkpoint is as it was: try a lower --lr or --clip_grad 1",
-                     (unsigned long)m.step + 1, ij_status_string(status));
-            if (status) ij_die(1, text);
-        }
-        const uint64_t done = m.step;
-        fprintf(log, "%lu,%lu,%.6f,%.2f,%.2f,%.2f,%.6g,%.6g,%.8g,%.5g,%.5g\n", (unsigned long)((done - 1) / c->ipe + 1),
+        ij_report r;
+        do r = ij_train_pass(&t, order, &ordered);
+        while (!r.updated);
+        const size_t done = (size_t)m->step;
+        fprintf(t.log, "%lu,%lu,%.6f,%.2f,%.2f,%.2f,%.6g,%.6g,%.8g,%.5g,%.5g\n", (unsigned long)((done - 1) / c->ipe + 1),
                 (unsigned long)((done - 1) % c->ipe), r.loss, r.context_tokens, r.target_tokens,
                 1000 * (ij_seconds() - begin), r.lr, r.weight_decay, r.ema, r.grad_norm, r.feature_std);
         if (done % c->ipe == 0 && done < steps) {
-            if (fflush(log)) ij_die(1, "log.csv cannot be written");
-            ij_save_or_die(&m, latest, save_work, save_size);
+            if (fflush(t.log)) ij_die(1, "%s: cannot be written: %s", t.log_path, strerror(errno));
+            ij_must(ij_save(m, t.latest, save_work, save_size, &why), &why);
         }
-        ij_progress(&m, &r, start, from, &shown, done == steps || ij_interrupted);
+        ij_progress(m, &r, start, from, &shown, done == steps || ij_interrupted);
     }
-    ij_close_or_die(log, path);
-    ij_save_or_die(&m, latest, save_work, save_size);
-    fprintf(stderr, "%s: step %lu of %lu\n", latest, (unsigned long)m.step, (unsigned long)steps);
+    ij_close_or_die(t.log, t.log_path);
+    ij_must(ij_save(m, t.latest, save_work, save_size, &why), &why);
+    fprintf(stderr, "%s: step %lu of %lu\n", t.latest, (unsigned long)m->step, (unsigned long)steps);
     return ij_interrupted ? 130 : 0;
 }
 
@@ -4946,6 +4959,18 @@ static ij_model ij_model_for(const ij_config *c)
     size_t size;
     ij_must(ij_model_size(&size, c, IJ_INFER, &why), &why);
     ij_must(ij_model_init(&m, ij_alloc(size), size, c, IJ_INFER, &why), &why);
+    return m;
+}
+
+static ij_model ij_trained(const char *path)
+{
+    ij_error why;
+    ij_config c;
+    ij_file f = ij_open_model(path);
+    ij_must(ij_load_config(&c, &f, &why), &why);
+    ij_model m = ij_model_for(&c);
+    ij_must(ij_load(&m, &f, &why), &why);
+    ij_file_close(&f);
     return m;
 }
 
@@ -4999,7 +5024,7 @@ static ij_features ij_features_of(const char *path, int part, int whole, const i
                                 &trained->target_encoder, s.images, batch, h, w, work, size, team);
         if (!e && random)
             e = ij_encode(NULL, f.random + at * d, &random->target_encoder, s.images, batch, h, w, work, size, team);
-        if (e) ij_die(1, ij_status_string(e));
+        if (e) ij_die(1, "%s", ij_status_string(e));
         if (ij_terminal() && (ij_seconds() - shown > 0.2 || at + batch == f.n)) {
             shown = ij_seconds();
             fprintf(stderr, "\rfeatures: %lu of %lu images%s", (unsigned long)(at + batch), (unsigned long)f.n,
@@ -5048,23 +5073,17 @@ static void ij_print_scores(FILE *f, const ij_features *a, double knn[3][3], dou
 
 static int ij_probe(const ij_options *o)
 {
-    ij_error why;
-    ij_config c;
-    char text[300];
-    if (!o->model) ij_usage("probe needs --model FILE");
+    if (!o->model) ij_die(2, "probe needs --model FILE");
     const char *data = o->data ? o->data : "scenes", *test = o->test ? o->test : data;
     const ij_team team = ij_team_start(o->threads);
-    ij_file file = ij_open_model(o->model);
-    ij_must(ij_load_config(&c, &file, &why), &why);
-    ij_model trained = ij_model_for(&c), random = ij_model_for(&c);
-    ij_must(ij_load(&trained, &file, &why), &why);
-    ij_file_close(&file);
+    const ij_model trained = ij_trained(o->model), random = ij_model_for(&trained.config);      /* drawn from the run's seed */
+    const ij_config c = trained.config;
     const size_t most = o->images ? o->images : 10000, d = c.embed_dim;
     const size_t pixels = 3 * IJ_MIN(c.crop_size[0], IJ_PIXEL_SIDE) * IJ_MIN(c.crop_size[1], IJ_PIXEL_SIDE);
     ij_features a = ij_features_of(data, IJ_TRAIN_PART, o->test != NULL, &trained, &random, 1, most, 0, &team);
     ij_features b = ij_features_of(test, IJ_TEST_PART, o->test != NULL, &trained, &random, 1, most, 0, &team);
-    snprintf(text, sizeof text, "%.200s: no labels: a probe needs them (folders per class, or a labelled format)", data);
-    if (!a.tasks || a.tasks != b.tasks) ij_die(1, text);
+    if (!a.tasks || a.tasks != b.tasks)
+        ij_die(1, "%s: no labels: a probe needs them (folders per class, or a labelled format)", data);
     for (size_t t = 0; t < a.tasks; t++) a.classes[t] = IJ_MAX(a.classes[t], b.classes[t]);
     double knn[3][3], linear[3][3];
     fprintf(stderr, "scoring: %lu training and %lu test images\n", (unsigned long)a.n, (unsigned long)b.n);
@@ -5114,15 +5133,10 @@ static void ij_write_npy(const char *path, const real *x, size_t rank, const siz
 
 static int ij_features_command(const ij_options *o)
 {
-    ij_error why;
-    ij_config c;
-    if (!o->model || !o->out) ij_usage("features needs --model FILE and --out FILE.npy");
+    if (!o->model || !o->out) ij_die(2, "features needs --model FILE and --out FILE.npy");
     const ij_team team = ij_team_start(o->threads);
-    ij_file file = ij_open_model(o->model);
-    ij_must(ij_load_config(&c, &file, &why), &why);
-    ij_model m = ij_model_for(&c);
-    ij_must(ij_load(&m, &file, &why), &why);
-    ij_file_close(&file);
+    const ij_model m = ij_trained(o->model);
+    const ij_config c = m.config;
     const size_t n = (c.crop_size[0] / c.patch_size) * (c.crop_size[1] / c.patch_size);
     const ij_features f = ij_features_of(o->data ? o->data : "scenes", IJ_TRAIN_PART, 1, &m, NULL, 0, o->images,
                                          o->tokens ? n : 0, &team);
@@ -5185,8 +5199,8 @@ static int ij_render(const ij_options *o)
 {
     const size_t side = o->c.crop_size[0], images = o->images ? o->images : 36;
     char path[1100], name[80];
-    if (!o->out) ij_usage("render needs --out DIR");
-    if (side > 4096 || !side) ij_usage("crop_size must be 1..4096 here");
+    if (!o->out) ij_die(2, "render needs --out DIR");
+    if (side > 4096 || !side) ij_die(2, "crop_size must be 1..4096 here");
     ij_make_folder(o->out);
     uint8_t *rgb = ij_alloc(side * side * 3);
     char labels_path[1100];
@@ -5338,14 +5352,14 @@ static int ij_bench(ij_options *o)
     ij_model m;
     size_t size, work_size, gh, gw;
     if (o->targets) c->num_pred_masks = o->targets;
-    if (!o->what) ij_usage("bench needs step, encode or matmul");
+    if (!o->what) ij_die(2, "bench needs step, encode or matmul");
     const size_t repeat = o->repeat ? o->repeat : 11;
     double *time = ij_alloc(repeat * sizeof *time);
     const ij_team team = ij_team_start(o->threads);
     const double peak = ij_peak_rate();
     if (!strcmp(o->what, "matmul")) return ij_bench_matmul(o, &team, peak, time, repeat);
     const int step = !strcmp(o->what, "step");
-    if (!step && strcmp(o->what, "encode")) ij_usage("bench knows step, encode and matmul");
+    if (!step && strcmp(o->what, "encode")) ij_die(2, "bench knows step, encode and matmul");
     if (step && c->patch_size && o->context_tokens) {   /* room for what is asked for: any block may span the grid */
         c->mask_mode = IJ_MASK_PAPER, c->enc_mask_scale[0] = 0.85, c->enc_mask_scale[1] = 1, c->min_keep = 0;
         c->pred_mask_scale[1] = IJ_MAX(c->pred_mask_scale[1], 0.5);
@@ -5371,7 +5385,7 @@ static int ij_bench(ij_options *o)
         const ij_status s = step ? ij_train_step(&m, images, &masks, &r)
                                  : ij_encode(NULL, pooled, &m.target_encoder, images, c->batch_size, c->crop_size[0],
                                              c->crop_size[1], work, work_size, &team);
-        if (s) ij_die(1, ij_status_string(s));
+        if (s) ij_die(1, "%s", ij_status_string(s));
         if (i >= 2) time[i - 2] = ij_seconds() - start;
     }
     if (ij_interrupted) return 130;

@@ -214,7 +214,7 @@ typedef struct {
 } ij_report;
 
 /* One step of Figure 3 on images [B,3,H,W]: target encoder, context encoder, predictor, loss, backward, AdamW, EMA.
- * IJ_ENAN leaves the weights as they were. */
+ * IJ_ENAN (loss or gradients not finite) leaves the weights as they were. */
 ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *masks, ij_report *r);
 
 /* Schedules; k = 1, 2, ... is the update about to be made, as in the reference. */
