@@ -2248,14 +2248,12 @@ static int ij_pnm_byte(ij_pnm *p)
 
 static ij_status ij_pnm_number(size_t *x, ij_pnm *p, const char *what, size_t low, size_t high, ij_error *why)
 {
-    int c = ij_pnm_byte(p);
-    while (c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '#') {
-        while (c == '#' || (c != '\n' && c != EOF && c != ' ' && c != '\t' && c != '\r')) {
-            do c = ij_pnm_byte(p);
-            while (c != '\n' && c != EOF);
-        }
-        if (c != EOF) c = ij_pnm_byte(p);
-    }
+    int c;
+    do {
+        c = ij_pnm_byte(p);
+        if (c == '#')
+            while (c != '\n' && c != EOF) c = ij_pnm_byte(p);
+    } while (c == ' ' || c == '\t' || c == '\r' || c == '\n');
     if (c < '0' || c > '9') {
         char found[32];
         snprintf(found, sizeof found, c == EOF ? "the end of the file" : "byte 0x%02x", (unsigned)c);
@@ -2317,8 +2315,8 @@ static ij_status ij_pnm_pixels(uint8_t *rgb, ij_pnm *p, ij_error *why)
             s = ij_fail(why, IJ_EDATA, "%.300s: byte %lu: sample is %lu, expected 0..%lu", p->path, (unsigned long)p->at,
                         (unsigned long)v, (unsigned long)p->most);
         const uint8_t value = (uint8_t)((v * 255 + p->most / 2) / p->most);
-        for (size_t k = each; k <= 3 && !s; k += 2) rgb[each == 3 ? i : 3 * i + (k - 1)] = value;
-        if (each == 1 && !s) rgb[3 * i + 1] = value;
+        if (each == 3) rgb[i] = value;
+        else memset(rgb + 3 * i, value, 3);
     }
     if (!s && !text && ij_pnm_byte(p) != EOF)
         s = ij_fail(why, IJ_EDATA, "%.300s: byte %lu: expected the end of the file after the raster", p->path,
@@ -3881,32 +3879,32 @@ enum { IJ_LAMBDAS = sizeof ij_lambda / sizeof *ij_lambda, IJ_RIDGE_ROWS = 32, IJ
 typedef struct {
     const ij_scored *s;
     size_t columns;             /* one for each class of each task */
-    double *x;                  /* [step,D] rows of features as double */
-    double *gram[2];            /* [D,D] of all training rows, and of those that are not for choosing; lower half */
-    double *factor;             /* [D,D] */
-    double *panel;              /* [step,D] */
-    double *xy[2], *w;          /* [D,columns] */
-    double *sum[2], *ysum[2];   /* [D] [columns] */
+    double *x, *panel;          /* [step,D] rows of features as double; columns of the factor as rows */
+    double *sums[2];            /* of all training rows, and of those that do not choose lambda, one after another: */
+    double *gram[2], *xy[2], *sum[2], *ysum[2];         /* X'X [D,D] (lower half), X'Y [D,columns], X [D], Y [columns] */
+    double *factor, *w;         /* [D,D] [D,columns] */
     size_t rows, begin;         /* of the present piece */
     const double *from;
     double *to;
 } ij_ridge_work;
 
+static size_t ij_ridge_sums(const ij_ridge_work *w) { return (w->s->d + 1) * (w->s->d + w->columns); }
+
 static void ij_ridge_place(ij_ridge_work *w, ij_arena *a, const ij_scored *s)
 {
-    const size_t square = ij_mul(s->d, s->d);
+    const size_t d = s->d;
+    w->s = s;
     w->columns = 0;
     for (size_t t = 0; t < s->tasks; t++) w->columns += s->classes[t];
-    w->x = ij_take(a, ij_mul(IJ_RIDGE_STEP, s->d), sizeof(double));
-    w->panel = ij_take(a, ij_mul(IJ_RIDGE_STEP, s->d), sizeof(double));
+    w->x = ij_take(a, ij_mul(IJ_RIDGE_STEP, d), sizeof(double));
+    w->panel = ij_take(a, ij_mul(IJ_RIDGE_STEP, d), sizeof(double));
+    w->factor = ij_take(a, ij_mul(d, d), sizeof(double));
+    w->w = ij_take(a, ij_mul(d, w->columns), sizeof(double));
     for (int i = 0; i < 2; i++) {
-        w->gram[i] = ij_take(a, square, sizeof(double));
-        w->xy[i] = ij_take(a, ij_mul(s->d, w->columns), sizeof(double));
-        w->sum[i] = ij_take(a, s->d, sizeof(double));
-        w->ysum[i] = ij_take(a, w->columns, sizeof(double));
+        double *at = w->sums[i] = ij_take(a, ij_mul(d + 1, d + w->columns), sizeof(double));
+        if (!at) continue;
+        w->gram[i] = at, w->xy[i] = at + d * d, w->sum[i] = at + d * (d + w->columns), w->ysum[i] = w->sum[i] + d;
     }
-    w->factor = ij_take(a, square, sizeof(double));
-    w->w = ij_take(a, ij_mul(s->d, w->columns), sizeof(double));
 }
 
 /* Rows of `to` [D,D] from `begin` on, the lower half: to[i][j] += or -= sum over r of from[r][i] from[r][j]. Four rows
@@ -3927,24 +3925,14 @@ static void ij_ridge_product(const ij_ridge_work *w, size_t index, double sign)
 static void ij_ridge_add_task(void *arg, size_t index) { ij_ridge_product(arg, index, 1); }
 static void ij_ridge_take_task(void *arg, size_t index) { ij_ridge_product(arg, index, -1); }
 
-/* Gram matrix, X'Y and sums over the training rows: those that are kept for choosing lambda last. */
+/* Adds up the training rows. */
 static void ij_ridge_gather(ij_ridge_work *w, const ij_team *team)
 {
     const ij_scored *s = w->s;
     const size_t d = s->d;
-    for (int i = 0; i < 2; i++) {
-        memset(w->gram[i], 0, d * d * sizeof(double));
-        memset(w->xy[i], 0, d * w->columns * sizeof(double));
-        memset(w->sum[i], 0, d * sizeof(double));
-        memset(w->ysum[i], 0, w->columns * sizeof(double));
-    }
-    for (int held = 0; held < 2; held++) {
-        if (held) {                                     /* everything so far is the part that chooses */
-            memcpy(w->gram[1], w->gram[0], d * d * sizeof(double));
-            memcpy(w->xy[1], w->xy[0], d * w->columns * sizeof(double));
-            memcpy(w->sum[1], w->sum[0], d * sizeof(double));
-            memcpy(w->ysum[1], w->ysum[0], w->columns * sizeof(double));
-        }
+    memset(w->sums[0], 0, ij_ridge_sums(w) * sizeof(double));
+    for (int held = 0; held < 2; held++) {              /* first the rows that are fitted while lambda is chosen */
+        if (held) memcpy(w->sums[1], w->sums[0], ij_ridge_sums(w) * sizeof(double));
         for (size_t i = 0; i < s->n;) {
             for (w->rows = 0; w->rows < IJ_RIDGE_STEP && i < s->n; i++) {
                 if ((i % 5 == 4) != held) continue;
@@ -4049,7 +4037,6 @@ ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *w
     if (!work || size < need)
         return ij_fail(why, IJ_EMEM, "the linear probe needs %lu bytes, has %lu", (unsigned long)need, (unsigned long)size);
     if (s->tasks > IJ_LAMBDAS) return ij_fail(why, IJ_EARG, "%lu tasks at once, at most %d", (unsigned long)s->tasks, (int)IJ_LAMBDAS);
-    w.s = s;
     ij_ridge_place(&w, &a, s);
     ij_ridge_gather(&w, team);
     const double n = (double)s->n, part = (double)(s->n - s->n / 5);

@@ -1705,7 +1705,6 @@ static scores score(size_t n, size_t m, size_t d, int kind, const ij_team *team)
     CHECK(!ij_ridge(r.ridge, r.chosen, &s, work, size, team, &why), "%s", why.text);
     ij_ridge_work w;                                            /* the normal equations hold */
     ij_arena arena = { work, size, 0 };
-    w.s = &s;
     ij_ridge_place(&w, &arena, &s);
     ij_ridge_gather(&w, team);
     CHECK(ij_ridge_factor(&w, 0, (double)n, 0.01, team), "not positive");
