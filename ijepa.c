@@ -189,12 +189,13 @@ static real ij_dot(const real *x, const real *y, size_t n)
  * The naive version is the definition. The fast one computes the same chains of multiply-adds, so its results are
  * equal to the last bit:
  *
- *        B: a KC x NR panel, packed        C is cut into blocks of MC rows. For each KC slice of the sum, the
- *          +----NR----+                    block of A is packed into tiles of MR rows, then each panel of B
- *          |  b[k][]  |                    into NR columns; zeros fill the edges. The tile kernel keeps MR x NR
- *   A      +----------+                    sums of C in registers and walks down k:
- *  +--KC--+ +---------+
- *  |a[k][]| | MR x NR |  += a[k][i] * b[k][j], starting from the C of the slice before.
+ *        B: a KC x NR panel, packed        For each KC slice of the sum, panels of B are packed one after another and
+ *          +----NR----+                    meet all rows of A. The tile kernel keeps MR x NR sums of C in registers and
+ *          |  b[k][]  |                    walks down k:
+ *   A      +----------+                          C[i][j] += a[i][k] * b[k][j]
+ *  +--KC--+ +---------+                    starting from the C of the slice before. A is read where it lies, through
+ *  |  MR  | | MR x NR |                    its strides; it is packed too (MC rows at a time, tiles of MR, zeros at the
+ *  |      | |         |                    edge) where rows so far apart would fall onto one another in the cache.
  *  +------+ +---------+                                                                                              */
 
 #if defined(FP_FAST_FMA) || defined(FP_FAST_FMAF) || defined(__FMA__)
@@ -217,7 +218,7 @@ enum { IJ_MR = 4, IJ_NR = 24 };
 enum { IJ_MR = 6, IJ_NR = 8 };
 #endif
 #endif
-enum { IJ_KC = 256, IJ_MC = 240 };        /* a packed block of A stays in the L2 cache, a panel of B in L1; on the stack */
+enum { IJ_KC = 256, IJ_MC = 240, IJ_FAR = 1024 };     /* a packed panel of B fills half the L1 cache, a block of A the L2 */
 
 void ij_matmul_naive(const ij_product *p)
 {
@@ -230,14 +231,14 @@ void ij_matmul_naive(const ij_product *p)
         }
 }
 
-static void ij_tile(size_t kc, const real *a, const real *b, real *c, size_t c_row)
+static void ij_tile(size_t kc, const real *a, size_t a_row, size_t a_col, const real *b, real *c, size_t c_row)
 {
     real sum[IJ_MR][IJ_NR];
     for (size_t i = 0; i < IJ_MR; i++)
         for (size_t j = 0; j < IJ_NR; j++) sum[i][j] = c[i * c_row + j];
-    for (size_t k = 0; k < kc; k++, a += IJ_MR, b += IJ_NR)
+    for (size_t k = 0; k < kc; k++, a += a_col, b += IJ_NR)
         for (size_t i = 0; i < IJ_MR; i++)
-            for (size_t j = 0; j < IJ_NR; j++) sum[i][j] = IJ_MADD(a[i], b[j], sum[i][j]);
+            for (size_t j = 0; j < IJ_NR; j++) sum[i][j] = IJ_MADD(a[i * a_row], b[j], sum[i][j]);
     for (size_t i = 0; i < IJ_MR; i++)
         for (size_t j = 0; j < IJ_NR; j++) c[i * c_row + j] = sum[i][j];
 }
@@ -255,6 +256,32 @@ static void ij_pack(real *to, const real *from, size_t used, size_t width, size_
             for (size_t k = 0; k < kc; k++) to[k * width + i] = from[k * step + i * next];
 }
 
+/* One slice of the sum for rows i0..i1: with `far` A has been packed, else only its last, partial tile will be. */
+static void ij_matmul_slice(const ij_product *p, size_t i0, size_t i1, size_t k0, size_t kc, real *packed, int far)
+{
+    real b[IJ_KC * IJ_NR], edge[IJ_MR * IJ_NR];
+    for (size_t j = 0; j < p->n; j += IJ_NR) {
+        const size_t nr = IJ_MIN(IJ_NR, p->n - j);
+        ij_pack(b, p->b + k0 * p->b_row + j * p->b_col, nr, IJ_NR, kc, p->b_col, p->b_row);
+        for (size_t i = i0; i < i1; i += IJ_MR) {
+            const size_t mr = IJ_MIN(IJ_MR, i1 - i);
+            const real *a = p->a + i * p->a_row + k0 * p->a_col;
+            const int copied = far || mr < IJ_MR;
+            real *c = p->c + i * p->c_row + j;
+            if (!far && mr < IJ_MR && !j) ij_pack(packed, a, mr, IJ_MR, kc, p->a_row, p->a_col);
+            if (copied) a = packed + (far ? (i - i0) * kc : 0);
+            if (mr == IJ_MR && nr == IJ_NR) {
+                ij_tile(kc, a, copied ? 1 : p->a_row, copied ? IJ_MR : p->a_col, b, c, p->c_row);
+                continue;
+            }
+            memset(edge, 0, sizeof edge);
+            for (size_t r = 0; r < mr; r++) memcpy(edge + r * IJ_NR, c + r * p->c_row, nr * sizeof(real));
+            ij_tile(kc, a, copied ? 1 : p->a_row, copied ? IJ_MR : p->a_col, b, edge, IJ_NR);
+            for (size_t r = 0; r < mr; r++) memcpy(c + r * p->c_row, edge + r * IJ_NR, nr * sizeof(real));
+        }
+    }
+}
+
 typedef struct { const ij_product *p; size_t rows; } ij_matmul_work;
 
 /* Rows index*rows .. of C. */
@@ -263,37 +290,25 @@ static void ij_matmul_rows(void *arg, size_t index)
     const ij_matmul_work *w = arg;
     const ij_product *p = w->p;
     const size_t i0 = index * w->rows, i1 = IJ_MIN(i0 + w->rows, p->m);
-    real a[(IJ_MC + IJ_MR) * IJ_KC], b[IJ_KC * IJ_NR], edge[IJ_MR * IJ_NR];
+    const int far = IJ_MAX(p->a_row, p->a_col) >= IJ_FAR;
+    const size_t block = far ? IJ_MC : 2 * IJ_MC;
+    real packed[IJ_MC * IJ_KC];
     if (!p->add)
         for (size_t i = i0; i < i1; i++) memset(p->c + i * p->c_row, 0, p->n * sizeof(real));
-    for (size_t k0 = 0; k0 < p->k; k0 += IJ_KC) {
-        const size_t kc = IJ_MIN(IJ_KC, p->k - k0);
-        for (size_t i = i0; i < i1; i += IJ_MR)
-            ij_pack(a + (i - i0) * kc, p->a + i * p->a_row + k0 * p->a_col, IJ_MIN(IJ_MR, i1 - i), IJ_MR, kc,
-                    p->a_row, p->a_col);
-        for (size_t j = 0; j < p->n; j += IJ_NR) {
-            const size_t nr = IJ_MIN(IJ_NR, p->n - j);
-            ij_pack(b, p->b + k0 * p->b_row + j * p->b_col, nr, IJ_NR, kc, p->b_col, p->b_row);
-            for (size_t i = i0; i < i1; i += IJ_MR) {
-                const size_t mr = IJ_MIN(IJ_MR, i1 - i);
-                real *c = p->c + i * p->c_row + j;
-                if (mr == IJ_MR && nr == IJ_NR) { ij_tile(kc, a + (i - i0) * kc, b, c, p->c_row); continue; }
-                memset(edge, 0, sizeof edge);
-                for (size_t r = 0; r < mr; r++) memcpy(edge + r * IJ_NR, c + r * p->c_row, nr * sizeof(real));
-                ij_tile(kc, a + (i - i0) * kc, b, edge, IJ_NR);
-                for (size_t r = 0; r < mr; r++) memcpy(c + r * p->c_row, edge + r * IJ_NR, nr * sizeof(real));
-            }
+    for (size_t i = i0; i < i1; i += block)
+        for (size_t k0 = 0; k0 < p->k; k0 += IJ_KC) {
+            const size_t kc = IJ_MIN(IJ_KC, p->k - k0), end = IJ_MIN(i + block, i1);
+            for (size_t t = i; far && t < end; t += IJ_MR)
+                ij_pack(packed + (t - i) * kc, p->a + t * p->a_row + k0 * p->a_col, IJ_MIN(IJ_MR, end - t), IJ_MR, kc,
+                        p->a_row, p->a_col);
+            ij_matmul_slice(p, i, end, k0, kc, packed, far);
         }
-    }
 }
 
 void ij_matmul(const ij_product *p, const ij_team *team)
 {
     const size_t threads = team && team->run ? IJ_MAX(team->threads, 1) : 1;
-    size_t blocks = (p->m + IJ_MC - 1) / IJ_MC;
-    blocks = (blocks + threads - 1) / threads * threads;        /* equal shares */
-    size_t rows = (p->m + blocks - 1) / IJ_MAX(blocks, 1);
-    rows = (rows + IJ_MR - 1) / IJ_MR * IJ_MR;
+    const size_t rows = (p->m / threads / IJ_MR + 1) * IJ_MR;           /* equal shares */
     ij_matmul_work w = { p, rows };
     if (p->m && p->n) ij_each(team, (p->m + rows - 1) / rows, ij_matmul_rows, &w);
 }
@@ -5269,7 +5284,7 @@ static double ij_peak_rate(void)
     double best = 1e9;
     for (int i = 0; i < 200; i++) {
         const double t = ij_seconds();
-        for (int k = 0; k < 100; k++) ij_tile(64, a, b, c, IJ_NR);
+        for (int k = 0; k < 100; k++) ij_tile(64, a, 1, IJ_MR, b, c, IJ_NR);
         best = IJ_MIN(best, ij_seconds() - t);
     }
     return 2.0 * IJ_MR * IJ_NR * 64 * 100 / IJ_MAX(best, 1e-9) / 1e9;

@@ -464,6 +464,8 @@ static void test_matmul_equals_naive(void)
         matmul_case(2 * IJ_MC + 7, 19, IJ_KC + 1, form & 1, form >> 1 & 1, form >> 2, form & 2 ? &team : NULL);
         matmul_case(5, 2 * IJ_NR, 3 * IJ_KC, form & 1, form >> 1 & 1, form >> 2, NULL);
     }
+    matmul_case(IJ_MC + 5, 7, IJ_FAR + 3, 0, 1, 0, NULL);       /* A packed: far rows, far columns */
+    matmul_case(IJ_FAR + 3, 7, 2 * IJ_KC + 9, 1, 0, 1, &team);
     matmul_case(3, 5, 0, 0, 0, 0, NULL);
     matmul_case(3, 5, 0, 0, 0, 1, NULL);
 }
@@ -905,6 +907,40 @@ static void test_model_not_finite(void)
     CHECK(ij_train_step(&m, images, &m.masks, &r) == IJ_ENAN, "a loss of NaN is accepted");
     CHECK(!memcmp(before, m.weight, m.size * sizeof *before) && m.step == 0, "the weights moved");
     free(images), free(before), free(mem);
+}
+
+static void test_model_accumulates_and_clips(void)
+{
+    ij_config c = small_config();
+    real *mean = NULL;
+    for (int run = 0; run < 3; run++) {                 /* one pass; the same batch twice; one pass, clipped */
+        ij_model m;
+        ij_error why;
+        ij_report r;
+        size_t size;
+        c.accumulate = run == 1 ? 2 : 1, c.clip_grad = run == 2 ? 1e-3 : 0;
+        void *mem = start_model(&m, &c, &size);
+        const size_t n = c.batch_size * 3 * 24 * 32;
+        real *images = need(n * sizeof *images);
+        uint64_t state = 5;
+        for (size_t i = 0; i < n; i++) images[i] = (real)random_unit(&state);
+        CHECK(!ij_masks_draw(&m.masks, &c, &m.mask_rng, 0, c.batch_size, &why), "%s", why.text);
+        for (size_t pass = 0; pass < c.accumulate; pass++) {
+            CHECK(!ij_train_step(&m, images, &m.masks, &r), "a step failed");
+            CHECK(r.updated == (pass + 1 == c.accumulate), "updated after pass %lu", (unsigned long)pass);
+        }
+        CHECK(m.step == 1, "step %lu", (unsigned long)m.step);
+        if (!mean) mean = need(m.size * sizeof *mean), memcpy(mean, m.adam_m, m.size * sizeof *mean);
+        double error = 0, norm = 0;                             /* the first moment is a tenth of the gradient */
+        const double scale = run == 2 ? c.clip_grad / r.grad_norm : 1;
+        for (size_t i = 0; i < m.size; i++) {
+            const double want = (double)mean[i] * scale, e = (double)m.adam_m[i] - want;
+            error += e * e, norm += want * want;
+        }
+        CHECK(sqrt(error / norm) < 1e-5 && r.grad_norm > 1e-3, "run %d: the gradient differs by %g", run, sqrt(error / norm));
+        free(images), free(mem);
+    }
+    free(mean);
 }
 
 static void test_encode_other_sizes(void)
@@ -1743,7 +1779,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(golden_masks), TEST(golden_random), TEST(golden_positions), TEST(golden_schedules), TEST(masks_paper_mode),
     TEST(masks_impossible), TEST(model_every_parameter_moves), TEST(model_threads_same_bytes),
     TEST(model_resume_same_bytes), TEST(model_memory_ladder), TEST(model_sizes), TEST(model_bad_settings),
-    TEST(model_not_finite), TEST(encode_other_sizes), TEST(init_statistics), TEST(settings_round_trip),
+    TEST(model_not_finite), TEST(model_accumulates_and_clips), TEST(encode_other_sizes), TEST(init_statistics), TEST(settings_round_trip),
     TEST(settings_bad_values), TEST(settings_files), TEST(checkpoint_refuses), TEST(readme_names_exist),
     TEST(status_strings), TEST(pnm_flavours), TEST(pnm_hostile), TEST(records_formats), TEST(folder_trees),
     TEST(held_out_tenth), TEST(resize_golden), TEST(crop_and_normalise), TEST(scenes), TEST(data_scenes_kept),
