@@ -5,7 +5,8 @@
  *
  * Part I, the paper:  basics · random numbers · tensor · matmul · layers · attention · transformer · encoder ·
  *                     masks · predictor · loss · optimisation · model · the training step · features
- * Part II, the tools: images · scenes · safetensors · checkpoints · evaluation · threads · the program
+ * Part II, the tools: settings · building a model · features · platform · images · scenes · safetensors ·
+ *                     checkpoints · evaluation · gradient check · the program
  * The manual, with the legend of dimensions (B N K T D P H F p), is ijepa.h.
  */
 #if !defined(IJEPA_NO_POSIX) && !defined(_POSIX_C_SOURCE)
@@ -1598,100 +1599,49 @@ ij_config ij_config_default(void)
     return c;
 }
 
-static ij_status ij_config_check_model(const ij_config *c, ij_error *why)
-{
-    const size_t most = 1 << 20;
-    const struct { const char *name; size_t value, low; } size[] = {
-        { "batch_size", c->batch_size, 1 }, { "accumulate", c->accumulate, 1 }, { "patch_size", c->patch_size, 1 },
-        { "crop_size", c->crop_size[0], c->patch_size }, { "crop_size (width)", c->crop_size[1], c->patch_size },
-        { "embed_dim", c->embed_dim, 4 }, { "depth", c->depth, 1 }, { "num_heads", c->num_heads, 1 },
-        { "pred_emb_dim", c->pred_emb_dim, 4 }, { "pred_depth", c->pred_depth, 1 }, { "ipe", c->ipe, 1 },
-        { "num_enc_masks", c->num_enc_masks, 1 }, { "num_pred_masks", c->num_pred_masks, 1 },
-    };
-    for (size_t i = 0; i < sizeof size / sizeof *size; i++)
-        if (size[i].value < size[i].low || size[i].value > (i == 10 ? SIZE_MAX : most))
-            return ij_fail(why, IJ_EARG, "%s is %lu, expected %lu..%lu", size[i].name, (unsigned long)size[i].value,
-                           (unsigned long)size[i].low, (unsigned long)most);
-    const size_t width[2] = { c->embed_dim, c->pred_emb_dim };
-    for (int i = 0; i < 2; i++)
-        if (width[i] % 4 || width[i] % c->num_heads)
-            return ij_fail(why, IJ_EARG, "%s is %lu, expected a multiple of 4 and of num_heads = %lu",
-                           i ? "pred_emb_dim" : "embed_dim", (unsigned long)width[i], (unsigned long)c->num_heads);
-    return IJ_OK;
-}
-
-ij_status ij_config_check(const ij_config *c, ij_error *why)
-{
-    const struct { const char *name; double value, low, high; } real_value[] = {
-        { "crop_scale (low)", c->crop_scale[0], 1e-6, c->crop_scale[1] }, { "crop_scale", c->crop_scale[1], 1e-6, 1 },
-        { "std (red)", c->std[0], 1e-6, 1e6 }, { "std (green)", c->std[1], 1e-6, 1e6 },
-        { "std (blue)", c->std[2], 1e-6, 1e6 }, { "mean (red)", c->mean[0], -1e6, 1e6 },
-        { "mean (green)", c->mean[1], -1e6, 1e6 }, { "mean (blue)", c->mean[2], -1e6, 1e6 },
-        { "enc_mask_scale (low)", c->enc_mask_scale[0], 1e-6, c->enc_mask_scale[1] },
-        { "enc_mask_scale", c->enc_mask_scale[1], 1e-6, 1 },
-        { "pred_mask_scale (low)", c->pred_mask_scale[0], 1e-6, c->pred_mask_scale[1] },
-        { "pred_mask_scale", c->pred_mask_scale[1], 1e-6, 1 },
-        { "aspect_ratio (low)", c->aspect_ratio[0], 1e-3, c->aspect_ratio[1] },
-        { "aspect_ratio", c->aspect_ratio[1], 1e-3, 1e3 }, { "mlp_ratio", c->mlp_ratio, 1.0 / 64, 64 },
-        { "mlp_ratio * embed_dim", c->mlp_ratio * (double)c->embed_dim, 1, 1 << 24 },
-        { "init_std", c->init_std, 0, 10 }, { "patch_init_std", c->patch_init_std, 0, 10 },
-        { "epochs", c->epochs, 0, 1e9 }, { "warmup", c->warmup, 0, 1e9 }, { "ipe_scale", c->ipe_scale, 1e-3, 1e3 },
-        { "start_lr", c->start_lr, 0, 1e3 }, { "lr", c->lr, 0, 1e3 }, { "final_lr", c->final_lr, 0, 1e3 },
-        { "weight_decay", c->weight_decay, 0, 1e3 }, { "final_weight_decay", c->final_weight_decay, 0, 1e3 },
-        { "ema (start)", c->ema[0], 0, 1 }, { "ema (end)", c->ema[1], 0, 1 }, { "eps", c->eps, 1e-30, 1 },
-        { "beta1", c->beta[0], 0, 0.999999 }, { "beta2", c->beta[1], 0, 0.999999999 }, { "clip_grad", c->clip_grad, 0, 1e9 },
-        { "mask_mode", c->mask_mode, IJ_MASK_REFERENCE, IJ_MASK_PAPER }, { "loss", c->loss, IJ_LOSS_SMOOTH_L1, IJ_LOSS_L2 },
-    };
-    for (size_t i = 0; i < sizeof real_value / sizeof *real_value; i++)         /* NaN fails too */
-        if (!(real_value[i].value >= real_value[i].low && real_value[i].value <= real_value[i].high))
-            return ij_fail(why, IJ_EARG, "%s is %g, expected %g..%g", real_value[i].name, real_value[i].value,
-                           real_value[i].low, real_value[i].high);
-    return ij_config_check_model(c, why);
-}
-
-enum { IJ_SET_SIZE, IJ_SET_SIDES, IJ_SET_REAL, IJ_SET_PAIR, IJ_SET_TRIPLE, IJ_SET_BOOL, IJ_SET_CHOICE };
-static const struct { const char *name; int kind; size_t offset; const char *choice[2], *help; } ij_setting[] = {
-#define IJ_AT(field) offsetof(ij_config, field), { NULL, NULL }
-    { "batch_size", IJ_SET_SIZE, IJ_AT(batch_size), "images of one forward pass" },
-    { "accumulate", IJ_SET_SIZE, IJ_AT(accumulate), "forward passes of one update" },
-    { "crop_size", IJ_SET_SIDES, IJ_AT(crop_size), "side of the training image, or HEIGHT,WIDTH" },
-    { "crop_scale", IJ_SET_PAIR, IJ_AT(crop_scale), "area of the random-resized crop" },
-    { "use_horizontal_flip", IJ_SET_BOOL, IJ_AT(use_horizontal_flip), "mirror every second image" },
-    { "mean", IJ_SET_TRIPLE, IJ_AT(mean), "of red, green, blue in 0..1" },
-    { "std", IJ_SET_TRIPLE, IJ_AT(std), "of red, green, blue" },
-    { "patch_size", IJ_SET_SIZE, IJ_AT(patch_size), "side of a patch" },
-    { "mask_mode", IJ_SET_CHOICE, offsetof(ij_config, mask_mode), { "reference", "paper" }, "which sampler" },
-    { "enc_mask_scale", IJ_SET_PAIR, IJ_AT(enc_mask_scale), "context block, share of the patches" },
-    { "pred_mask_scale", IJ_SET_PAIR, IJ_AT(pred_mask_scale), "target block, share of the patches" },
-    { "aspect_ratio", IJ_SET_PAIR, IJ_AT(aspect_ratio), "height / width of a target block" },
-    { "num_enc_masks", IJ_SET_SIZE, IJ_AT(num_enc_masks), "context blocks per image" },
-    { "num_pred_masks", IJ_SET_SIZE, IJ_AT(num_pred_masks), "target blocks per image" },
-    { "min_keep", IJ_SET_SIZE, IJ_AT(min_keep), "a block must have more patches than this" },
-    { "allow_overlap", IJ_SET_BOOL, IJ_AT(allow_overlap), "leave the targets in the context" },
-    { "embed_dim", IJ_SET_SIZE, IJ_AT(embed_dim), "width of the encoder" },
-    { "depth", IJ_SET_SIZE, IJ_AT(depth), "blocks of the encoder" },
-    { "num_heads", IJ_SET_SIZE, IJ_AT(num_heads), "heads of encoder and predictor" },
-    { "mlp_ratio", IJ_SET_REAL, IJ_AT(mlp_ratio), "hidden width / width of the encoder's MLP" },
-    { "pred_emb_dim", IJ_SET_SIZE, IJ_AT(pred_emb_dim), "width of the predictor" },
-    { "pred_depth", IJ_SET_SIZE, IJ_AT(pred_depth), "blocks of the predictor" },
-    { "init_std", IJ_SET_REAL, IJ_AT(init_std), "of first weights; 0: Xavier-uniform; reference 0.02" },
-    { "patch_init_std", IJ_SET_REAL, IJ_AT(patch_init_std), "of the patch embedding; reference 0.02" },
-    { "loss", IJ_SET_CHOICE, offsetof(ij_config, loss), { "smooth_l1", "l2" }, "the code's or the paper's" },
-    { "epochs", IJ_SET_REAL, IJ_AT(epochs), "length of the run" },
-    { "warmup", IJ_SET_REAL, IJ_AT(warmup), "epochs of rising learning rate" },
-    { "steps", IJ_SET_SIZE, IJ_AT(steps), "length in updates instead; 0: by epochs" },
-    { "ipe", IJ_SET_SIZE, IJ_AT(ipe), "updates per epoch; train sets it from the data" },
-    { "ipe_scale", IJ_SET_REAL, IJ_AT(ipe_scale), "stretches the schedules" },
-    { "start_lr", IJ_SET_REAL, IJ_AT(start_lr), "learning rate at the start" },
-    { "lr", IJ_SET_REAL, IJ_AT(lr), "after warm-up" },
-    { "final_lr", IJ_SET_REAL, IJ_AT(final_lr), "at the end" },
-    { "weight_decay", IJ_SET_REAL, IJ_AT(weight_decay), "at the start" },
-    { "final_weight_decay", IJ_SET_REAL, IJ_AT(final_weight_decay), "at the end" },
-    { "ema", IJ_SET_PAIR, IJ_AT(ema), "momentum of the target encoder" },
-    { "betas", IJ_SET_PAIR, IJ_AT(beta), "of AdamW" },
-    { "eps", IJ_SET_REAL, IJ_AT(eps), "of AdamW" },
-    { "clip_grad", IJ_SET_REAL, IJ_AT(clip_grad), "largest gradient norm; 0: none" },
-    { "seed", IJ_SET_SIZE, IJ_AT(seed), "of weights, masks, order and crops" },
+enum { IJ_SET_SIZE, IJ_SET_SIDES, IJ_SET_REAL, IJ_SET_PAIR, IJ_SET_RANGE, IJ_SET_TRIPLE, IJ_SET_BOOL, IJ_SET_CHOICE };
+static const struct { const char *name; int kind; size_t offset; double low, high; const char *choice[2], *help; } ij_setting[] = {
+#define IJ_AT(field, low, high) offsetof(ij_config, field), low, high, { NULL, NULL }
+    { "batch_size", IJ_SET_SIZE, IJ_AT(batch_size, 1, 1 << 20), "images of one forward pass" },
+    { "accumulate", IJ_SET_SIZE, IJ_AT(accumulate, 1, 1 << 20), "forward passes of one update" },
+    { "crop_size", IJ_SET_SIDES, IJ_AT(crop_size, 1, 1 << 20), "side of the training image, or HEIGHT,WIDTH" },
+    { "crop_scale", IJ_SET_RANGE, IJ_AT(crop_scale, 1e-6, 1), "area of the random-resized crop" },
+    { "use_horizontal_flip", IJ_SET_BOOL, IJ_AT(use_horizontal_flip, 0, 1), "mirror every second image" },
+    { "mean", IJ_SET_TRIPLE, IJ_AT(mean, -1e6, 1e6), "of red, green, blue in 0..1" },
+    { "std", IJ_SET_TRIPLE, IJ_AT(std, 1e-6, 1e6), "of red, green, blue" },
+    { "patch_size", IJ_SET_SIZE, IJ_AT(patch_size, 1, 1 << 20), "side of a patch" },
+    { "mask_mode", IJ_SET_CHOICE, offsetof(ij_config, mask_mode), 0, 1, { "reference", "paper" }, "which sampler" },
+    { "enc_mask_scale", IJ_SET_RANGE, IJ_AT(enc_mask_scale, 1e-6, 1), "context block, share of the patches" },
+    { "pred_mask_scale", IJ_SET_RANGE, IJ_AT(pred_mask_scale, 1e-6, 1), "target block, share of the patches" },
+    { "aspect_ratio", IJ_SET_RANGE, IJ_AT(aspect_ratio, 1e-3, 1e3), "height / width of a target block" },
+    { "num_enc_masks", IJ_SET_SIZE, IJ_AT(num_enc_masks, 1, 1024), "context blocks per image" },
+    { "num_pred_masks", IJ_SET_SIZE, IJ_AT(num_pred_masks, 1, 1024), "target blocks per image" },
+    { "min_keep", IJ_SET_SIZE, IJ_AT(min_keep, 0, 1 << 20), "a block must have more patches than this" },
+    { "allow_overlap", IJ_SET_BOOL, IJ_AT(allow_overlap, 0, 1), "leave the targets in the context" },
+    { "embed_dim", IJ_SET_SIZE, IJ_AT(embed_dim, 4, 1 << 20), "width of the encoder" },
+    { "depth", IJ_SET_SIZE, IJ_AT(depth, 1, 1 << 20), "blocks of the encoder" },
+    { "num_heads", IJ_SET_SIZE, IJ_AT(num_heads, 1, 1 << 20), "heads of encoder and predictor" },
+    { "mlp_ratio", IJ_SET_REAL, IJ_AT(mlp_ratio, 1.0 / 64, 64), "hidden width / width of the encoder's MLP" },
+    { "pred_emb_dim", IJ_SET_SIZE, IJ_AT(pred_emb_dim, 4, 1 << 20), "width of the predictor" },
+    { "pred_depth", IJ_SET_SIZE, IJ_AT(pred_depth, 1, 1 << 20), "blocks of the predictor" },
+    { "init_std", IJ_SET_REAL, IJ_AT(init_std, 0, 10), "of first weights; 0: Xavier-uniform; reference 0.02" },
+    { "patch_init_std", IJ_SET_REAL, IJ_AT(patch_init_std, 0, 10), "of the patch embedding; reference 0.02" },
+    { "loss", IJ_SET_CHOICE, offsetof(ij_config, loss), 0, 1, { "smooth_l1", "l2" }, "the code's or the paper's" },
+    { "epochs", IJ_SET_REAL, IJ_AT(epochs, 0, 1e9), "length of the run" },
+    { "warmup", IJ_SET_REAL, IJ_AT(warmup, 0, 1e9), "epochs of rising learning rate" },
+    { "steps", IJ_SET_SIZE, IJ_AT(steps, 0, 9e15), "length in updates instead; 0: by epochs" },
+    { "ipe", IJ_SET_SIZE, IJ_AT(ipe, 1, 9e15), "updates per epoch; train sets it from the data" },
+    { "ipe_scale", IJ_SET_REAL, IJ_AT(ipe_scale, 1e-3, 1e3), "stretches the schedules" },
+    { "start_lr", IJ_SET_REAL, IJ_AT(start_lr, 0, 1e3), "learning rate at the start" },
+    { "lr", IJ_SET_REAL, IJ_AT(lr, 0, 1e3), "after warm-up" },
+    { "final_lr", IJ_SET_REAL, IJ_AT(final_lr, 0, 1e3), "at the end" },
+    { "weight_decay", IJ_SET_REAL, IJ_AT(weight_decay, 0, 1e3), "at the start" },
+    { "final_weight_decay", IJ_SET_REAL, IJ_AT(final_weight_decay, 0, 1e3), "at the end" },
+    { "ema", IJ_SET_PAIR, IJ_AT(ema, 0, 1), "momentum of the target encoder" },
+    { "betas", IJ_SET_PAIR, IJ_AT(beta, 0, 0.999999999), "of AdamW" },
+    { "eps", IJ_SET_REAL, IJ_AT(eps, 1e-30, 1), "of AdamW" },
+    { "clip_grad", IJ_SET_REAL, IJ_AT(clip_grad, 0, 1e9), "largest gradient norm; 0: none" },
+    { "seed", IJ_SET_SIZE, IJ_AT(seed, 0, 9e15), "of weights, masks, order and crops" },
 #undef IJ_AT
 };
 enum { IJ_SETTINGS = sizeof ij_setting / sizeof *ij_setting };
@@ -1723,7 +1673,7 @@ void ij_config_text(char text[IJ_TEXT], const ij_config *c, size_t i)
     const size_t *size = (const size_t *)(const void *)at;
     const double *x = (const double *)(const void *)at;
     const int *flag = (const int *)(const void *)at;
-    const int kind = ij_setting[i].kind, reals = kind == IJ_SET_REAL ? 1 : kind == IJ_SET_PAIR ? 2 : 3;
+    const int kind = ij_setting[i].kind, reals = kind == IJ_SET_REAL ? 1 : kind == IJ_SET_TRIPLE ? 3 : 2;
     if (kind == IJ_SET_SIZE || (kind == IJ_SET_SIDES && size[0] == size[1]))
         snprintf(text, IJ_TEXT, "%lu", (unsigned long)size[0]);
     else if (kind == IJ_SET_SIDES) snprintf(text, IJ_TEXT, "%lu,%lu", (unsigned long)size[0], (unsigned long)size[1]);
@@ -1791,7 +1741,7 @@ ij_status ij_config_set(ij_config *c, const char *name, const char *value, ij_er
         return ij_fail(why, IJ_EARG, "no setting is called %.60s; the nearest is %s", name, ij_setting[near].name);
     char *at = (char *)c + ij_setting[i].offset;
     size_t *size = (size_t *)(void *)at;
-    const int kind = ij_setting[i].kind, count = ij_scan_reals(x, value), two = kind == IJ_SET_PAIR;
+    const int kind = ij_setting[i].kind, count = ij_scan_reals(x, value), two = kind == IJ_SET_PAIR || kind == IJ_SET_RANGE;
     const int yes = !strcmp(value, "true") || !strcmp(value, "1"), no = !strcmp(value, "false") || !strcmp(value, "0");
     const int whole = x[0] >= 0 && x[0] <= 9e15 && !(floor(x[0]) < x[0]) && x[0] <= (double)SIZE_MAX;
     if (kind == IJ_SET_SIZE && count == 1 && whole) *size = (size_t)x[0];
@@ -1804,13 +1754,36 @@ ij_status ij_config_set(ij_config *c, const char *name, const char *value, ij_er
         memcpy(at, x, (size_t)count * sizeof *x);
     else {
         static const char *const expected[] = { "a whole number", "one or two whole numbers", "a number", "two numbers a,b",
-                                                "three numbers a,b,c", "true or false" };
+                                                "two numbers a,b", "three numbers a,b,c", "true or false" };
         if (kind == IJ_SET_CHOICE)
             return ij_fail(why, IJ_EARG, "%s is \"%.60s\", expected %s or %s", name, value, ij_setting[i].choice[0],
                            ij_setting[i].choice[1]);
         return ij_fail(why, IJ_EARG, "%s is \"%.60s\", expected %s", name, value, expected[kind]);
     }
     return IJ_OK;
+}
+
+ij_status ij_config_check(const ij_config *c, ij_error *why)
+{
+    static const int values[] = { 1, 2, 1, 2, 2, 3, 1, 1 };     /* of each kind */
+    for (size_t i = 0; i < IJ_SETTINGS; i++)
+        for (int k = 0; k < values[ij_setting[i].kind]; k++) {
+            const int kind = ij_setting[i].kind, whole = kind == IJ_SET_SIZE || kind == IJ_SET_SIDES;
+            const void *at = (const char *)c + ij_setting[i].offset;
+            const double x = whole ? (double)((const size_t *)at)[k] : kind >= IJ_SET_BOOL ? *(const int *)at : ((const double *)at)[k];
+            const double low = kind == IJ_SET_RANGE && k ? ((const double *)at)[0] : ij_setting[i].low, high = ij_setting[i].high;
+            if (!(x >= low && x <= high))               /* NaN fails too */
+                return ij_fail(why, IJ_EARG, "%s is %g, expected %g..%g", ij_setting[i].name, x, low, high);
+        }
+    const size_t width[2] = { c->embed_dim, c->pred_emb_dim };
+    for (int i = 0; i < 2; i++)
+        if (width[i] % 4 || width[i] % c->num_heads)
+            return ij_fail(why, IJ_EARG, "%s is %lu, expected a multiple of 4 and of num_heads = %lu",
+                           i ? "pred_emb_dim" : "embed_dim", (unsigned long)width[i], (unsigned long)c->num_heads);
+    if (c->patch_size > c->crop_size[0] || c->patch_size > c->crop_size[1])
+        return ij_fail(why, IJ_EARG, "patch_size is %lu, expected at most the crop_size", (unsigned long)c->patch_size);
+    return ij_hidden(c) ? IJ_OK : ij_fail(why, IJ_EARG, "embed_dim * mlp_ratio is %g, expected at least 1",
+                                          (double)c->embed_dim * c->mlp_ratio);
 }
 
 /* Settings of the reference's YAML that mean nothing here. */
@@ -2146,6 +2119,209 @@ ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const
     if (pooled) ij_pool(pooled, &s.stack);
     return IJ_OK;
 }
+/* ---- platform ----------------------------------------------------------------------------------------------------
+ * All that is not C99 is here, in POSIX and without it: folders, flushing; for the program, threads and clock.       */
+
+enum { IJ_PATH = 1024, IJ_FOLDER_DEPTH = 16 };
+
+/* Names of the pictures below a folder: counted, and noted if there is room. */
+typedef struct { size_t count, others, bytes; const char **name; char *text; size_t room_names, room_text; char other[16]; } ij_walk;
+
+#ifndef IJEPA_NO_POSIX
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int ij_is_folder(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st) && S_ISDIR(st.st_mode);
+}
+
+static int ij_is_picture(const char *name)
+{
+    const size_t n = strlen(name);
+    if (n < 5 || name[n - 4] != '.') return 0;
+    char end[4];
+    for (int i = 0; i < 3; i++) end[i] = (char)(name[n - 3 + (size_t)i] | 32);
+    return !memcmp(end, "ppm", 3) || !memcmp(end, "pgm", 3) || !memcmp(end, "pnm", 3);
+}
+
+/* Counts the pictures below path, and notes their names if there is room; path is given back as it was. */
+static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth, ij_error *why)
+{
+    const size_t n = strlen(path);
+    DIR *folder = opendir(path);
+    ij_status s = IJ_OK;
+    if (!folder) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
+    for (struct dirent *e; !s && (e = readdir(folder)) != NULL;) {
+        struct stat st;
+        if (e->d_name[0] == '.') continue;
+        if (n + strlen(e->d_name) + 2 > IJ_PATH) { s = ij_fail(why, IJ_EARG, "%.200s/%.60s: the path is too long", path, e->d_name); break; }
+        path[n] = '/';
+        strcpy(path + n + 1, e->d_name);
+        if (lstat(path, &st)) s = ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
+        else if (S_ISDIR(st.st_mode) && depth == IJ_FOLDER_DEPTH)
+            s = ij_fail(why, IJ_EARG, "%.300s: folders more than %d deep", path, (int)IJ_FOLDER_DEPTH);
+        else if (S_ISDIR(st.st_mode)) s = ij_folder_walk(w, path, root, depth + 1, why);
+        else if (ij_is_picture(e->d_name)) {
+            const size_t length = strlen(path + root) + 1;
+            if (w->name && (w->count == w->room_names || w->bytes + length > w->room_text))
+                s = ij_fail(why, IJ_EDATA, "%.300s: files were added while it was read", path);
+            else if (w->name) w->name[w->count] = memcpy(w->text + w->bytes, path + root, length);
+            w->count++, w->bytes += length;
+        } else {
+            const char *dot = strrchr(e->d_name, '.');
+            w->others++;
+            snprintf(w->other, sizeof w->other, "%.12s", dot ? dot : "other");
+        }
+        path[n] = 0;
+    }
+    closedir(folder);
+    return s;
+}
+
+static int ij_flush_file(FILE *f) { return fsync(fileno(f)); }
+static void ij_flush_folder(const char *path)           /* so that the new name survives a power cut */
+{
+    char folder[1100];
+    const char *slash = strrchr(path, '/');
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
+    const int f = open(folder, O_RDONLY);
+    if (f >= 0) fsync(f), close(f);
+}
+
+#ifdef IJEPA_MAIN
+#include <pthread.h>
+#include <sys/resource.h>
+#include <time.h>
+
+static double ij_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static size_t ij_processors(void)
+{
+    const long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (size_t)n : 1;
+}
+
+static double ij_peak_mib(void)
+{
+    struct rusage u;
+    return getrusage(RUSAGE_SELF, &u) ? 0 : (double)u.ru_maxrss / 1024;
+}
+
+static int ij_terminal(void) { return isatty(2) > 0; }
+
+static ij_status ij_make_folder(const char *path, ij_error *why)        /* and its parents */
+{
+    char part[IJ_PATH];
+    for (size_t i = 1; i <= strlen(path) && i < sizeof part; i++)
+        if (path[i] == '/' || !path[i]) {
+            snprintf(part, sizeof part, "%.*s", (int)i, path);
+            if (mkdir(part, 0777) && !ij_is_folder(part))
+                return ij_fail(why, IJ_EFILE, "%.300s: cannot make the folder: %s", part, strerror(errno));
+        }
+    return IJ_OK;
+}
+
+/* A pool of threads that sleep until there are tasks; the caller works too. */
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t wake, done;
+    ij_task *task;
+    void *arg;
+    size_t count, next, busy, round;
+} ij_pool_state;
+
+static void ij_pool_drain(ij_pool_state *p)             /* called and returns with the lock held */
+{
+    while (p->next < p->count) {
+        const size_t i = p->next++;
+        pthread_mutex_unlock(&p->lock);
+        p->task(p->arg, i);
+        pthread_mutex_lock(&p->lock);
+    }
+}
+
+static void *ij_pool_thread(void *arg)
+{
+    ij_pool_state *p = arg;
+    size_t seen = 0;
+    pthread_mutex_lock(&p->lock);
+    for (;;) {
+        while (p->round == seen) pthread_cond_wait(&p->wake, &p->lock);
+        seen = p->round;
+        p->busy++;
+        ij_pool_drain(p);
+        if (!--p->busy) pthread_cond_signal(&p->done);
+    }
+    return NULL;
+}
+
+static void ij_pool_run(void *pool, size_t count, ij_task *task, void *arg)
+{
+    ij_pool_state *p = pool;
+    pthread_mutex_lock(&p->lock);
+    p->task = task, p->arg = arg, p->count = count, p->next = 0, p->round++;
+    pthread_cond_broadcast(&p->wake);
+    ij_pool_drain(p);
+    while (p->busy) pthread_cond_wait(&p->done, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static ij_team ij_team_start(size_t threads)
+{
+    ij_team team = { NULL, NULL, 1 };
+    if (threads < 2) return team;
+    ij_pool_state *p = calloc(1, sizeof *p);
+    if (!p) return team;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    pthread_cond_init(&p->done, NULL);
+    pthread_attr_t a;
+    pthread_attr_init(&a);
+    pthread_attr_setstacksize(&a, 4 << 20);             /* the packed blocks of matmul lie on the stack */
+    size_t started = 1;
+    for (pthread_t t; started < threads && !pthread_create(&t, &a, ij_pool_thread, p); started++) pthread_detach(t);
+    pthread_attr_destroy(&a);
+    team.run = ij_pool_run, team.pool = p, team.threads = started;
+    return team;
+}
+#endif
+
+#else
+
+static int ij_is_folder(const char *path) { (void)path; return 0; }
+static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth, ij_error *why)
+{
+    (void)w, (void)root, (void)depth;
+    return ij_fail(why, IJ_EFILE, "%.300s: this build reads no folders (IJEPA_NO_POSIX)", path);
+}
+static int ij_flush_file(FILE *f) { (void)f; return 0; }
+static void ij_flush_folder(const char *path) { (void)path; }
+
+#ifdef IJEPA_MAIN
+#include <time.h>
+static double ij_seconds(void) { return (double)clock() / CLOCKS_PER_SEC; }
+static size_t ij_processors(void) { return 1; }
+static double ij_peak_mib(void) { return 0; }
+static int ij_terminal(void) { return 0; }
+static ij_status ij_make_folder(const char *path, ij_error *why) { (void)path, (void)why; return IJ_OK; }
+static ij_team ij_team_start(size_t threads)
+{
+    const ij_team team = { NULL, NULL, 1 };
+    (void)threads;
+    return team;
+}
+#endif
+#endif
+
 /* ---- helpers of the readers -------------------------------------------------------------------------------------- */
 
 /* Heap sort: in place, and unlike qsort it never allocates. */
@@ -2198,7 +2374,7 @@ static const char *ij_foreign_format(const unsigned char *b)
  * are kept; pixels are read when asked for. The same routine adds up the memory and fills it.                        */
 
 enum { IJ_TEST_SEED = 2 };     /* of the scenes' test part; the training part's is 0, and 1 was used to choose settings */
-enum { IJ_SOURCES = 8, IJ_PATH = 1024, IJ_FOLDER_DEPTH = 16, IJ_PIXELS_MOST = 1 << 28 };
+enum { IJ_SOURCES = 8, IJ_PIXELS_MOST = 1 << 28 };
 enum { IJ_PLANES, IJ_PLANES_BY_COLUMN, IJ_GREY };      /* how a record holds its pixels */
 
 typedef struct {                /* one binary file of equal records */
@@ -2476,61 +2652,6 @@ static ij_status ij_data_source_labels(ij_data *d, ij_arena *a, ij_error *why)
 
 /* -- folders -- */
 
-#ifndef IJEPA_NO_POSIX
-#include <dirent.h>
-#include <sys/stat.h>
-
-static int ij_is_folder(const char *path)
-{
-    struct stat st;
-    return !stat(path, &st) && S_ISDIR(st.st_mode);
-}
-
-static int ij_is_picture(const char *name)
-{
-    const size_t n = strlen(name);
-    if (n < 5 || name[n - 4] != '.') return 0;
-    char end[4];
-    for (int i = 0; i < 3; i++) end[i] = (char)(name[n - 3 + (size_t)i] | 32);
-    return !memcmp(end, "ppm", 3) || !memcmp(end, "pgm", 3) || !memcmp(end, "pnm", 3);
-}
-
-typedef struct { size_t count, others, bytes; const char **name; char *text; size_t room_names, room_text; char other[16]; } ij_walk;
-
-/* Counts the pictures below path, and notes their names if there is room; path is given back as it was. */
-static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth, ij_error *why)
-{
-    const size_t n = strlen(path);
-    DIR *folder = opendir(path);
-    ij_status s = IJ_OK;
-    if (!folder) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
-    for (struct dirent *e; !s && (e = readdir(folder)) != NULL;) {
-        struct stat st;
-        if (e->d_name[0] == '.') continue;
-        if (n + strlen(e->d_name) + 2 > IJ_PATH) { s = ij_fail(why, IJ_EARG, "%.200s/%.60s: the path is too long", path, e->d_name); break; }
-        path[n] = '/';
-        strcpy(path + n + 1, e->d_name);
-        if (lstat(path, &st)) s = ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
-        else if (S_ISDIR(st.st_mode) && depth == IJ_FOLDER_DEPTH)
-            s = ij_fail(why, IJ_EARG, "%.300s: folders more than %d deep", path, (int)IJ_FOLDER_DEPTH);
-        else if (S_ISDIR(st.st_mode)) s = ij_folder_walk(w, path, root, depth + 1, why);
-        else if (ij_is_picture(e->d_name)) {
-            const size_t length = strlen(path + root) + 1;
-            if (w->name && (w->count == w->room_names || w->bytes + length > w->room_text))
-                s = ij_fail(why, IJ_EDATA, "%.300s: files were added while it was read", path);
-            else if (w->name) w->name[w->count] = memcpy(w->text + w->bytes, path + root, length);
-            w->count++, w->bytes += length;
-        } else {
-            const char *dot = strrchr(e->d_name, '.');
-            w->others++;
-            snprintf(w->other, sizeof w->other, "%.12s", dot ? dot : "other");
-        }
-        path[n] = 0;
-    }
-    closedir(folder);
-    return s;
-}
-
 /* Byte order with '/' before everything: folders stand in the order of their names. At most n bytes count. */
 static int ij_path_order(const char *a, const char *b, size_t n)
 {
@@ -2620,14 +2741,6 @@ static ij_status ij_data_folder(ij_data *d, ij_arena *a, const char *path, ij_er
     ij_sort(d->name + d->training, d->count - d->training, sizeof *d->name, ij_by_name);
     return ij_folder_labels(d, prefix, why);
 }
-#else
-static int ij_is_folder(const char *path) { (void)path; return 0; }
-static ij_status ij_data_folder(ij_data *d, ij_arena *a, const char *path, ij_error *why)
-{
-    (void)d, (void)a;
-    return ij_fail(why, IJ_EFILE, "%.300s: this build reads no folders (IJEPA_NO_POSIX)", path);
-}
-#endif
 
 /* A folder with binary files of the usual names: training files, then test files. 0: there are none. */
 static int ij_data_known_files(ij_data *d, const char *path, ij_status *status, ij_error *why)
@@ -3544,23 +3657,6 @@ static void ij_put_data(FILE *f, const ij_item *item)
     fwrite(buffer, 1, used, f);
 }
 
-#ifndef IJEPA_NO_POSIX
-#include <fcntl.h>
-#include <unistd.h>
-static int ij_flush_file(FILE *f) { return fsync(fileno(f)); }
-static void ij_flush_folder(const char *path)           /* so that the new name survives a power cut */
-{
-    char folder[1100];
-    const char *slash = strrchr(path, '/');
-    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
-    const int f = open(folder, O_RDONLY);
-    if (f >= 0) fsync(f), close(f);
-}
-#else
-static int ij_flush_file(FILE *f) { (void)f; return 0; }
-static void ij_flush_folder(const char *path) { (void)path; }
-#endif
-
 ij_status ij_file_write(const char *path, const ij_item *item, size_t items, const char *const *meta, size_t metas,
                         ij_error *why)
 {
@@ -4260,13 +4356,6 @@ ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, siz
 #ifdef IJEPA_MAIN
 
 #include <signal.h>
-#include <time.h>
-#ifndef IJEPA_NO_POSIX
-#include <pthread.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#endif
 
 static volatile sig_atomic_t ij_interrupted;
 static void ij_on_signal(int number) { ij_interrupted = 1, signal(number, SIG_DFL); }        /* a second one ends at once */
@@ -4296,121 +4385,6 @@ static void *ij_alloc(size_t size)
     if (!p) ij_die(1, "out of memory: %.1f MiB asked for", (double)size / 1048576);
     return p;
 }
-
-/* The platform: clock, processors, peak memory, folders, terminal. */
-static double ij_seconds(void)
-{
-#ifndef IJEPA_NO_POSIX
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-#else
-    return (double)clock() / CLOCKS_PER_SEC;
-#endif
-}
-
-#ifndef IJEPA_NO_POSIX
-static size_t ij_processors(void)
-{
-    const long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n > 0 ? (size_t)n : 1;
-}
-
-static double ij_peak_mib(void)
-{
-    struct rusage u;
-    return getrusage(RUSAGE_SELF, &u) ? 0 : (double)u.ru_maxrss / 1024;
-}
-
-static int ij_terminal(void) { return isatty(2) > 0; }
-
-static void ij_make_folder(const char *path)            /* and its parents */
-{
-    char part[1024];
-    for (size_t i = 1; i <= strlen(path) && i < sizeof part; i++)
-        if (path[i] == '/' || !path[i]) {
-            snprintf(part, sizeof part, "%.*s", (int)i, path);
-            struct stat st;
-            if (mkdir(part, 0777) && (stat(part, &st) || !S_ISDIR(st.st_mode)))
-                ij_die(1, "%s: cannot make the folder: %s", part, strerror(errno));
-        }
-}
-
-/* A pool of threads that sleep until there are tasks; the caller works too. */
-typedef struct {
-    pthread_mutex_t lock;
-    pthread_cond_t wake, done;
-    ij_task *task;
-    void *arg;
-    size_t count, next, busy, round;
-} ij_pool_state;
-
-static void ij_pool_drain(ij_pool_state *p)             /* called and returns with the lock held */
-{
-    while (p->next < p->count) {
-        const size_t i = p->next++;
-        pthread_mutex_unlock(&p->lock);
-        p->task(p->arg, i);
-        pthread_mutex_lock(&p->lock);
-    }
-}
-
-static void *ij_pool_thread(void *arg)
-{
-    ij_pool_state *p = arg;
-    size_t seen = 0;
-    pthread_mutex_lock(&p->lock);
-    for (;;) {
-        while (p->round == seen) pthread_cond_wait(&p->wake, &p->lock);
-        seen = p->round;
-        p->busy++;
-        ij_pool_drain(p);
-        if (!--p->busy) pthread_cond_signal(&p->done);
-    }
-    return NULL;
-}
-
-static void ij_pool_run(void *pool, size_t count, ij_task *task, void *arg)
-{
-    ij_pool_state *p = pool;
-    pthread_mutex_lock(&p->lock);
-    p->task = task, p->arg = arg, p->count = count, p->next = 0, p->round++;
-    pthread_cond_broadcast(&p->wake);
-    ij_pool_drain(p);
-    while (p->busy) pthread_cond_wait(&p->done, &p->lock);
-    pthread_mutex_unlock(&p->lock);
-}
-
-static ij_team ij_team_start(size_t threads)
-{
-    ij_team team = { NULL, NULL, 1 };
-    if (threads < 2) return team;
-    ij_pool_state *p = ij_alloc(sizeof *p);
-    memset(p, 0, sizeof *p);
-    pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->wake, NULL);
-    pthread_cond_init(&p->done, NULL);
-    pthread_attr_t a;
-    pthread_attr_init(&a);
-    pthread_attr_setstacksize(&a, 4 << 20);             /* the packed blocks of matmul lie on the stack */
-    size_t started = 1;
-    for (pthread_t t; started < threads && !pthread_create(&t, &a, ij_pool_thread, p); started++) pthread_detach(t);
-    pthread_attr_destroy(&a);
-    team.run = ij_pool_run, team.pool = p, team.threads = started;
-    return team;
-}
-#else
-static size_t ij_processors(void) { return 1; }
-static double ij_peak_mib(void) { return 0; }
-static int ij_terminal(void) { return 0; }
-static void ij_make_folder(const char *path) { (void)path; }
-static ij_team ij_team_start(size_t threads)
-{
-    const ij_team team = { NULL, NULL, 1 };
-    (void)threads;
-    return team;
-}
-#endif
 
 /* ---- options ---- */
 
@@ -4880,7 +4854,7 @@ static void ij_train_start(ij_run *t, ij_options *o)
         ij_file_close(&f);
         fprintf(stderr, "resumed at step %lu\n", (unsigned long)t->m.step);
     }
-    ij_make_folder(o->out);
+    ij_must(ij_make_folder(o->out, &why), &why);
     ij_print_config(stderr, c);
     ij_path(t->log_path, o->out, "config.txt");
     FILE *out = ij_open_or_die(t->log_path, "w");
@@ -5204,11 +5178,12 @@ static int ij_masks_command(const ij_options *o)
 
 static int ij_render(const ij_options *o)
 {
+    ij_error why;
     const size_t side = o->c.crop_size[0], images = o->images ? o->images : 36;
     char path[1100], name[80];
     if (!o->out) ij_die(2, "render needs --out DIR");
     if (side > 4096 || !side) ij_die(2, "crop_size must be 1..4096 here");
-    ij_make_folder(o->out);
+    ij_must(ij_make_folder(o->out, &why), &why);
     uint8_t *rgb = ij_alloc(side * side * 3);
     char labels_path[1100];
     ij_path(labels_path, o->out, "labels.csv");

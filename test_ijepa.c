@@ -622,7 +622,7 @@ static void test_golden_schedules(void)
     golden_file g;
     if (!golden_open(&g, "data/golden/golden_masks.safetensors")) return;
     for (int k = 0; k < (int)meta_number(&g, "schedules"); k++) {
-        char name[16];
+        char name[40];
         ij_config c = ij_config_default();
         snprintf(name, sizeof name, "s%d", k);
         const char *t = ij_file_meta(&g.f, name);
@@ -1420,7 +1420,7 @@ static void test_resize_golden(void)                    /* Pillow, to the bit */
     golden_file g;
     if (!golden_open(&g, "data/golden/golden_images.safetensors")) return;
     for (int k = 0; k < (int)meta_number(&g, "cases"); k++) {
-        char name[16];
+        char name[40];
         size_t n, differ = 0;
         snprintf(name, sizeof name, "i%d.in", k);
         double *in = golden_read(&g, name, &n);
