@@ -219,7 +219,7 @@ enum { IJ_MR = 4, IJ_NR = 24 };
 enum { IJ_MR = 6, IJ_NR = 8 };
 #endif
 #endif
-enum { IJ_KC = 256, IJ_MC = 240, IJ_FAR = 1024 };     /* a packed panel of B fills half the L1 cache, a block of A the L2 */
+enum { IJ_KC = 256, IJ_MC = 240, IJ_FAR = 1024 };     /* a panel of B fits the L1 cache, a block of A (whole tiles) the L2 */
 
 void ij_matmul_naive(const ij_product *p)
 {
@@ -323,7 +323,7 @@ void ij_matmul(const ij_product *p, const ij_team *team)
 static void ij_linear(ij_tensor y, ij_tensor x, const ij_tensor *w, const ij_tensor *b)
 {
     const size_t rows = ij_rows(&x), in = ij_cols(&x), out = ij_cols(&y);
-    assert(ij_is(w, ij_rows(w), ij_cols(w)) && ij_count(w) == out * in && ij_count(b) == out && ij_rows(&y) == rows);
+    assert(w->dim[0] == out && ij_count(w) == out * in && ij_count(b) == out && ij_rows(&y) == rows);
     for (size_t r = 0; r < rows; r++) memcpy(y.x + r * out, b->x, out * sizeof(real));
     const ij_product p = { rows, out, in, x.x, in, 1, w->x, 1, in, y.x, out, 1 };
     ij_matmul(&p, NULL);
@@ -333,7 +333,7 @@ static void ij_linear(ij_tensor y, ij_tensor x, const ij_tensor *w, const ij_ten
 static void ij_linear_backward(ij_tensor dx, ij_tensor dy, const ij_tensor *w)
 {
     const size_t rows = ij_rows(&dy), out = ij_cols(&dy), in = ij_cols(&dx);
-    assert(ij_count(w) == out * in && ij_rows(&dx) == rows);
+    assert(w->dim[0] == out && ij_count(w) == out * in && ij_rows(&dx) == rows);
     const ij_product p = { rows, in, out, dy.x, out, 1, w->x, in, 1, dx.x, in, 0 };
     ij_matmul(&p, NULL);
 }
@@ -4744,13 +4744,25 @@ static double ij_matmul_rate(const ij_team *team)      /* GFLOP/s of a product o
     return 2.0 * N * N * N / IJ_MAX(best, 1e-9) / 1e9;
 }
 
-static void ij_dry_run(const ij_config *c, const ij_model *m, size_t memory, size_t images, const ij_team *team)
+/* Nothing of the model's size is allocated. */
+static void ij_dry_run(const ij_config *c, size_t images, const ij_team *team)
 {
     const double rate = ij_matmul_rate(team) * 0.6;
     double context = 0, target = 0;
+    size_t memory;
     ij_error why;
-    ij_masks lists = m->masks;
+    ij_masks lists;
     ij_rng rng;
+    ij_arena a = { NULL, 0, 0 }, room = { NULL, 0, 0 };
+    ij_model m;
+    memset(&m, 0, sizeof m);
+    m.config = *c, m.training = IJ_TRAIN;
+    ij_must(ij_model_size(&memory, c, IJ_TRAIN, &why), &why);
+    ij_model_place(&m, &a);
+    ij_masks_place(&lists, &room, c);
+    room.base = ij_alloc(room.used), room.size = room.used, room.used = 0;
+    ij_masks_place(&lists, &room, c);
+    ij_must(ij_masks_check(&lists, c, &why), &why);
     ij_rng_seed(&rng, c->seed);
     for (uint64_t i = 0; i < 16; i++) {
         ij_must(ij_masks_draw(&lists, c, &rng, i, c->batch_size, &why), &why);
@@ -4759,12 +4771,12 @@ static void ij_dry_run(const ij_config *c, const ij_model *m, size_t memory, siz
     }
     const double flops = ij_flops(c, (size_t)(context + 0.5), (size_t)(target + 0.5));
     const double total = (double)ij_steps(c) * (double)c->batch_size * (double)c->accumulate;
-    printf("encoder      %lu parameters\npredictor    %lu parameters\n", (unsigned long)m->encoder_size,
-           (unsigned long)(m->size - m->encoder_size));
+    printf("encoder      %lu parameters\npredictor    %lu parameters\n", (unsigned long)m.encoder_size,
+           (unsigned long)(m.size - m.encoder_size));
     printf("images       %lu in the training part, %.0f seen in %lu updates\n", (unsigned long)images, total,
            (unsigned long)ij_steps(c));
     printf("tokens       %.1f per context, %.1f per target block, %lu per image\n", context, target,
-           (unsigned long)ij_rows(&m->encoder_pos));
+           (unsigned long)ij_rows(&m.encoder_pos));
     printf("work         %.1f MFLOP per image, %.3g TFLOP in all\n", flops / 1e6, flops * total / 1e12);
     printf("memory       %.1f MiB at most\n", (double)memory / 1048576);
     printf("time         about %.0f s at %.0f GFLOP/s\n", flops * total / rate / 1e9, rate);
@@ -4841,14 +4853,14 @@ static void ij_train_start(ij_run *t, ij_options *o)
                (unsigned long)c->ipe);
     c->ipe = ipe;
     fprintf(stderr, "data: %s: %s, %lu training images\n", o->data, ij_data_kind(t->s.d), (unsigned long)t->s.count);
+    if (o->dry_run) {
+        ij_print_config(stdout, c);
+        ij_dry_run(c, t->s.count, &t->team);
+        return;
+    }
     ij_must(ij_model_size(&size, c, IJ_TRAIN, &why), &why);
     ij_must(ij_model_init(&t->m, ij_alloc(size), size, c, IJ_TRAIN, &why), &why);
     t->m.team = t->team;
-    if (o->dry_run) {
-        ij_print_config(stdout, c);
-        ij_dry_run(c, &t->m, size, t->s.count, &t->team);
-        return;
-    }
     if (o->resume) {
         ij_must(ij_load(&t->m, &f, &why), &why);
         ij_file_close(&f);
