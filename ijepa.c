@@ -3844,331 +3844,243 @@ ij_status ij_load(ij_model *m, const ij_file *f, ij_error *why)
 }
 
 /* ---- evaluation --------------------------------------------------------------------------------------------------
- * Frozen features, standardised on the training rows: k nearest neighbours, and a linear probe by ridge regression.  */
+ * What are frozen features worth? k-NN learns nothing; ridge regression to one-hot labels has one solution. Rows below
+ * n are for training, the m above for testing. Tasks vote side by side: [classes of task 0 | classes of task 1 | ..] */
 
 void ij_standardise(ij_real *train, size_t n, ij_real *test, size_t m, size_t d)
 {
-    for (size_t c = 0; c < d; c++) {
-        double mean = 0, square = 0;
-        for (size_t i = 0; i < n; i++) mean += (double)train[i * d + c] / (double)n;
+    for (size_t c = 0; n && c < d; c++) {
+        const double first = (double)train[c];          /* measured from here, a constant gives exact zeros */
+        double sum = 0, square = 0;
         for (size_t i = 0; i < n; i++) {
-            const double e = (double)train[i * d + c] - mean;
-            square += e * e / (double)n;
+            const double e = (double)train[i * d + c] - first;
+            sum += e, square += e * e;
         }
-        const double scale = square > 1e-12 * mean * mean && square > 1e-30 ? 1 / sqrt(square) : 0;
-        for (size_t i = 0; i < n; i++) train[i * d + c] = (real)(((double)train[i * d + c] - mean) * scale);
-        for (size_t i = 0; i < m; i++) test[i * d + c] = (real)(((double)test[i * d + c] - mean) * scale);
+        const double mean = sum / (double)n, variance = square / (double)n - mean * mean;
+        const double scale = variance > 0 ? 1 / sqrt(variance) : 0;
+        for (size_t i = c; i < n * d; i += d) train[i] = (real)(((double)train[i] - first - mean) * scale);
+        for (size_t i = c; i < m * d; i += d) test[i] = (real)(((double)test[i] - first - mean) * scale);
     }
 }
 
-static ij_status ij_scored_check(const ij_scored *s, ij_error *why)
-{
-    if (!s->n || !s->m || !s->d || !s->tasks)
-        return ij_fail(why, IJ_EARG, "scores need training and test images with labels: %lu and %lu given, %lu tasks",
-                       (unsigned long)s->n, (unsigned long)s->m, (unsigned long)s->tasks);
-    for (size_t t = 0; t < s->tasks; t++)
-        for (size_t i = 0; i < s->n + s->m; i++) {
-            const int label = i < s->n ? s->train_label[t][i] : s->test_label[t][i - s->n];
-            if (label < 0 || (size_t)label >= s->classes[t])
-                return ij_fail(why, IJ_EARG, "task %lu: image %lu has label %d, expected 0..%lu", (unsigned long)t,
-                               (unsigned long)i, label, (unsigned long)s->classes[t] - 1);
-        }
-    for (size_t i = 0; i < (s->n + s->m) * s->d; i++)
-        if (!isfinite(i < s->n * s->d ? s->train[i] : s->test[i - s->n * s->d]))
-            return ij_fail(why, IJ_EARG, "feature %lu of image %lu is not finite", (unsigned long)(i % s->d),
-                           (unsigned long)(i / s->d));
-    return IJ_OK;
-}
+static const real *ij_row(const ij_scored *s, size_t i)
+{ return i < s->n ? s->train + i * s->d : s->test + (i - s->n) * s->d; }
+static int ij_label(const ij_scored *s, size_t t, size_t i)
+{ return i < s->n ? s->train_label[t][i] : s->test_label[t][i - s->n]; }
 
-static size_t ij_most_classes(const ij_scored *s)
-{
-    size_t most = 0;
-    for (size_t t = 0; t < s->tasks; t++) most = IJ_MAX(most, s->classes[t]);
-    return most;
-}
-
-/* -- k nearest neighbours: test rows in blocks, one product gives a block's similarities -- */
-
-enum { IJ_KNN_BLOCK = 64 };
-
+enum { IJ_BLOCK = 64, IJ_TILE = 4, IJ_WIDE = 8 };       /* rows treated at once; the tile of ij_gram_task */
 typedef struct {
     const ij_scored *s;
-    size_t k, first, rows;
-    double temperature;
-    real *train, *test;         /* [n,D] [block,D] of length one */
-    real *similar;              /* [block,n] */
-    size_t *near;               /* [block,k] */
-    double *votes;              /* [block,classes] */
-    unsigned char *right;       /* [tasks,m] */
-} ij_knn_work;
+    size_t columns, terms, width;       /* classes in all; 1 + D; 1 + D + columns, padded: see ridge */
+    size_t first, step;                 /* the present block: rows first, first + step, ... */
+    double *z, *right;                  /* [block,width]: these rows, or their votes; [tasks]: how many are right */
+    real *similar;                      /* k-NN: [block,n] similarities; in the end the k highest stand in front, */
+    size_t *near, k;                    /* [block,n] and here are their training rows; k is 0 for ridge */
+    double temperature, *inverse;       /* [n+m]: 1 / length of each row */
+    double *gram, *factor, n;           /* ridge: [terms,width] each; rows in gram */
+} ij_probe_work;
 
-static void ij_knn_place(ij_knn_work *w, ij_arena *a, const ij_scored *s, size_t k)
+static ij_status ij_probe_place(size_t *used, ij_probe_work *w, ij_arena a, const ij_scored *s, size_t k, ij_error *why)
 {
-    w->train = ij_take(a, ij_mul(s->n, s->d), sizeof(real));
-    w->test = ij_take(a, ij_mul(IJ_KNN_BLOCK, s->d), sizeof(real));
-    w->similar = ij_take(a, ij_mul(IJ_KNN_BLOCK, s->n), sizeof(real));
-    w->near = ij_take(a, ij_mul(IJ_KNN_BLOCK, k), sizeof(size_t));
-    w->votes = ij_take(a, ij_mul(IJ_KNN_BLOCK, ij_most_classes(s)), sizeof(double));
-    w->right = ij_take(a, ij_mul(s->tasks, s->m), 1);
-}
-
-static void ij_unit(real *to, const real *from, size_t d)
-{
-    double square = 0;
-    for (size_t c = 0; c < d; c++) square += (double)from[c] * (double)from[c];
-    const double scale = square > 0 ? 1 / sqrt(square) : 0;
-    for (size_t c = 0; c < d; c++) to[c] = (real)((double)from[c] * scale);
-}
-
-static void ij_knn_task(void *arg, size_t row)
-{
-    const ij_knn_work *w = arg;
-    const ij_scored *s = w->s;
-    const real *similar = w->similar + row * s->n;
-    size_t *near = w->near + row * w->k, have = 0;
-    for (size_t i = 0; i < s->n; i++) {                 /* the k most similar, ties to the lower index */
-        if (have == w->k && !(similar[i] > similar[near[have - 1]])) continue;
-        size_t at = have < w->k ? have++ : have - 1;
-        for (; at && similar[i] > similar[near[at - 1]]; at--) near[at] = near[at - 1];
-        near[at] = i;
-    }
-    for (size_t t = 0; t < s->tasks; t++) {
-        double *votes = w->votes + row * ij_most_classes(s);
-        size_t best = 0;
-        for (size_t c = 0; c < s->classes[t]; c++) votes[c] = 0;
-        for (size_t i = 0; i < have; i++) votes[s->train_label[t][near[i]]] += exp((double)similar[near[i]] / w->temperature);
-        for (size_t c = 1; c < s->classes[t]; c++)
-            if (votes[c] > votes[best]) best = c;
-        w->right[t * s->m + w->first + row] = s->test_label[t][w->first + row] == (int)best;
-    }
+    const size_t cap = SIZE_MAX / 4, pairs = k ? ij_mul(IJ_BLOCK, s->n) : 0;   /* sums cannot wrap, products saturate */
+    w->s = s, w->k = k, w->columns = 0, w->n = 0, w->terms = (IJ_MIN(s->d, cap) / IJ_WIDE + 1) * IJ_WIDE;
+    for (size_t t = 0; t < s->tasks; t++) w->columns += IJ_MIN(s->classes[t], cap - w->columns);
+    w->width = ((w->terms + w->columns + IJ_WIDE - 1) / IJ_WIDE | 1) * IJ_WIDE;
+    const size_t square = k ? 0 : ij_mul(w->terms, w->width);
+    w->z = ij_take(&a, ij_mul(IJ_BLOCK, w->width), sizeof(double)), w->right = ij_take(&a, s->tasks, sizeof(double));
+    w->near = ij_take(&a, pairs, sizeof(size_t)), w->similar = ij_take(&a, pairs, sizeof(real));
+    w->inverse = ij_take(&a, k ? s->n + s->m : 0, sizeof(double));
+    w->gram = ij_take(&a, square, sizeof(double)), w->factor = ij_take(&a, square, sizeof(double));
+    *used = a.used;
+    return a.used < SIZE_MAX ? IJ_OK : ij_fail(why, IJ_EMEM, "features and classes: the bytes needed overflow");
 }
 
 ij_status ij_knn_size(size_t *size, const ij_scored *s, ij_error *why)
+{ return ij_probe_place(size, &(ij_probe_work){ 0 }, (ij_arena){ NULL, 0, 0 }, s, 1, why); }
+ij_status ij_ridge_size(size_t *size, const ij_scored *s, ij_error *why)
+{ return ij_probe_place(size, &(ij_probe_work){ 0 }, (ij_arena){ NULL, 0, 0 }, s, 0, why); }
+
+/* Checks labels, features and the size of work, then lays it out: for k-NN, or with k = 0 for ridge. */
+static ij_status ij_probe_open(ij_probe_work *w, void *work, size_t size, const ij_scored *s, size_t k, ij_error *why)
 {
-    ij_knn_work w;
-    ij_arena a = { NULL, 0, 0 };
-    ij_knn_place(&w, &a, s, s->n);
-    *size = a.used;
-    return a.used == SIZE_MAX ? ij_fail(why, IJ_EMEM, "too many features to address") : IJ_OK;
+    size_t need;
+    if (!s->n || !s->m || !s->d || !s->tasks)
+        return ij_fail(why, IJ_EARG, "%lu training rows, %lu test rows, %lu channels, %lu tasks: expected 1 or more",
+                       (unsigned long)s->n, (unsigned long)s->m, (unsigned long)s->d, (unsigned long)s->tasks);
+    for (size_t i = 0; i < s->n + s->m; i++) {
+        const char *part = i < s->n ? "training" : "test";
+        const unsigned long at = (unsigned long)(i < s->n ? i : i - s->n);
+        for (size_t t = 0; t < s->tasks; t++)
+            if ((size_t)ij_label(s, t, i) >= s->classes[t])             /* a negative one is huge */
+                return ij_fail(why, IJ_EARG, "%s row %lu, task %lu: label %d, expected 0 up to below %lu", part, at,
+                               (unsigned long)t, ij_label(s, t, i), (unsigned long)s->classes[t]);
+        for (size_t c = 0; c < s->d; c++)
+            if (!isfinite(ij_row(s, i)[c]))
+                return ij_fail(why, IJ_EARG, "%s row %lu: channel %lu is not finite", part, at, (unsigned long)c);
+    }
+    if (ij_probe_place(&need, w, (ij_arena){ NULL, 0, 0 }, s, k, why)) return IJ_EMEM;
+    if (!work || size < need)
+        return ij_fail(why, IJ_EMEM, "work memory: need %lu bytes, have %lu", (unsigned long)need, (unsigned long)size);
+    return ij_probe_place(&need, w, (ij_arena){ work, size, 0 }, s, k, why);
+}
+
+/* right[t] = how many of the rows first, first + step, ... below end have most votes (of equals: the lowest class) for
+ * their label. vote(w, i) writes the votes of a block's row i to row i of z. */
+static void ij_count_right(ij_probe_work *w, size_t first, size_t end, size_t step, ij_task *vote, const ij_team *team)
+{
+    const ij_scored *s = w->s;
+    memset(w->right, 0, s->tasks * sizeof *w->right);
+    for (w->first = first, w->step = step; w->first < end; w->first += IJ_BLOCK * step) {
+        const size_t rows = IJ_MIN(IJ_BLOCK, (end - w->first + step - 1) / step);
+        const ij_product p = { rows, s->n, s->d, ij_row(s, w->first), s->d, 1, s->train, 1, s->d, w->similar, s->n, 0 };
+        if (w->k) ij_matmul(&p, team);
+        ij_each(team, rows, vote, w);
+        for (size_t i = 0; i < rows; i++) {
+            const double *votes = w->z + i * w->width;
+            for (size_t t = 0; t < s->tasks; votes += s->classes[t++]) {
+                size_t best = 0;
+                for (size_t c = 1; c < s->classes[t]; c++) best = votes[c] > votes[best] ? c : best;
+                w->right[t] += best == (size_t)ij_label(s, t, w->first + i * step);
+            }
+        }
+    }
+}
+
+static void ij_knn_vote(void *arg, size_t index)
+{
+    const ij_probe_work *w = arg;
+    const ij_scored *s = w->s;
+    real *similar = w->similar + index * s->n;
+    size_t *near = w->near + index * s->n, have = 0;
+    double *votes = w->z + index * w->width;
+    for (size_t i = 0; i < s->n; i++) {                 /* of equals the lower training row comes first */
+        const real x = (real)((double)similar[i] * w->inverse[i] * w->inverse[w->first + index]);
+        if (have == w->k && !(x > similar[have - 1])) continue;
+        size_t at = have < w->k ? have++ : have - 1;
+        for (; at && x > similar[at - 1]; at--) similar[at] = similar[at - 1], near[at] = near[at - 1];
+        similar[at] = x, near[at] = i;
+    }
+    memset(votes, 0, w->columns * sizeof *votes);
+    for (size_t t = 0; t < s->tasks; votes += s->classes[t++])
+        for (size_t i = 0; i < have; i++)               /* all divided by the best one's vote, against overflow */
+            votes[ij_label(s, t, near[i])] += exp(((double)similar[i] - (double)similar[0]) / w->temperature);
 }
 
 ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperature, void *work, size_t size,
                  const ij_team *team, ij_error *why)
 {
-    size_t need;
-    ij_knn_work w;
-    ij_arena a = { work, size, 0 };
-    ij_status status = ij_scored_check(s, why);
-    if (!status) status = ij_knn_size(&need, s, why);
+    ij_probe_work w = { .temperature = temperature };
+    if (!k || !(temperature > 0))
+        return ij_fail(why, IJ_EARG, "k is %lu, temperature %g: expected both above 0", (unsigned long)k, temperature);
+    const ij_status status = ij_probe_open(&w, work, size, s, k, why);
     if (status) return status;
-    if (!k || !(temperature > 0)) return ij_fail(why, IJ_EARG, "k-NN needs k >= 1 and a temperature above 0");
-    if (!work || size < need)
-        return ij_fail(why, IJ_EMEM, "k-NN needs %lu bytes, has %lu", (unsigned long)need, (unsigned long)size);
-    w.s = s, w.k = IJ_MIN(k, s->n), w.temperature = temperature;
-    ij_knn_place(&w, &a, s, s->n);
-    for (size_t i = 0; i < s->n; i++) ij_unit(w.train + i * s->d, s->train + i * s->d, s->d);
-    for (w.first = 0; w.first < s->m; w.first += IJ_KNN_BLOCK) {
-        w.rows = IJ_MIN(IJ_KNN_BLOCK, s->m - w.first);
-        for (size_t i = 0; i < w.rows; i++) ij_unit(w.test + i * s->d, s->test + (w.first + i) * s->d, s->d);
-        /* training rows down, test rows across would be as good; this way a row of `similar` is one test image */
-        const ij_product p = { w.rows, s->n, s->d, w.test, s->d, 1, w.train, 1, s->d, w.similar, s->n, 0 };
-        ij_matmul(&p, team);
-        ij_each(team, w.rows, ij_knn_task, &w);
+    for (size_t i = 0; i < s->n + s->m; i++) {
+        double square = 0;
+        for (size_t c = 0; c < s->d; c++) square += (double)ij_row(s, i)[c] * (double)ij_row(s, i)[c];
+        w.inverse[i] = square > 0 ? 1 / sqrt(square) : 0;
     }
-    for (size_t t = 0; t < s->tasks; t++) {
-        size_t right = 0;
-        for (size_t i = 0; i < s->m; i++) right += w.right[t * s->m + i];
-        accuracy[t] = (double)right / (double)s->m;
-    }
+    ij_count_right(&w, s->n, s->n + s->m, 1, ij_knn_vote, team);
+    for (size_t t = 0; t < s->tasks; t++) accuracy[t] = w.right[t] / (double)s->m;
     return IJ_OK;
 }
 
-/* -- ridge regression in double: (X'X + lambda n) W = X'Y by Cholesky, for all tasks' one-hot columns at once -- */
+/* Ridge, in double. A row becomes z = [1 | x | one-hot labels]; the sums Z'Z hold all that the fit needs. With lambda n
+ * on the diagonal of x, Cholesky's elimination centres (its first row) and leaves [R | right], where R W = right.
+ * `terms` = 1 + D rows of `width` numbers, upper triangle. Both are padded with zeros, terms to a multiple of IJ_WIDE,
+ * width to an odd one, lest the numbers of a column crowd into few cache sets. */
+typedef struct { double *to, sign; const double *from; size_t depth, begin, terms, width; } ij_gram_work;
 
-static const double ij_lambda[] = { 1e-4, 1e-3, 1e-2, 1e-1, 1, 10 };
-enum { IJ_LAMBDAS = sizeof ij_lambda / sizeof *ij_lambda, IJ_RIDGE_ROWS = 32, IJ_RIDGE_STEP = 128 };
-
-typedef struct {
-    const ij_scored *s;
-    size_t columns;             /* one for each class of each task */
-    double *x, *panel;          /* [step,D] rows of features as double; columns of the factor as rows */
-    double *sums[2];            /* of all training rows, and of those that do not choose lambda, one after another: */
-    double *gram[2], *xy[2], *sum[2], *ysum[2];         /* X'X [D,D] (lower half), X'Y [D,columns], X [D], Y [columns] */
-    double *factor, *w;         /* [D,D] [D,columns] */
-    size_t rows, begin;         /* of the present piece */
-    const double *from;
-    double *to;
-} ij_ridge_work;
-
-static size_t ij_ridge_sums(const ij_ridge_work *w) { return (w->s->d + 1) * (w->s->d + w->columns); }
-
-static void ij_ridge_place(ij_ridge_work *w, ij_arena *a, const ij_scored *s)
+/* to[i][j] += sign * sum over k < depth of from[k][i] from[k][j], for rows i of a block and j from its first row on. */
+static void ij_gram_task(void *arg, size_t index)
 {
-    const size_t d = s->d;
-    w->s = s;
-    w->columns = 0;
-    for (size_t t = 0; t < s->tasks; t++) w->columns += s->classes[t];
-    w->x = ij_take(a, ij_mul(IJ_RIDGE_STEP, d), sizeof(double));
-    w->panel = ij_take(a, ij_mul(IJ_RIDGE_STEP, d), sizeof(double));
-    w->factor = ij_take(a, ij_mul(d, d), sizeof(double));
-    w->w = ij_take(a, ij_mul(d, w->columns), sizeof(double));
-    for (int i = 0; i < 2; i++) {
-        double *at = w->sums[i] = ij_take(a, ij_mul(d + 1, d + w->columns), sizeof(double));
-        if (!at) continue;
-        w->gram[i] = at, w->xy[i] = at + d * d, w->sum[i] = at + d * (d + w->columns), w->ysum[i] = w->sum[i] + d;
-    }
-}
-
-/* Rows of `to` [D,D] from `begin` on, the lower half: to[i][j] += or -= sum over r of from[r][i] from[r][j]. Four rows
- * at a time share what they read. */
-static void ij_ridge_product(const ij_ridge_work *w, size_t index, double sign)
-{
-    const size_t d = w->s->d, i0 = w->begin + index * IJ_RIDGE_ROWS, i1 = IJ_MIN(i0 + IJ_RIDGE_ROWS, d);
-    for (size_t r = 0; r < w->rows; r += 4) {
-        const size_t n = IJ_MIN(4, w->rows - r);
-        const double *f0 = w->from + r * d, *f1 = f0 + (n > 1 ? d : 0), *f2 = f0 + (n > 2 ? 2 * d : 0), *f3 = f0 + (n > 3 ? 3 * d : 0);
-        for (size_t i = i0; i < i1; i++) {
-            double *to = w->to + i * d;
-            const double a = sign * f0[i], b = n > 1 ? sign * f1[i] : 0, c = n > 2 ? sign * f2[i] : 0, e = n > 3 ? sign * f3[i] : 0;
-            for (size_t j = w->begin; j <= i; j++) to[j] += a * f0[j] + b * f1[j] + c * f2[j] + e * f3[j];
+    const ij_gram_work *g = arg;
+    const size_t first = g->begin + index * IJ_BLOCK, end = IJ_MIN(first + IJ_BLOCK, g->terms), width = g->width;
+    for (size_t j = first; j < width; j += IJ_WIDE)
+        for (size_t i = first; i < end; i += IJ_TILE) {
+            double sum[IJ_TILE][IJ_WIDE] = { { 0 } };
+            const double *a = g->from + i, *b = g->from + j;
+            for (size_t k = 0; k < g->depth; k++, a += width, b += width)
+                for (size_t r = 0; r < IJ_TILE; r++)
+                    for (size_t c = 0; c < IJ_WIDE; c++) sum[r][c] += a[r] * b[c];
+            for (size_t r = 0; r < IJ_TILE; r++)
+                for (size_t c = 0; c < IJ_WIDE; c++) g->to[(i + r) * width + j + c] += g->sign * sum[r][c];
         }
-    }
 }
-static void ij_ridge_add_task(void *arg, size_t index) { ij_ridge_product(arg, index, 1); }
-static void ij_ridge_take_task(void *arg, size_t index) { ij_ridge_product(arg, index, -1); }
 
-/* Adds up the training rows. */
-static void ij_ridge_gather(ij_ridge_work *w, const ij_team *team)
+/* Adds every fifth training row (held), or all others, to gram = Z'Z. */
+static void ij_ridge_add(ij_probe_work *w, int held, const ij_team *team)
 {
     const ij_scored *s = w->s;
-    const size_t d = s->d;
-    memset(w->sums[0], 0, ij_ridge_sums(w) * sizeof(double));
-    for (int held = 0; held < 2; held++) {              /* first the rows that are fitted while lambda is chosen */
-        if (held) memcpy(w->sums[1], w->sums[0], ij_ridge_sums(w) * sizeof(double));
-        for (size_t i = 0; i < s->n;) {
-            for (w->rows = 0; w->rows < IJ_RIDGE_STEP && i < s->n; i++) {
-                if ((i % 5 == 4) != held) continue;
-                double *x = w->x + w->rows++ * d;
-                size_t column = 0;
-                for (size_t c = 0; c < d; c++) x[c] = (double)s->train[i * d + c], w->sum[0][c] += x[c];
-                for (size_t t = 0; t < s->tasks; column += s->classes[t++]) {
-                    const size_t y = column + (size_t)s->train_label[t][i];
-                    w->ysum[0][y]++;
-                    for (size_t c = 0; c < d; c++) w->xy[0][c * w->columns + y] += x[c];
-                }
-            }
-            w->begin = 0, w->from = w->x, w->to = w->gram[0];
-            ij_each(team, (d + IJ_RIDGE_ROWS - 1) / IJ_RIDGE_ROWS, ij_ridge_add_task, w);
-        }
+    ij_gram_work g = { w->gram, 1, w->z, 0, 0, w->terms, w->width };
+    for (size_t i = 0; i <= s->n; i++) {
+        if (g.depth == IJ_BLOCK || i == s->n)
+            ij_each(team, (w->terms + IJ_BLOCK - 1) / IJ_BLOCK, ij_gram_task, &g), g.depth = 0;
+        if (i == s->n || (i % 5 == 4) != held) continue;
+        double *z = w->z + g.depth++ * w->width, *hot = z + w->terms;
+        memset(z, 0, w->width * sizeof *z);
+        z[0] = 1, w->n++;
+        for (size_t c = 0; c < s->d; c++) z[1 + c] = (double)ij_row(s, i)[c];
+        for (size_t t = 0; t < s->tasks; hot += s->classes[t++]) hot[ij_label(s, t, i)] = 1;
     }
 }
 
-/* factor = L with L L' = centred Gram + lambda n, blocks of columns from left to right; 0 if it is not positive. */
-static int ij_ridge_factor(ij_ridge_work *w, int part, double n, double lambda, const ij_team *team)
+/* Leaves R and, in the label columns, W in factor. 0 if the matrix is not positive definite. */
+static int ij_ridge_solve(ij_probe_work *w, double lambda, const ij_team *team)
 {
-    const size_t d = w->s->d;
-    double *l = w->factor;
-    for (size_t i = 0; i < d; i++)
-        for (size_t j = 0; j <= i; j++)
-            l[i * d + j] = w->gram[part][i * d + j] - w->sum[part][i] * w->sum[part][j] / n + (i == j ? lambda * n : 0);
-    for (size_t k0 = 0; k0 < d; k0 += IJ_RIDGE_STEP) {
-        const size_t k1 = IJ_MIN(k0 + IJ_RIDGE_STEP, d);
-        for (size_t i = k0; i < d; i++)
-            for (size_t j = k0; j < IJ_MIN(k1, i + 1); j++) {
-                double v = l[i * d + j];
-                for (size_t k = k0; k < j; k++) v -= l[i * d + k] * l[j * d + k];
-                if (i == j && !(v > 0)) return 0;
-                l[i * d + j] = i == j ? sqrt(v) : v / l[j * d + j];
-            }
-        for (size_t k = k0; k < k1; k++)                /* the block's columns as rows, to be read along j */
-            for (size_t i = k1; i < d; i++) w->panel[(k - k0) * d + i] = l[i * d + k];
-        w->rows = k1 - k0, w->begin = k1, w->from = w->panel, w->to = l;
-        if (k1 < d) ij_each(team, (d - k1 + IJ_RIDGE_ROWS - 1) / IJ_RIDGE_ROWS, ij_ridge_take_task, w);
+    const size_t terms = w->terms, width = w->width;
+    double *r = w->factor;
+    memcpy(r, w->gram, terms * width * sizeof *r);
+    for (size_t i = 1; i < terms; i++) r[i * width + i] += lambda * w->n;
+    for (size_t first = 0, end; first < terms; first = end) {       /* rows of R, then what they take from the rest */
+        end = IJ_MIN(first + IJ_BLOCK, terms);
+        for (size_t i = first; i < end; i++) {
+            for (size_t k = first; k < i; k++)
+                for (size_t j = i; j < width; j++) r[i * width + j] -= r[k * width + i] * r[k * width + j];
+            const double root = sqrt(r[i * width + i]);
+            if (!(root > 0 && root <= DBL_MAX)) return 0;
+            for (size_t j = i; j < width; j++) r[i * width + j] /= root;
+        }
+        ij_gram_work g = { r, -1, r + first * width, end - first, end, terms, width };
+        ij_each(team, (terms - end + IJ_BLOCK - 1) / IJ_BLOCK, ij_gram_task, &g);
+    }
+    for (size_t i = terms; i-- > 0;) {                  /* R W = right, from the last row up */
+        for (size_t k = i + 1; k < terms; k++)
+            for (size_t j = terms; j < width; j++) r[i * width + j] -= r[i * width + k] * r[k * width + j];
+        for (size_t j = terms; j < width; j++) r[i * width + j] /= r[i * width + i];
     }
     return 1;
 }
 
-static void ij_ridge_solve(ij_ridge_work *w, int part, double n)
+static void ij_ridge_vote(void *arg, size_t index)
 {
-    const size_t d = w->s->d, q = w->columns;
-    const double *l = w->factor;
-    for (size_t i = 0; i < d; i++) {                    /* L z = X'Y, centred */
-        double *z = w->w + i * q;
-        for (size_t c = 0; c < q; c++) z[c] = w->xy[part][i * q + c] - w->sum[part][i] * w->ysum[part][c] / n;
-        for (size_t k = 0; k < i; k++)
-            for (size_t c = 0; c < q; c++) z[c] -= l[i * d + k] * w->w[k * q + c];
-        for (size_t c = 0; c < q; c++) z[c] /= l[i * d + i];
-    }
-    for (size_t i = d; i-- > 0;) {                      /* L' W = z */
-        double *z = w->w + i * q;
-        for (size_t c = 0; c < q; c++) z[c] /= l[i * d + i];
-        for (size_t k = 0; k < i; k++)
-            for (size_t c = 0; c < q; c++) w->w[k * q + c] -= l[i * d + k] * z[c];
-    }
-}
-
-/* How many rows of x (only those with i % 5 == 4, if held) the solution puts into the right class of task t. */
-static size_t ij_ridge_right(const ij_ridge_work *w, int part, double n, size_t t, const real *x, const int *label, size_t rows,
-                             int held)
-{
-    const size_t d = w->s->d, classes = w->s->classes[t];
-    size_t first = 0, right = 0;
-    for (size_t k = 0; k < t; k++) first += w->s->classes[k];
-    for (size_t i = held ? 4 : 0; i < rows; i += held ? 5 : 1) {
-        size_t best = 0;
-        double top = 0;
-        for (size_t c = 0; c < classes; c++) {
-            double y = w->ysum[part][first + c] / n;
-            for (size_t k = 0; k < d; k++)
-                y += ((double)x[i * d + k] - w->sum[part][k] / n) * w->w[k * w->columns + first + c];
-            if (!c || y > top) top = y, best = c;
-        }
-        right += (size_t)label[i] == best;
-    }
-    return right;
-}
-
-ij_status ij_ridge_size(size_t *size, const ij_scored *s, ij_error *why)
-{
-    ij_ridge_work w;
-    ij_arena a = { NULL, 0, 0 };
-    ij_ridge_place(&w, &a, s);
-    *size = a.used;
-    return a.used == SIZE_MAX ? ij_fail(why, IJ_EMEM, "too many features to address") : IJ_OK;
+    const ij_probe_work *w = arg;
+    const real *x = ij_row(w->s, w->first + index * w->step);
+    double *votes = w->z + index * w->width;
+    memcpy(votes, w->factor + w->terms, w->columns * sizeof *votes);     /* the bias */
+    for (size_t k = 0; k < w->s->d; k++)
+        for (size_t c = 0; c < w->columns; c++) votes[c] += (double)x[k] * w->factor[(k + 1) * w->width + w->terms + c];
 }
 
 ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *work, size_t size, const ij_team *team,
                    ij_error *why)
 {
-    size_t need, best[IJ_LAMBDAS] = { 0 };
-    ij_ridge_work w;
-    ij_arena a = { work, size, 0 };
-    ij_status status = ij_scored_check(s, why);
-    if (!status) status = ij_ridge_size(&need, s, why);
+    static const double lambda[] = { 1e-4, 1e-3, 1e-2, 1e-1, 1, 10 };
+    const size_t grid = sizeof lambda / sizeof *lambda;
+    ij_probe_work w;
+    const ij_status status = ij_probe_open(&w, work, size, s, 0, why);
     if (status) return status;
-    if (!work || size < need)
-        return ij_fail(why, IJ_EMEM, "the linear probe needs %lu bytes, has %lu", (unsigned long)need, (unsigned long)size);
-    if (s->tasks > IJ_LAMBDAS) return ij_fail(why, IJ_EARG, "%lu tasks at once, at most %d", (unsigned long)s->tasks, (int)IJ_LAMBDAS);
-    ij_ridge_place(&w, &a, s);
-    ij_ridge_gather(&w, team);
-    const double n = (double)s->n, part = (double)(s->n - s->n / 5);
-    for (size_t t = 0; t < s->tasks; t++) chosen[t] = 0;
-    for (int pass = 0; pass < 2; pass++)                /* choose on the held rows; then fit to all */
-        for (size_t k = 0; k < IJ_LAMBDAS; k++) {
-            int wanted = !pass;
-            for (size_t t = 0; t < s->tasks; t++) wanted |= !(chosen[t] < ij_lambda[k]) && !(chosen[t] > ij_lambda[k]);
-            if (!wanted) continue;
-            if (!ij_ridge_factor(&w, !pass, pass ? n : part, ij_lambda[k], team))
-                return ij_fail(why, IJ_EARG, "the features' covariance is not positive at strength %g", ij_lambda[k]);
-            ij_ridge_solve(&w, !pass, pass ? n : part);
-            for (size_t t = 0; t < s->tasks; t++) {
-                if (!pass) {
-                    const size_t right = ij_ridge_right(&w, 1, part, t, s->train, s->train_label[t], s->n, 1);
-                    if (!k || right > best[t]) best[t] = right, chosen[t] = ij_lambda[k];
-                } else if (!(chosen[t] < ij_lambda[k]) && !(chosen[t] > ij_lambda[k]))
-                    accuracy[t] = (double)ij_ridge_right(&w, 0, n, t, s->test, s->test_label[t], s->m, 0) / (double)s->m;
-            }
-        }
+    memset(w.gram, 0, w.terms * w.width * sizeof *w.gram);
+    for (size_t fit = 0; fit < grid + s->tasks; fit++) {     /* each lambda, held rows; then each task, all */
+        const int last = fit >= grid;
+        const double tried = last ? chosen[fit - grid] : lambda[fit];
+        if (fit == 0 || fit == grid) ij_ridge_add(&w, last, team);
+        if (!ij_ridge_solve(&w, tried, team))
+            return ij_fail(why, IJ_EARG, "X'X with lambda %g is not positive definite: standardise features", tried);
+        ij_count_right(&w, last ? s->n : 4, last ? s->n + s->m : s->n, last ? 1 : 5, ij_ridge_vote, team);
+        for (size_t t = 0; t < s->tasks; t++)
+            if (last ? t == fit - grid : !fit || w.right[t] > accuracy[t]) accuracy[t] = w.right[t], chosen[t] = tried;
+    }
+    for (size_t t = 0; t < s->tasks; t++) accuracy[t] /= (double)s->m;
     return IJ_OK;
 }
 

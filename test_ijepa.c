@@ -1681,95 +1681,425 @@ static void test_file_failed_write(void)                /* the old file stays wh
 
 /* ---- evaluation ---- */
 
-typedef struct { double knn[2], ridge[2], chosen[2]; } scores;
-
-static scores score(size_t n, size_t m, size_t d, int kind, const ij_team *team)
+static void evaluate_reversed(void *pool, size_t count, ij_task *task, void *arg)
 {
-    scores r;
-    ij_error why;
-    size_t size;
-    uint64_t state = 11;
-    real *train = need(n * d * sizeof *train), *test = need(m * d * sizeof *test);
-    int *a = need(n * sizeof *a), *b = need(m * sizeof *b), *c = need(n * sizeof *c), *e = need(m * sizeof *e);
-    for (size_t i = 0; i < n + m; i++) {
-        const int label = (int)(ij_mix(&state) % 4), other = (int)(ij_mix(&state) % 3);
-        real *x = i < n ? train + i * d : test + (i - n) * d;
-        for (size_t k = 0; k < d; k++) x[k] = (real)(random_unit(&state) + (kind && k == (size_t)label ? 3 : 0));
-        x[d - 1] = 5;                                           /* a constant channel */
-        *(i < n ? a + i : b + (i - n)) = label, *(i < n ? c + i : e + (i - n)) = other;
-    }
-    const int *const train_label[2] = { a, c }, *const test_label[2] = { b, e };
-    const size_t classes[2] = { 4, 3 };
-    ij_scored s = { n, m, d, train, test, 2, train_label, test_label, classes };
-    ij_standardise(train, n, test, m, d);
-    for (size_t k = 0; k < d; k++) {
-        double mean = 0, square = 0;
-        for (size_t i = 0; i < n; i++) mean += (double)train[i * d + k] / (double)n, square += (double)train[i * d + k] * (double)train[i * d + k] / (double)n;
-        CHECK(fabs(mean) < 1e-5 && fabs(square - (k == d - 1 ? 0 : 1)) < 1e-4, "channel %lu: mean %g, square %g", (unsigned long)k, mean, square);
-    }
-    CHECK(!ij_knn_size(&size, &s, &why), "%s", why.text);
-    void *work = need(size);
-    CHECK(ij_knn(r.knn, &s, 20, 0.07, work, size - 1, team, &why) == IJ_EMEM, "too little memory");
-    CHECK(!ij_knn(r.knn, &s, 20, 0.07, work, size, team, &why), "%s", why.text);
-    size_t right = 0;                                           /* by hand, in double */
-    for (size_t i = 0; i < m; i++) {
-        double votes[4] = { 0 };
-        double *sim = need(n * sizeof *sim);
-        for (size_t j = 0; j < n; j++) {
-            double dot = 0, x = 0, y = 0;
-            for (size_t k = 0; k < d; k++) {
-                const double u = (double)test[i * d + k], v = (double)train[j * d + k];
-                dot += u * v, x += u * u, y += v * v;
-            }
-            sim[j] = dot / sqrt(x * y);
-        }
-        for (int k = 0; k < 20; k++) {
-            size_t best = 0;
-            for (size_t j = 1; j < n; j++) best = sim[j] > sim[best] ? j : best;
-            votes[a[best]] += exp(sim[best] / 0.07);
-            sim[best] = -2;
-        }
-        int top = 0;
-        for (int k = 1; k < 4; k++) top = votes[k] > votes[top] ? k : top;
-        right += top == b[i];
-        free(sim);
-    }
-    CHECK(fabs(r.knn[0] - (double)right / (double)m) < 1e-9, "k-NN %g, by hand %g", r.knn[0], (double)right / (double)m);
-    free(work);
-    CHECK(!ij_ridge_size(&size, &s, &why), "%s", why.text);
-    work = need(size);
-    CHECK(ij_ridge(r.ridge, r.chosen, &s, work, size - 1, team, &why) == IJ_EMEM, "too little memory");
-    CHECK(!ij_ridge(r.ridge, r.chosen, &s, work, size, team, &why), "%s", why.text);
-    ij_ridge_work w;                                            /* the normal equations hold */
-    ij_arena arena = { work, size, 0 };
-    ij_ridge_place(&w, &arena, &s);
-    ij_ridge_gather(&w, team);
-    CHECK(ij_ridge_factor(&w, 0, (double)n, 0.01, team), "not positive");
-    ij_ridge_solve(&w, 0, (double)n);
-    double worst = 0;
-    for (size_t i = 0; i < d; i++)
-        for (size_t q = 0; q < w.columns; q++) {
-            double left = 0.01 * (double)n * w.w[i * w.columns + q];
-            for (size_t j = 0; j < d; j++)
-                left += (w.gram[0][IJ_MAX(i, j) * d + IJ_MIN(i, j)] - w.sum[0][i] * w.sum[0][j] / (double)n) * w.w[j * w.columns + q];
-            worst = IJ_MAX(worst, fabs(left - (w.xy[0][i * w.columns + q] - w.sum[0][i] * w.ysum[0][q] / (double)n)));
-        }
-    CHECK(worst < 1e-9 * (double)n, "the normal equations are off by %g", worst);
-    a[1] = 4;
-    CHECK(ij_knn(r.knn + 1, &s, 20, 0.07, work, size, team, &why) == IJ_EARG && strstr(why.text, "label 4"), "%s", why.text);
-    a[1] = 0, train[3] = (real)NAN;
-    CHECK(ij_ridge(r.ridge + 1, r.chosen, &s, work, size, team, &why) == IJ_EARG && strstr(why.text, "finite"), "%s", why.text);
-    free(work), free(train), free(test), free(a), free(b), free(c), free(e);
-    return r;
+    (void)pool;
+    while (count--) task(arg, count);
 }
 
-static void test_evaluation(void)
+static double evaluate_uniform(uint64_t *state) { return (double)(ij_mix(state) >> 11) / 9007199254740992.0 - 0.5; }
+
+static void *evaluate_room(size_t bytes)
 {
-    const ij_team team = { backwards, NULL, 3 };
-    const scores clear = score(900, 203, 150, 1, NULL), same = score(900, 203, 150, 1, &team), blind = score(900, 203, 40, 0, NULL);
-    CHECK(clear.knn[0] > 0.6 && clear.ridge[0] > 0.9, "separable: k-NN %g, linear %g", clear.knn[0], clear.ridge[0]);
-    CHECK(clear.knn[0] == same.knn[0] && clear.ridge[0] == same.ridge[0] && clear.chosen[0] == same.chosen[0], "threads change a score");
-    CHECK(blind.knn[0] < 0.36 && blind.ridge[0] < 0.36, "noise: k-NN %g, linear %g", blind.knn[0], blind.ridge[0]);
+    void *p = malloc(bytes ? bytes : 1);
+    if (!p) abort();
+    memset(p, 0x55, bytes);
+    return p;
+}
+
+/* Two label sets: task 0 shifts channel `label` by `signal`, task 1 is noise. Channels are correlated. */
+typedef struct { ij_scored s; int *label[4]; const int *train[2], *test[2]; size_t classes[2]; } evaluate_case;
+
+static void evaluate_make(evaluate_case *e, size_t n, size_t m, size_t d, double signal, uint64_t seed)
+{
+    uint64_t state = seed;
+    real *x = evaluate_room(n * d * sizeof *x), *y = evaluate_room(m * d * sizeof *y);
+    for (size_t t = 0; t < 2; t++) {
+        e->classes[t] = t ? 3 : 5;
+        e->train[t] = e->label[t] = evaluate_room(n * sizeof(int)), e->test[t] = e->label[2 + t] = evaluate_room(m * sizeof(int));
+        for (size_t i = 0; i < n; i++) e->label[t][i] = (int)(ij_mix(&state) % e->classes[t]);
+        for (size_t i = 0; i < m; i++) e->label[2 + t][i] = (int)(ij_mix(&state) % e->classes[t]);
+    }
+    for (size_t i = 0; i < n + m; i++) {
+        double last = 0;
+        for (size_t c = 0; c < d; c++) {
+            last = 0.6 * last + evaluate_uniform(&state);
+            const int hit = (size_t)(i < n ? e->label[0][i] : e->label[2][i - n]) == c;
+            (i < n ? x + i * d : y + (i - n) * d)[c] = (real)(3 + last + (hit ? signal : 0));
+        }
+    }
+    const ij_scored s = { n, m, d, x, y, 2, e->train, e->test, e->classes };
+    e->s = s;
+    ij_standardise(x, n, y, m, d);
+}
+
+static void evaluate_free(evaluate_case *e)
+{
+    free(e->s.train), free(e->s.test);
+    for (size_t t = 0; t < 4; t++) free(e->label[t]);
+}
+
+static double evaluate_at(const ij_scored *s, size_t i, size_t c) { return (double)(i < s->n ? s->train + i * s->d : s->test + (i - s->n) * s->d)[c]; }
+
+static ij_status evaluate_knn(double *accuracy, const ij_scored *s, size_t k, double temperature, const ij_team *team)
+{
+    ij_error why;
+    size_t size = 0;
+    CHECK(!ij_knn_size(&size, s, &why), "%s", why.text);
+    void *work = evaluate_room(size);
+    const ij_status status = ij_knn(accuracy, s, k, temperature, work, size, team, &why);
+    CHECK(!status, "%s", why.text);
+    free(work);
+    return status;
+}
+
+static ij_status evaluate_ridge(double *accuracy, double *chosen, const ij_scored *s, const ij_team *team)
+{
+    ij_error why;
+    size_t size = 0;
+    CHECK(!ij_ridge_size(&size, s, &why), "%s", why.text);
+    void *work = evaluate_room(size);
+    const ij_status status = ij_ridge(accuracy, chosen, s, work, size, team, &why);
+    CHECK(!status, "%s", why.text);
+    free(work);
+    return status;
+}
+
+static void test_standardise_by_hand(void)
+{
+    real train[4][3] = { { 1, 7, (real)0.1 }, { 3, 7, (real)0.1 }, { 5, 7, (real)0.1 }, { 7, 11, (real)0.1 } };
+    real test[2][3] = { { 4, 8, 5 }, { 4 + 3 * (real)2.2360679774997896, 8, (real)0.1 } };      /* mean 4, deviation sqrt 5 */
+    ij_standardise(&train[0][0], 4, &test[0][0], 2, 3);
+    for (int i = 0; i < 4; i++) {
+        const double want[3] = { (2 * i - 3) / sqrt(5), i < 3 ? -1 / sqrt(3) : sqrt(3), 0 };    /* mean 8, deviation sqrt 3 */
+        for (int c = 0; c < 3; c++)
+            CHECK(fabs((double)train[i][c] - want[c]) < 2e-7, "row %d channel %d: %g, expected %g", i, c, (double)train[i][c], want[c]);
+        CHECK(!(train[i][2] < 0 || train[i][2] > 0), "a constant channel became %g", (double)train[i][2]);
+    }
+    CHECK(fabs((double)test[0][0]) < 1e-7 && fabs((double)test[1][0] - 3) < 1e-6 && fabs((double)test[0][1]) < 1e-7,
+          "test rows: %g %g %g", (double)test[0][0], (double)test[1][0], (double)test[0][1]);
+    CHECK(!(test[0][2] < 0 || test[0][2] > 0), "a constant channel of the test rows became %g", (double)test[0][2]);
+    real one[2] = { 3, -4 };
+    ij_standardise(one, 1, NULL, 0, 2);
+    CHECK(!(one[0] < 0 || one[0] > 0 || one[1] < 0 || one[1] > 0), "one row: %g %g, expected zeros", (double)one[0], (double)one[1]);
+}
+
+/* A mean a thousand deviations away must not cost the deviation its digits. */
+static void test_standardise_moments(void)
+{
+    enum { N = 3000, D = 5 };
+    real *x = evaluate_room(N * D * sizeof *x);
+    uint64_t state = 3;
+    for (size_t i = 0; i < N * D; i++) x[i] = (real)(1000 * (double)(i % D) + evaluate_uniform(&state));
+    ij_standardise(x, N, NULL, 0, D);
+    for (size_t c = 0; c < D; c++) {
+        double sum = 0, square = 0;
+        for (size_t i = c; i < N * D; i += D) sum += (double)x[i] / N, square += (double)x[i] * (double)x[i] / N;
+        CHECK(fabs(sum) < 1e-6 && fabs(square - 1) < 1e-6, "channel %lu: mean %g, square %.9g", (unsigned long)c, sum, square);
+    }
+    free(x);
+}
+
+static double knn_small(const int *train_label, int test_label, const real *test, size_t k, double temperature)
+{
+    static real train[7][2] = { { 3, 4 }, { 6, 8 }, { 2, 0 }, { 1, 0 }, { 0, 5 }, { -1, 0 }, { 0, 0 } };
+    real x[2] = { test[0], test[1] };                           /* cosines to (4,0): 0.6 0.6 1 1 0 -1 0 */
+    const int *const a[1] = { train_label }, *const b[1] = { &test_label };
+    const size_t classes[1] = { 4 };
+    const ij_scored s = { 7, 1, 2, &train[0][0], x, 1, a, b, classes };
+    double accuracy = -1;
+    evaluate_knn(&accuracy, &s, k, temperature, NULL);
+    return accuracy;
+}
+
+static void test_knn_by_hand(void)
+{
+    const real right[2] = { 4, 0 }, none[2] = { 0, 0 };
+    const int a[7] = { 2, 0, 3, 1, 0, 0, 0 }, b[7] = { 2, 0, 1, 2, 0, 0, 0 }, c[7] = { 2, 2, 3, 3, 0, 0, 0 };
+    CHECK(knn_small(a, 3, right, 1, 0.07) == 1, "k = 1: of equally similar rows the lower one comes first");
+    CHECK(knn_small(a, 1, right, 2, 0.07) == 1, "k = 2: of equal votes the lower class wins");
+    CHECK(knn_small(b, 2, right, 3, 1e6) == 1, "k = 3: of the equal rows 0 and 1 the lower one stays");
+    CHECK(knn_small(c, 3, right, 7, 0.07) == 1, "warm: the two nearest outweigh the two next and the three others");
+    CHECK(knn_small(c, 0, right, 7, 1e6) == 1, "hot: votes are only counted");
+    CHECK(knn_small(c, 3, right, 7, 1e-4) == 1, "cold: exp does not overflow");
+    CHECK(knn_small(c, 0, right, 1000, 1e6) == 1, "k beyond n means n");
+    CHECK(knn_small(a, 2, none, 1, 0.07) == 1, "a row of zeros is equally far from all");
+    CHECK(knn_small(a, 0, right, 1, 0.07) == 0, "a wrong label is counted as right");
+}
+
+/* The definition, in double: sort by cosine, then vote. */
+static int knn_plain(const ij_scored *s, size_t task, size_t row, size_t k, double temperature)
+{
+    double *similar = evaluate_room(s->n * sizeof *similar), votes[8] = { 0 };
+    for (size_t i = 0; i < s->n; i++) {
+        double xy = 0, xx = 0, yy = 0;
+        for (size_t c = 0; c < s->d; c++) {
+            const double x = evaluate_at(s, i, c), y = evaluate_at(s, s->n + row, c);
+            xy += x * y, xx += x * x, yy += y * y;
+        }
+        similar[i] = xy / sqrt(xx * yy);
+    }
+    for (size_t j = 0; j < k && j < s->n; j++) {
+        size_t best = 0;
+        for (size_t i = 1; i < s->n; i++)
+            if (similar[i] > similar[best]) best = i;
+        votes[s->train_label[task][best]] += exp(similar[best] / temperature);
+        similar[best] = -9;
+    }
+    free(similar);
+    int best = 0;
+    for (int c = 1; c < (int)s->classes[task]; c++)
+        if (votes[c] > votes[best]) best = c;
+    return best;
+}
+
+/* The plain prediction is made the label of every test row: so every single prediction is compared. */
+static void test_knn_equals_definition(void)
+{
+    static const size_t shape[4][4] = { { 200, 129, 17, 20 }, { 150, 129, 9, 4 }, { 33, 1, 40, 7 }, { 90, 64, 8, 500 } };
+    static const double temperature[4] = { 0.07, 5, 0.07, 0.2 };
+    for (int i = 0; i < 4; i++) {
+        evaluate_case e;
+        double accuracy[2] = { -1, -1 };
+        evaluate_make(&e, shape[i][0], shape[i][1], shape[i][2], 0.5, 7 + (uint64_t)i);
+        for (size_t t = 0; t < 2; t++)
+            for (size_t row = 0; row < e.s.m; row++) e.label[2 + t][row] = knn_plain(&e.s, t, row, shape[i][3], temperature[i]);
+        evaluate_knn(accuracy, &e.s, shape[i][3], temperature[i], NULL);
+        CHECK(accuracy[0] == 1 && accuracy[1] == 1, "case %d: %g and %g of the rows as defined", i, accuracy[0], accuracy[1]);
+        e.label[2][0] = (e.label[2][0] + 1) % 5;
+        evaluate_knn(accuracy, &e.s, shape[i][3], temperature[i], NULL);
+        CHECK(fabs(accuracy[0] - (1 - 1 / (double)e.s.m)) < 1e-12, "case %d: one changed label gives %g", i, accuracy[0]);
+        evaluate_free(&e);
+    }
+}
+
+/* One channel, -1 -1 1 1 and a fifth row that is held: with n = 4, X'X = 4 and X'Y = (-2,2) about the mean, so that
+ * W = (-2,2) / (4 + 4 lambda) and the bias is a half. */
+static void test_ridge_by_hand(void)
+{
+    real train[5] = { -1, -1, 1, 1, 1 }, test[3] = { -3, 2, (real)0.5 };
+    const int label[5] = { 0, 0, 1, 1, 1 }, wanted[3] = { 0, 1, 1 };
+    const int *const a[1] = { label }, *const b[1] = { wanted };
+    const size_t classes[1] = { 2 };
+    const ij_scored s = { 5, 3, 1, train, test, 1, a, b, classes };
+    ij_error why;
+    size_t size;
+    ij_probe_work w;
+    CHECK(!ij_ridge_size(&size, &s, &why), "%s", why.text);
+    void *work = evaluate_room(size);
+    CHECK(!ij_probe_open(&w, work, size, &s, 0, &why), "%s", why.text);
+    memset(w.gram, 0, w.terms * w.width * sizeof *w.gram);
+    ij_ridge_add(&w, 0, NULL);
+    CHECK(w.n == 4, "%g rows, expected 4", w.n);
+    CHECK(ij_ridge_solve(&w, 0.25, NULL), "not positive");
+    const double *weight = w.factor + w.terms, want[4] = { 0.5, 0.5, -2 / 5.0, 2 / 5.0 };
+    for (size_t i = 0; i < 4; i++)
+        CHECK(fabs(weight[i / 2 * w.width + i % 2] - want[i]) < 1e-15, "weight %lu: %.17g, expected %g", (unsigned long)i,
+              weight[i / 2 * w.width + i % 2], want[i]);
+    ij_ridge_add(&w, 1, NULL);
+    CHECK(w.n == 5 && w.gram[0] == 5 && w.gram[1] == 1, "all rows: n %g, sums %g %g", w.n, w.gram[0], w.gram[1]);
+    double accuracy = -1, chosen = -1;
+    CHECK(!ij_ridge(&accuracy, &chosen, &s, work, size, NULL, &why), "%s", why.text);
+    CHECK(accuracy == 1 && chosen == 1e-4, "accuracy %g, lambda %g: expected 1 and, of equals, 0.0001", accuracy, chosen);
+    free(work);
+}
+
+/* X'(XW + b - Y) + lambda n W = 0 and 1'(XW + b - Y) = 0, from the features themselves. */
+static void test_ridge_normal_equations(void)
+{
+    static const size_t shape[7][2] = { { 200, 7 }, { 131, 8 }, { 64, 63 }, { 300, 64 }, { 50, 65 }, { 90, 130 }, { 5, 1 } };
+    for (int i = 0; i < 7; i++) {
+        evaluate_case e;
+        ij_probe_work w;
+        ij_error why;
+        size_t size;
+        evaluate_make(&e, shape[i][0], 1, shape[i][1], 1, 20 + (uint64_t)i);
+        const size_t n = e.s.n, d = e.s.d;
+        CHECK(!ij_ridge_size(&size, &e.s, &why), "%s", why.text);
+        void *work = evaluate_room(size);
+        CHECK(!ij_probe_open(&w, work, size, &e.s, 0, &why), "%s", why.text);
+        memset(w.gram, 0, w.terms * w.width * sizeof *w.gram);
+        ij_ridge_add(&w, 0, NULL), ij_ridge_add(&w, 1, NULL);
+        CHECK(ij_ridge_solve(&w, 1e-3, NULL), "not positive");
+        const double *weight = w.factor + w.terms;
+        double *residual = evaluate_room((1 + d) * sizeof *residual), worst = 0, largest = 0;
+        for (size_t q = 0; q < 8; q++) {
+            residual[0] = 0;
+            for (size_t c = 0; c < d; c++) residual[1 + c] = 1e-3 * (double)n * weight[(1 + c) * w.width + q];
+            for (size_t r = 0; r < n; r++) {
+                double y = weight[q] - ((size_t)(q < 5 ? e.label[0][r] : e.label[1][r] + 5) == q);
+                for (size_t c = 0; c < d; c++) y += evaluate_at(&e.s, r, c) * weight[(1 + c) * w.width + q];
+                residual[0] += y;
+                for (size_t c = 0; c < d; c++) residual[1 + c] += y * evaluate_at(&e.s, r, c);
+            }
+            for (size_t c = 0; c <= d; c++) worst = IJ_MAX(worst, fabs(residual[c]));
+            for (size_t c = 0; c < d; c++) largest = IJ_MAX(largest, fabs(weight[(1 + c) * w.width + q]));
+        }
+        CHECK(worst < 1e-12 * (double)n && largest > 1e-3, "%lux%lu: residual %g, largest weight %g", (unsigned long)n,
+              (unsigned long)d, worst, largest);
+        free(residual), free(work), evaluate_free(&e);
+    }
+}
+
+/* Ridge by Gauss-Jordan on centred features, in another order than the library's. predicted: [m], or the held rows */
+static void ridge_plain(int *predicted, const ij_scored *s, size_t task, double lambda, int all)
+{
+    const size_t d = s->d, q = s->classes[task], wide = d + q;
+    double *a = evaluate_room(d * wide * sizeof *a), *mean = evaluate_room(wide * sizeof *mean), rows = 0;
+    for (size_t j = 0; j < wide; j++) mean[j] = 0;
+    for (size_t j = 0; j < d * wide; j++) a[j] = 0;
+    for (size_t i = 0; i < s->n; i++) rows += all || i % 5 != 4;
+    for (int pass = 0; pass < 2; pass++)                        /* means, then products about them */
+        for (size_t i = 0; i < s->n; i++)
+            for (size_t j = 0; j < wide && (all || i % 5 != 4); j++) {
+                const double y = j < d ? evaluate_at(s, i, j) : (size_t)s->train_label[task][i] == j - d;
+                if (!pass) mean[j] += y / rows;
+                for (size_t k = 0; pass && k < d; k++) a[k * wide + j] += (evaluate_at(s, i, k) - mean[k]) * (y - mean[j]);
+            }
+    for (size_t k = 0; k < d; k++) a[k * wide + k] += lambda * rows;
+    for (size_t p = 0; p < d; p++)
+        for (size_t i = 0; i < d; i++) {
+            const double f = i == p ? 1 - 1 / a[p * wide + p] : a[i * wide + p] / a[p * wide + p];
+            for (size_t j = p + 1; j < wide && i != p; j++) a[i * wide + j] -= f * a[p * wide + j];
+        }
+    for (size_t i = all ? s->n : 4; i < (all ? s->n + s->m : s->n); i += all ? 1 : 5) {
+        double best = 0;
+        for (size_t c = 0; c < q; c++) {
+            double y = mean[d + c];
+            for (size_t k = 0; k < d; k++) y += (evaluate_at(s, i, k) - mean[k]) * a[k * wide + d + c] / a[k * wide + k];
+            if (!c || y > best) best = y, *predicted = (int)c;
+        }
+        predicted++;
+    }
+    free(a), free(mean);
+}
+
+static void test_ridge_equals_definition(void)
+{
+    static const double lambda[6] = { 1e-4, 1e-3, 1e-2, 1e-1, 1, 10 };
+    static const size_t shape[3][3] = { { 150, 131, 20 }, { 63, 70, 30 }, { 400, 64, 9 } };
+    for (int i = 0; i < 3; i++) {
+        evaluate_case e;
+        double accuracy[2], chosen[2], want[2];
+        evaluate_make(&e, shape[i][0], shape[i][1], shape[i][2], 0.4, 40 + (uint64_t)i);
+        int *predicted = evaluate_room(IJ_MAX(e.s.n, e.s.m) * sizeof *predicted);
+        for (size_t t = 0; t < 2; t++) {
+            size_t most = 0;
+            for (int k = 0; k < 6; k++) {
+                size_t right = 0;
+                ridge_plain(predicted, &e.s, t, lambda[k], 0);
+                for (size_t r = 4; r < e.s.n; r += 5) right += predicted[r / 5] == e.label[t][r];
+                if (!k || right > most) most = right, want[t] = lambda[k];
+            }
+            ridge_plain(e.label[2 + t], &e.s, t, want[t], 1);
+        }
+        evaluate_ridge(accuracy, chosen, &e.s, NULL);
+        for (size_t t = 0; t < 2; t++)
+            CHECK(chosen[t] == want[t] && accuracy[t] == 1, "case %d task %lu: lambda %g, expected %g; %g of the rows as defined",
+                  i, (unsigned long)t, chosen[t], want[t], accuracy[t]);
+        free(predicted), evaluate_free(&e);
+    }
+}
+
+static void test_scores_of_signal_and_noise(void)
+{
+    evaluate_case e;
+    double knn[2], ridge[2], chosen[2];
+    evaluate_make(&e, 600, 500, 12, 12, 60);
+    evaluate_knn(knn, &e.s, 20, 0.07, NULL);
+    evaluate_ridge(ridge, chosen, &e.s, NULL);
+    CHECK(knn[0] == 1 && ridge[0] == 1, "separable classes: k-NN %g, ridge %g, expected 1", knn[0], ridge[0]);
+    CHECK(fabs(knn[1] - 1 / 3.0) < 0.08 && fabs(ridge[1] - 1 / 3.0) < 0.08,       /* four deviations of a mean of 500 */
+          "noise: k-NN %g, ridge %g, expected a third", knn[1], ridge[1]);
+    evaluate_free(&e);
+}
+
+/* Not only the scores: all that was computed is the same when tasks run last to first. */
+static void test_scores_same_in_any_order(void)
+{
+    const ij_team team = { evaluate_reversed, NULL, 3 };
+    ij_error why;
+    evaluate_case e;
+    double one[4], two[4], chosen[4];
+    size_t size = 0, other = 0;
+    evaluate_make(&e, 333, 150, 150, 0.5, 70);
+    CHECK(!ij_knn_size(&size, &e.s, &why) && !ij_ridge_size(&other, &e.s, &why), "%s", why.text);
+    size = IJ_MAX(size, other);
+    void *a = evaluate_room(size), *b = evaluate_room(size);
+    CHECK(!ij_knn(one, &e.s, 20, 0.07, a, size, NULL, &why) && !ij_knn(two, &e.s, 20, 0.07, b, size, &team, &why), "%s", why.text);
+    CHECK(!memcmp(one, two, 2 * sizeof *one) && !memcmp(a, b, size), "k-NN depends on the order of its tasks");
+    CHECK(!ij_ridge(one, chosen, &e.s, a, size, NULL, &why) && !ij_ridge(two, chosen + 2, &e.s, b, size, &team, &why), "%s", why.text);
+    CHECK(!memcmp(one, two, 2 * sizeof *one) && !memcmp(chosen, chosen + 2, 2 * sizeof *one) && !memcmp(a, b, size),
+          "ridge depends on the order of its tasks");
+    free(a), free(b), evaluate_free(&e);
+}
+
+static void test_scores_memory_ladder(void)
+{
+    evaluate_case e;
+    ij_error why;
+    evaluate_make(&e, 23, 70, 9, 1, 80);
+    for (int ridge = 0; ridge < 2; ridge++) {
+        double accuracy[2] = { -1, -1 }, chosen[2] = { -1, -1 };
+        size_t need = 0;
+        char words[80];
+        CHECK(!(ridge ? ij_ridge_size : ij_knn_size)(&need, &e.s, &why), "%s", why.text);
+        for (size_t step = 0; step <= 30; step++) {             /* up to one byte too few, then all */
+            const size_t size = step < 30 ? (need - 1) * step / 29 : need;
+            void *work = evaluate_room(size);
+            const ij_status status = ridge ? ij_ridge(accuracy, chosen, &e.s, work, size, NULL, &why)
+                                           : ij_knn(accuracy, &e.s, 5, 0.07, work, size, NULL, &why);
+            CHECK(status == (size < need ? IJ_EMEM : IJ_OK), "%lu of %lu bytes: status %d", (unsigned long)size, (unsigned long)need, (int)status);
+            if (size < need) {
+                snprintf(words, sizeof words, "need %lu bytes, have %lu", (unsigned long)need, (unsigned long)size);
+                CHECK(strstr(why.text, words), "\"%s\" does not say \"%s\"", why.text, words);
+                CHECK(accuracy[0] == -1 && chosen[0] == -1, "a refused call wrote a score");
+            } else CHECK(accuracy[0] >= 0 && accuracy[1] >= 0, "scores %g %g", accuracy[0], accuracy[1]);
+            free(work);
+        }
+        CHECK((ridge ? ij_ridge(accuracy, chosen, &e.s, NULL, need, NULL, &why) : ij_knn(accuracy, &e.s, 5, 0.07, NULL, need, NULL, &why))
+              == IJ_EMEM, "no memory at all");
+    }
+    e.classes[0] = SIZE_MAX;
+    size_t size;
+    CHECK(ij_knn_size(&size, &e.s, &why) == IJ_EMEM && ij_ridge_size(&size, &e.s, &why) == IJ_EMEM, "as many classes as bytes");
+    e.classes[0] = 5, e.s.d = SIZE_MAX;
+    CHECK(ij_ridge_size(&size, &e.s, &why) == IJ_EMEM, "as many channels as bytes");
+    e.s.d = 9, e.s.n = SIZE_MAX / 64;
+    CHECK(ij_knn_size(&size, &e.s, &why) == IJ_EMEM, "as many rows as bytes");
+    e.s.n = 23, evaluate_free(&e);
+}
+
+static void evaluate_refused(const ij_scored *s, size_t k, double temperature, const char *words)
+{
+    double accuracy[2], chosen[2];
+    ij_error why = { "" };
+    const size_t size = 1 << 20;
+    void *work = evaluate_room(size);
+    CHECK(ij_knn(accuracy, s, k, temperature, work, size, NULL, &why) == IJ_EARG && strstr(why.text, words), "k-NN: \"%s\", expected \"%s\"", why.text, words);
+    if (k && temperature > 0)
+        CHECK(ij_ridge(accuracy, chosen, s, work, size, NULL, &why) == IJ_EARG && strstr(why.text, words), "ridge: \"%s\", expected \"%s\"", why.text, words);
+    free(work);
+}
+
+static void test_scores_refuse(void)
+{
+    evaluate_case e;
+    evaluate_make(&e, 23, 7, 9, 1, 90);
+    ij_scored *s = &e.s;
+    s->n = 0, evaluate_refused(s, 1, 1, "0 training rows"), s->n = 23;
+    s->m = 0, evaluate_refused(s, 1, 1, "0 test rows"), s->m = 7;
+    s->d = 0, evaluate_refused(s, 1, 1, "0 channels"), s->d = 9;
+    s->tasks = 0, evaluate_refused(s, 1, 1, "0 tasks"), s->tasks = 2;
+    evaluate_refused(s, 0, 1, "k is 0"), evaluate_refused(s, 1, 0, "temperature 0"), evaluate_refused(s, 1, (double)NAN, "temperature");
+    for (int i = 0; i < 4; i++) {                               /* both parts of both tasks, below and beyond */
+        int *label = e.label[i] + 6;
+        const int kept = *label, bad = i % 2 ? -1 : 5;
+        char words[80];
+        snprintf(words, sizeof words, "%s row 6, task %d: label %d", i < 2 ? "training" : "test", i % 2, bad);
+        *label = bad, evaluate_refused(s, 1, 1, words), *label = kept;
+    }
+    const real kept = s->train[22 * 9 + 4], last = s->test[7 * 9 - 1];
+    s->train[22 * 9 + 4] = (real)NAN, evaluate_refused(s, 1, 1, "training row 22: channel 4 is not finite"), s->train[22 * 9 + 4] = kept;
+    s->test[7 * 9 - 1] = (real)-INFINITY, evaluate_refused(s, 1, 1, "test row 6: channel 8 is not finite"), s->test[7 * 9 - 1] = last;
+    ij_error why;
+    double accuracy[2], chosen[2];
+    size_t size;
+    for (size_t i = 0; i < 23 * 9; i++) s->train[i] = (real)(i / 9 % 2 ? 1e12 : -1e12);         /* nine times the same channel */
+    CHECK(!ij_ridge_size(&size, s, &why), "%s", why.text);
+    void *work = evaluate_room(size);
+    CHECK(ij_ridge(accuracy, chosen, s, work, size, NULL, &why) == IJ_EARG && strstr(why.text, "lambda 0.0001"), "%s", why.text);
+    free(work), evaluate_free(&e);
 }
 
 /* ---- the runner ---- */
@@ -1784,7 +2114,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(settings_bad_values), TEST(settings_files), TEST(checkpoint_refuses), TEST(readme_names_exist),
     TEST(status_strings), TEST(pnm_flavours), TEST(pnm_hostile), TEST(records_formats), TEST(folder_trees),
     TEST(held_out_tenth), TEST(resize_golden), TEST(crop_and_normalise), TEST(scenes), TEST(data_scenes_kept),
-    TEST(file_round_trip), TEST(file_hostile), TEST(file_halves), TEST(file_failed_write), TEST(evaluation),
+    TEST(file_round_trip), TEST(file_hostile), TEST(file_halves), TEST(file_failed_write), TEST(standardise_by_hand), TEST(standardise_moments), TEST(knn_by_hand), TEST(knn_equals_definition), TEST(ridge_by_hand), TEST(ridge_normal_equations), TEST(ridge_equals_definition), TEST(scores_of_signal_and_noise), TEST(scores_same_in_any_order), TEST(scores_memory_ladder), TEST(scores_refuse),
 };
 
 int main(int argc, char **argv)
