@@ -2182,6 +2182,7 @@ static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int
     return s;
 }
 
+static int ij_replace(const char *aside, const char *path) { return rename(aside, path); }
 static int ij_flush_file(FILE *f) { return fsync(fileno(f)); }
 static void ij_flush_folder(const char *path)           /* so that the new name survives a power cut */
 {
@@ -2302,6 +2303,10 @@ static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int
 {
     (void)w, (void)root, (void)depth;
     return ij_fail(why, IJ_EFILE, "%.300s: this build reads no folders (IJEPA_NO_POSIX)", path);
+}
+static int ij_replace(const char *aside, const char *path)      /* some systems do not rename over a file */
+{
+    return rename(aside, path) && (remove(path) || rename(aside, path));
 }
 static int ij_flush_file(FILE *f) { (void)f; return 0; }
 static void ij_flush_folder(const char *path) { (void)path; }
@@ -3210,313 +3215,251 @@ void ij_scene(uint8_t *rgb, size_t side, uint64_t seed, uint64_t index, int labe
 }
 
 /* ---- safetensors -------------------------------------------------------------------------------------------------
- * u64 n · n bytes of JSON · data. {"name": {"dtype": "F32", "shape": [2,3], "data_offsets": [0,24]}, ...}, little-endian,
- * the ranges tile the data exactly. The header is read into the caller's memory and taken apart there.               */
+ *   n: 8 bytes | header: n bytes of JSON | data                                             (numbers are little-endian)
+ *   {"__metadata__": {"key": "text", ...}, "name": {"dtype": "F32", "shape": [2,3], "data_offsets": [0,24]}, ...}
+ * Offsets count from the start of the data, which the tensors tile exactly. The header is read into the caller's
+ * memory and taken apart there: undoing escapes never makes a string longer, so strings stay where they are.         */
 
-static const struct { const char *name; size_t bytes; } ij_dtype[] = {         /* the first in the order of IJ_F64... */
-    { "F64", 8 }, { "F32", 4 }, { "F16", 2 }, { "BF16", 2 }, { "I64", 8 }, { "I32", 4 }, { "U8", 1 },
-    { "BOOL", 1 }, { "I8", 1 }, { "F8_E5M2", 1 }, { "F8_E4M3", 1 }, { "F8_E8M0", 1 }, { "F8_E4M3FNUZ", 1 },
-    { "F8_E5M2FNUZ", 1 }, { "I16", 2 }, { "U16", 2 }, { "U32", 4 }, { "U64", 8 }, { "C64", 8 } };
-enum { IJ_DTYPES = sizeof ij_dtype / sizeof *ij_dtype, IJ_HEADER_MOST = 100000000, IJ_JSON_DEPTH = 16 };
+static const struct { const char *name; size_t bits; } ij_dtype[] = {          /* the first in the order of IJ_F64... */
+    { "F64", 64 }, { "F32", 32 }, { "F16", 16 }, { "BF16", 16 }, { "I64", 64 }, { "I32", 32 }, { "U8", 8 },
+    { "BOOL", 8 }, { "I8", 8 }, { "F8_E5M2", 8 }, { "F8_E4M3", 8 }, { "F8_E8M0", 8 }, { "F8_E4M3FNUZ", 8 },
+    { "F8_E5M2FNUZ", 8 }, { "I16", 16 }, { "U16", 16 }, { "U32", 32 }, { "U64", 64 }, { "C64", 64 }, { "F4", 4 },
+    { "F6_E2M3", 6 }, { "F6_E3M2", 6 } };
+enum { IJ_DTYPES = sizeof ij_dtype / sizeof *ij_dtype, IJ_HEADER_MOST = 100000000, IJ_DEPTH = 16 };
 
-typedef struct { char *text; size_t at, n; const char *path; ij_error *why; } ij_json;
+/* A zero stands behind the text and is nowhere accepted, so nothing reads past the end. The first failure is kept;
+ * after it nothing more is taken, and every loop over the text ends. */
+typedef struct { char *s, *text; size_t n; const char *path; ij_error *why; ij_status status; } ij_json;
 
-static ij_status ij_json_fail(const ij_json *j, const char *expected)
+static void ij_json_fail(ij_json *j, const char *expected)
 {
+    const int c = (unsigned char)*j->s;
     char found[8] = "the end";
-    if (j->at < j->n) {
-        const unsigned char c = (unsigned char)j->text[j->at];
-        snprintf(found, sizeof found, c > 32 && c < 127 ? "%c" : "0x%02x", c);
-    }
-    return ij_fail(j->why, IJ_EDATA, "%.200s: header byte %lu: expected %s, found %s", j->path, (unsigned long)j->at, expected,
-                   found);
+    if (j->s < j->text + j->n) snprintf(found, sizeof found, c > 32 && c < 127 ? "%c" : "0x%02x", c);
+    if (!j->status) j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %lu: expected %s, found %s", j->path,
+                                        (unsigned long)(j->s - j->text), expected, found);
 }
 
-static int ij_json_next(ij_json *j, char c)             /* skips white space, then takes c if it is there */
+static char ij_json_peek(ij_json *j) { return *(j->s += strspn(j->s, " \t\r\n")); }
+static int ij_json_take(ij_json *j, char c) { return !j->status && ij_json_peek(j) == c ? (j->s++, 1) : 0; }
+static void ij_json_need(ij_json *j, char c) { if (!ij_json_take(j, c)) ij_json_fail(j, (const char[2]){ c, 0 }); }
+
+/* Walks a list or an object (`ends` is "[]" or "{}"): takes what stands before element i; 0 once there is none. */
+static int ij_json_more(ij_json *j, const char *ends, size_t i)
 {
-    while (j->at < j->n && j->text[j->at] && strchr(" \t\r\n", j->text[j->at])) j->at++;
-    return j->at < j->n && j->text[j->at] == c ? (j->at++, 1) : 0;
+    if (i == 0) ij_json_need(j, ends[0]);
+    if (i ? ij_json_take(j, ',') : ij_json_peek(j) != ends[1]) return !j->status;
+    ij_json_need(j, ends[1]);
+    return 0;
 }
 
-static int ij_hex4(const char *s, uint32_t *x)
+/* Length of the UTF-8 character at text: shortest form, no surrogates, at most 0x10ffff; 0 if it is none. */
+static size_t ij_utf8(const char *text)
 {
-    *x = 0;
-    for (int i = 0; i < 4; i++) {
-        const char *digits = "0123456789abcdefABCDEF", *d = s[i] ? strchr(digits, s[i]) : NULL;
-        if (!d) return 0;
-        *x = *x * 16 + (uint32_t)(d - digits < 16 ? d - digits : d - digits - 6);
-    }
-    return 1;
+    const unsigned char *s = (const unsigned char *)text, a = s[0];
+    const size_t n = a < 0x80 ? 1 : a < 0xc2 || a > 0xf4 ? 0 : a < 0xe0 ? 2 : a < 0xf0 ? 3 : 4;
+    const int low = a == 0xe0 ? 0xa0 : a == 0xf0 ? 0x90 : 0x80, high = a == 0xed ? 0x9f : a == 0xf4 ? 0x8f : 0xbf;
+    for (size_t i = 1; i < n; i++)
+        if (s[i] < (i > 1 ? 0x80 : low) || s[i] > (i > 1 ? 0xbf : high)) return 0;
+    return n;
 }
 
 static size_t ij_utf8_put(char *to, uint32_t c)
 {
-    const int more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
-    static const unsigned char lead[4] = { 0, 0xc0, 0xe0, 0xf0 };
-    for (int i = more; i > 0; i--, c >>= 6) to[i] = (char)(0x80 | (c & 0x3f));
-    to[0] = (char)(lead[more] | c);
-    return (size_t)more + 1;
-}
-
-/* Length of the valid UTF-8 sequence at s, 0 if there is none. */
-static size_t ij_utf8_length(const unsigned char *s, size_t left)
-{
-    const size_t n = *s < 0x80 ? 1 : *s >= 0xc2 && *s < 0xe0 ? 2 : (*s & 0xf0) == 0xe0 ? 3 : *s >= 0xf0 && *s < 0xf5 ? 4 : 0;
-    if (!n || n > left) return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    if ((*s == 0xe0 && s[1] < 0xa0) || (*s == 0xed && s[1] > 0x9f) || (*s == 0xf0 && s[1] < 0x90) || (*s == 0xf4 && s[1] > 0x8f))
-        return 0;
+    const size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    for (size_t i = n - 1; i > 0; i--, c >>= 6) to[i] = (char)(0x80 | (c & 0x3f));
+    to[0] = (char)(n == 1 ? c : c | (0xf00u >> n & 0xff));
     return n;
 }
 
-/* A string, its escapes undone in place, closed by a zero where its text ended. */
-static ij_status ij_json_string(char **out, ij_json *j)
+static uint32_t ij_json_unit(const char *s)             /* the 16 bits of \uXXXX, 0 if there are none */
 {
-    static const char name[] = "\"\\/bfnrt", value[] = "\"\\/\b\f\n\r\t";
-    if (!ij_json_next(j, '"')) return ij_json_fail(j, "a string");
-    char *to = *out = j->text + j->at;
-    while (j->at < j->n && j->text[j->at] != '"') {
-        const unsigned char c = (unsigned char)j->text[j->at];
-        uint32_t code, low;
-        if (c != '\\') {
-            const size_t k = ij_utf8_length((unsigned char *)j->text + j->at, j->n - j->at);
-            if (c < 32 || !k) return ij_json_fail(j, "UTF-8 text");
-            memmove(to, j->text + j->at, k);
-            to += k, j->at += k;
-        } else if (j->n - j->at > 2 && j->text[j->at + 1] && strchr(name, j->text[j->at + 1])) {
-            *to++ = value[strchr(name, j->text[j->at + 1]) - name];
-            j->at += 2;
-        } else if (j->n - j->at > 6 && j->text[j->at + 1] == 'u' && ij_hex4(j->text + j->at + 2, &code) && code) {
-            j->at += 6;
-            if (code >= 0xd800 && code < 0xdc00 && j->n - j->at > 6 && j->text[j->at] == '\\' && j->text[j->at + 1] == 'u' &&
-                ij_hex4(j->text + j->at + 2, &low) && low >= 0xdc00 && low < 0xe000)
-                code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00), j->at += 6;
-            if (code >= 0xd800 && code < 0xe000) return ij_json_fail(j, "the second half of a surrogate pair");
-            to += ij_utf8_put(to, code);
-        } else return ij_json_fail(j, "an escape");
-    }
-    if (j->at >= j->n) return ij_json_fail(j, "the end of a string");
-    j->at++;
-    *to = 0;
-    return IJ_OK;
+    char hex[5] = "";
+    if (s[0] == '\\' && s[1] == 'u' && strspn(s + 2, "0123456789abcdefABCDEF") >= 4) memcpy(hex, s + 2, 4);
+    return (uint32_t)strtoul(hex, NULL, 16);
 }
 
-static ij_status ij_json_whole(uint64_t *x, ij_json *j)
+static const char *ij_json_string(ij_json *j)
 {
-    ij_json_next(j, 0);
-    const size_t start = j->at;
-    for (*x = 0; j->at < j->n && j->text[j->at] >= '0' && j->text[j->at] <= '9'; j->at++) {
-        const uint64_t digit = (uint64_t)(j->text[j->at] - '0');
-        if (*x > (UINT64_MAX - digit) / 10) return ij_json_fail(j, "a number below 2^64");
-        *x = *x * 10 + digit;
+    static const char letter[] = "\"\\/bfnrt", meaning[] = "\"\\/\b\f\n\r\t";
+    ij_json_need(j, '"');
+    char *const start = j->s, *to = start;
+    for (size_t n; !j->status && *j->s != '"'; j->s += n) {
+        const char *simple = *j->s == '\\' && j->s[1] ? strchr(letter, j->s[1]) : NULL;
+        const uint32_t c = ij_json_unit(j->s), low = c - 0xd800 < 0x400 ? ij_json_unit(j->s + 6) : 0;
+        n = *j->s == '\\' || (unsigned char)*j->s < 32 ? 0 : ij_utf8(j->s);
+        if (n) memmove(to, j->s, n), to += n;
+        else if (simple) *to++ = meaning[simple - letter], n = 2;
+        else if (low - 0xdc00 < 0x400) to += ij_utf8_put(to, 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00)), n = 12;
+        else if (c && c - 0xd800 >= 0x800) to += ij_utf8_put(to, c), n = 6;
+        else ij_json_fail(j, "UTF-8 text with valid escapes");
     }
-    return j->at > start ? IJ_OK : ij_json_fail(j, "a whole number");
+    if (j->status) return "";
+    *to = 0, j->s++;
+    return start;
 }
 
-/* Any value, of a field that means nothing here. */
-static ij_status ij_json_skip(ij_json *j, int depth)
+static const char *ij_json_key(ij_json *j, size_t i)    /* of member i of an object, NULL once there is none */
 {
-    char *text;
-    ij_status s = IJ_OK;
-    ij_json_next(j, 0);
-    const char c = j->at < j->n ? j->text[j->at] : 0;
-    if (c == '"') return ij_json_string(&text, j);
-    if (c == '{' || c == '[') {
-        const char end = c == '{' ? '}' : ']';
-        j->at++;
-        if (depth == IJ_JSON_DEPTH) return ij_json_fail(j, "less nesting");
-        if (ij_json_next(j, end)) return IJ_OK;
-        do {
-            if (c == '{' && (s = ij_json_string(&text, j)) != IJ_OK) return s;
-            if (c == '{' && !ij_json_next(j, ':')) return ij_json_fail(j, "':'");
-            if ((s = ij_json_skip(j, depth + 1)) != IJ_OK) return s;
-        } while (ij_json_next(j, ','));
-        return ij_json_next(j, end) ? IJ_OK : ij_json_fail(j, "',' or the end of a list");
-    }
-    const size_t start = j->at;
-    while (j->at < j->n && j->text[j->at] && strchr("+-.0123456789eEtrufalsn", j->text[j->at])) j->at++;
-    return j->at > start ? IJ_OK : ij_json_fail(j, "a value");
+    if (!ij_json_more(j, "{}", i)) return NULL;
+    const char *key = ij_json_string(j);
+    ij_json_need(j, ':');
+    return key;
 }
 
-/* [a, b, ...], at most `most` */
-static ij_status ij_json_list(uint64_t *x, size_t *count, size_t most, ij_json *j)
+static size_t ij_json_list(uint64_t x[], ij_json *j, size_t most)       /* whole numbers; returns how many */
 {
-    *count = 0;
-    if (!ij_json_next(j, '[')) return ij_json_fail(j, "'['");
-    if (ij_json_next(j, ']')) return IJ_OK;
-    do {
-        if (*count == most) return ij_json_fail(j, "a shorter list");
-        const ij_status s = ij_json_whole(&x[(*count)++], j);
-        if (s) return s;
-    } while (ij_json_next(j, ','));
-    return ij_json_next(j, ']') ? IJ_OK : ij_json_fail(j, "',' or ']'");
+    size_t i = 0;
+    for (; ij_json_more(j, "[]", i); i++) {
+        const int zero = ij_json_peek(j) == '0';
+        size_t digits = strspn(j->s, "0123456789");
+        if (i == most) ij_json_fail(j, most == 2 ? "two numbers" : "at most 8 dimensions");
+        else if (!digits || digits > 19 || (zero && digits > 1)) ij_json_fail(j, "a whole number below 10^19");
+        else for (x[i] = 0; digits > 0; digits--) x[i] = x[i] * 10 + (uint64_t)(*j->s++ - '0');
+    }
+    return i;
 }
 
-static ij_status ij_file_entry(ij_entry *e, ij_json *j)
+/* Passes over a value that means nothing here; of numbers and words only the characters are checked. */
+static void ij_json_skip(ij_json *j, int depth)
 {
-    uint64_t dim[8] = { 0 }, range[2] = { 0, 0 };
-    size_t ranges = 0, dims = 9, type = IJ_DTYPES;
-    char *key, *text;
-    ij_status s;
-    if (!ij_json_next(j, '{')) return ij_json_fail(j, "'{'");
-    if (!ij_json_next(j, '}')) {
-        do {
-            if ((s = ij_json_string(&key, j)) != IJ_OK) return s;
-            if (!ij_json_next(j, ':')) return ij_json_fail(j, "':'");
-            if (!strcmp(key, "dtype")) {
-                if ((s = ij_json_string(&text, j)) != IJ_OK) return s;
-                for (type = 0; type < IJ_DTYPES && strcmp(text, ij_dtype[type].name); type++) {}
-                if (type == IJ_DTYPES)
-                    return ij_fail(j->why, IJ_EDATA, "%.200s: header byte %lu: tensor %.60s: dtype %.20s is not known", j->path,
-                                   (unsigned long)j->at, e->name, text);
-            } else if (!strcmp(key, "shape")) s = ij_json_list(dim, &dims, 8, j);
-            else if (!strcmp(key, "data_offsets")) s = ij_json_list(range, &ranges, 2, j);
-            else s = ij_json_skip(j, 0);
-            if (s) return s;
-        } while (ij_json_next(j, ','));
-        if (!ij_json_next(j, '}')) return ij_json_fail(j, "',' or '}'");
-    }
-    if (type == IJ_DTYPES || dims > 8 || ranges != 2)
-        return ij_fail(j->why, IJ_EDATA, "%.200s: header byte %lu: tensor %.60s: expected dtype, shape and two data_offsets",
-                       j->path, (unsigned long)j->at, e->name);
-    e->type = ij_dtype[type].name;
-    e->dtype = type < IJ_OTHER ? (int)type : IJ_OTHER;
-    e->rank = dims, e->count = 1, e->begin = range[0], e->end = range[1];
-    for (size_t i = 0; i < dims; i++) {
-        e->dim[i] = dim[i] > SIZE_MAX / 16 ? SIZE_MAX / 16 : (size_t)dim[i];
-        e->count = ij_mul(e->count, e->dim[i]);
-    }
-    if (e->end < e->begin || ij_mul(e->count, ij_dtype[type].bytes) != e->end - e->begin)
-        return ij_fail(j->why, IJ_EDATA, "%.200s: header byte %lu: tensor %.60s: %.0f bytes of data, its shape needs %.0f of %s",
-                       j->path, (unsigned long)j->at, e->name, (double)e->end - (double)e->begin,
-                       (double)ij_mul(e->count, ij_dtype[type].bytes), e->type);
-    return IJ_OK;
+    const char c = ij_json_peek(j);
+    const size_t plain = strspn(j->s, "+-.0123456789eEtrufalsn");
+    j->s += plain;
+    if (c == '"') ij_json_string(j);
+    else if (c == '{' && depth < IJ_DEPTH) for (size_t i = 0; ij_json_key(j, i); i++) ij_json_skip(j, depth + 1);
+    else if (c == '[' && depth < IJ_DEPTH) for (size_t i = 0; ij_json_more(j, "[]", i); i++) ij_json_skip(j, depth + 1);
+    else if (!plain) ij_json_fail(j, "a value, at most 16 levels deep");
 }
 
-static ij_status ij_file_header(ij_file *f, size_t most_entries, size_t most_meta, ij_json *j)
+/* Bytes of a tensor; SIZE_MAX if they overflow or are not whole. */
+static size_t ij_tensor_bytes(const size_t *dim, size_t rank, int type)
 {
-    char *name, *text;
-    ij_status s;
-    if (!j->n || j->text[0] != '{') return ij_json_fail(j, "'{'");
-    j->at = 1;
-    if (!ij_json_next(j, '}')) {
-        do {
-            if ((s = ij_json_string(&name, j)) != IJ_OK) return s;
-            if (!ij_json_next(j, ':')) return ij_json_fail(j, "':'");
-            if (strcmp(name, "__metadata__")) {
-                if (f->entries == most_entries) return ij_json_fail(j, "fewer tensors");
-                f->entry[f->entries].name = name;
-                if ((s = ij_file_entry(&f->entry[f->entries++], j)) != IJ_OK) return s;
-                continue;
-            }
-            if (f->metas || !ij_json_next(j, '{')) return ij_json_fail(j, "one metadata object");
-            if (ij_json_next(j, '}')) continue;
-            do {
-                if ((s = ij_json_string(&name, j)) != IJ_OK) return s;
-                if (!ij_json_next(j, ':')) return ij_json_fail(j, "':'");
-                if ((s = ij_json_string(&text, j)) != IJ_OK) return s;
-                if (f->metas == most_meta) return ij_json_fail(j, "less metadata");
-                f->meta[2 * f->metas] = name, f->meta[2 * f->metas++ + 1] = text;
-            } while (ij_json_next(j, ','));
-            if (!ij_json_next(j, '}')) return ij_json_fail(j, "',' or '}'");
-        } while (ij_json_next(j, ','));
-        if (!ij_json_next(j, '}')) return ij_json_fail(j, "',' or '}'");
-    }
-    ij_json_next(j, 0);
-    return j->at == j->n ? IJ_OK : ij_json_fail(j, "nothing more");
+    size_t bits = ij_dtype[type].bits;
+    for (size_t i = 0; i < rank && bits < SIZE_MAX; i++) bits = ij_mul(bits, dim[i]);
+    return bits % 8 ? SIZE_MAX : bits / 8;
 }
 
-static int ij_entry_by_name(const void *a, const void *b) { return strcmp(((const ij_entry *)a)->name, ((const ij_entry *)b)->name); }
+static void ij_file_entry(ij_entry *e, ij_json *j, const char *name)
+{
+    uint64_t dim[8], range[2] = { 0, 0 };
+    char *at[4] = { NULL };                             /* of dtype, shape, data_offsets, anything else */
+    size_t ranges = 0;
+    int type = 0;
+    memset(e, 0, sizeof *e);
+    e->name = name;
+    for (size_t i = 0; (name = ij_json_key(j, i)) != NULL; i++) {
+        const int k = !strcmp(name, "dtype") ? 0 : !strcmp(name, "shape") ? 1 : !strcmp(name, "data_offsets") ? 2 : 3;
+        if (k < 3 && at[k]) ij_json_fail(j, "each field once");
+        ij_json_peek(j), at[k] = j->s;
+        if (k == 0) e->type = ij_json_string(j);
+        else if (k == 1) e->rank = ij_json_list(dim, j, 8);
+        else if (k == 2) ranges = ij_json_list(range, j, 2);
+        else ij_json_skip(j, 0);
+    }
+    while (e->type && type < IJ_DTYPES && strcmp(e->type, ij_dtype[type].name)) type++;
+    if (!at[0] || !at[1] || ranges != 2) ij_json_fail(j, "dtype, shape and two data_offsets before");
+    else if (type == IJ_DTYPES) j->s = at[0], ij_json_fail(j, "a dtype of the format");
+    if (j->status) return;
+    for (size_t i = 0; i < e->rank; i++) e->dim[i] = (size_t)IJ_MIN(dim[i], SIZE_MAX);
+    const size_t bytes = ij_tensor_bytes(e->dim, e->rank, type);
+    e->dtype = IJ_MIN(type, IJ_OTHER), e->count = bytes * 8 / ij_dtype[type].bits;
+    e->begin = range[0], e->end = range[1];
+    if (e->end < e->begin || e->end - e->begin != bytes)
+        j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %lu: tensor \"%.60s\": %.0f bytes of data, shape %.*s %s "
+            "needs %.0f", j->path, (unsigned long)(at[2] - j->text), e->name, (double)e->end - (double)e->begin,
+            (int)IJ_MIN(strcspn(at[1], "]") + 1, 80), at[1], e->type, (double)bytes);
+}
+
+static void ij_file_header(ij_file *f, ij_json *j)
+{
+    const char *name;
+    for (size_t i = 0, seen = 0; (name = ij_json_key(j, i)) != NULL; i++)
+        if (strcmp(name, "__metadata__")) ij_file_entry(&f->entry[f->entries++], j, name);
+        else if (seen++) ij_json_fail(j, "__metadata__ once");
+        else for (; (name = ij_json_key(j, f->metas)) != NULL; f->metas++)
+            f->meta[2 * f->metas] = name, f->meta[2 * f->metas + 1] = ij_json_string(j);
+    ij_json_peek(j);
+    if (j->s < j->text + j->n) ij_json_fail(j, "the end of the header");
+}
+
+static int ij_entry_by_name(const void *a, const void *b)
+{
+    return strcmp(((const ij_entry *)a)->name, ((const ij_entry *)b)->name);
+}
+
 static int ij_entry_by_place(const void *a, const void *b)
 {
-    const ij_entry *x = a, *y = b;
-    if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
-    return x->end < y->end ? -1 : x->end > y->end;
+    const ij_entry *x = a, *y = b;                      /* by the middle: an empty one comes before what begins there */
+    return x->begin + x->end < y->begin + y->end ? -1 : x->begin + x->end > y->begin + y->end;
 }
 
+/* No name twice, and sorted by place the tensors tile the data. */
 static ij_status ij_file_tiles(const ij_file *f, uint64_t data, ij_error *why)
 {
     uint64_t at = 0;
     ij_sort(f->entry, f->entries, sizeof *f->entry, ij_entry_by_name);
     for (size_t i = 1; i < f->entries; i++)
-        if (!strcmp(f->entry[i].name, f->entry[i - 1].name))
-            return ij_fail(why, IJ_EDATA, "%.200s: tensor %.60s is there twice", f->path, f->entry[i].name);
+        if (!ij_entry_by_name(&f->entry[i - 1], &f->entry[i]))
+            return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" is there twice", f->path, f->entry[i].name);
     ij_sort(f->entry, f->entries, sizeof *f->entry, ij_entry_by_place);
     for (size_t i = 0; i < f->entries; at = f->entry[i++].end)
         if (f->entry[i].begin != at)
-            return ij_fail(why, IJ_EDATA, "%.200s: tensor %.60s begins at byte %.0f of the data, expected %.0f", f->path,
-                           f->entry[i].name, (double)f->entry[i].begin, (double)at);
-    if (at != data)
-        return ij_fail(why, IJ_EDATA, "%.200s: %.0f bytes of data, the tensors need %.0f", f->path, (double)data, (double)at);
-    return IJ_OK;
+            return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" begins at data byte %.0f, expected %.0f",
+                           f->path, f->entry[i].name, (double)f->entry[i].begin, (double)at);
+    if (at == data) return IJ_OK;
+    return ij_fail(why, IJ_EDATA, "%.200s: %.0f bytes of data, the header says %.0f", f->path, (double)data, (double)at);
 }
 
-/* Opens the file; its header's length and its own. */
-static ij_status ij_file_start(FILE **stream, uint64_t *header, uint64_t *whole, const char *path, ij_error *why)
+/* Opens the file, finds the lengths of its header and of the data. */
+static ij_status ij_file_start(ij_file *f, size_t *header, uint64_t *data, ij_error *why)
 {
-    unsigned char b[8] = { 0 };
-    FILE *f = *stream = fopen(path, "rb");
-    if (!f) return ij_fail(why, IJ_EFILE, "%.200s: %s", path, strerror(errno));
-    const size_t got = fread(b, 1, 8, f);
-    const long end = fseek(f, 0, SEEK_END) ? -1 : ftell(f);
-    *whole = end < 0 ? 0 : (uint64_t)end, *header = ij_little(b, 8);
-    ij_status s = IJ_OK;
-    if (end < 0) s = ij_fail(why, IJ_EFILE, "%.200s: cannot be read, or too large for this platform", path);
-    else if (got == 8 && ij_foreign_format(b))
-        s = ij_fail(why, IJ_EDATA, "%.200s: %s, expected safetensors", path, ij_foreign_format(b));
-    else if (got < 8 || *header > IJ_HEADER_MOST || *header > *whole - 8)
-        s = ij_fail(why, IJ_EDATA, "%.200s: byte 0: a header of %.0f bytes in a file of %.0f: not safetensors, or cut short", path,
-                    (double)*header, (double)*whole);
-    if (s) fclose(f);
-    return s;
+    unsigned char b[9] = { 0 };
+    FILE *s = f->stream = fopen(f->path, "rb");
+    const size_t got = s ? fread(b, 1, 9, s) : 0;
+    const long end = !s || ferror(s) || fseek(s, 0, SEEK_END) ? -1 : ftell(s);
+    const uint64_t n = ij_little(b, 8), file = (uint64_t)end;
+    if (end < 0) return ij_fail(why, IJ_EFILE, "%.200s: cannot be read: %s", f->path, strerror(errno));
+    *header = (size_t)n, f->data = 8 + n, *data = file - f->data;
+    if (got == 9 && n <= IJ_HEADER_MOST && f->data <= file && b[8] == '{') return IJ_OK;
+    const char *other = *b == 0x80 ? "a Python pickle" : *b == 'P' && b[1] > '0' && b[1] < '8' ? "a PNM picture"
+                        : ij_foreign_format(b);
+    return ij_fail(why, IJ_EDATA, "%.200s: byte 0: expected safetensors, found %s (header of %.17g bytes, file of %ld)",
+                   f->path, other ? other : "something else or a part of it", (double)n, end);
 }
 
-/* The shortest tensor entry takes 50 bytes of header, the shortest pair of metadata 6. */
-static void ij_file_place(ij_file *f, char **text, ij_arena *a, size_t n)
+/* The table lies in mem: the shortest tensor takes 50 bytes of the header, the shortest pair of metadata 6. */
+static ij_status ij_file_load(ij_file *f, void *mem, size_t size, size_t *need, const char *path, ij_error *why)
 {
-    *text = ij_take(a, n + 1, 1);
-    f->entry = ij_take(a, n / 50 + 1, sizeof *f->entry);
-    f->meta = ij_take(a, 2 * (n / 6 + 1), sizeof *f->meta);
+    uint64_t data = 0;
+    ij_json j = { NULL, NULL, 0, path, why, IJ_OK };
+    memset(f, 0, sizeof *f);
+    f->path = path;
+    if ((j.status = ij_file_start(f, &j.n, &data, why)) != IJ_OK) return j.status;
+    const size_t entries = j.n / 50 + 1, metas = j.n / 6 + 1;
+    *need = entries * sizeof *f->entry + 2 * metas * sizeof *f->meta + j.n + 1;
+    if (*need > size)
+        return ij_fail(why, IJ_EMEM, "%.200s needs %lu bytes, has %lu", path, (unsigned long)*need, (unsigned long)size);
+    f->entry = mem, f->meta = (const char **)(void *)(f->entry + entries), j.s = j.text = (char *)(f->meta + 2 * metas);
+    j.text[j.n] = 0;
+    if (fseek(f->stream, 8, SEEK_SET) || fread(j.text, 1, j.n, f->stream) != j.n)
+        return ij_fail(why, IJ_EFILE, "%.200s: its header cannot be read", path);
+    ij_file_header(f, &j);
+    return j.status ? j.status : ij_file_tiles(f, data, why);
 }
 
 ij_status ij_file_size(size_t *size, const char *path, ij_error *why)
 {
-    uint64_t header, whole;
-    FILE *stream;
     ij_file f;
-    char *text;
-    ij_arena a = { NULL, 0, 0 };
-    const ij_status s = ij_file_start(&stream, &header, &whole, path, why);
-    if (s) return s;
-    fclose(stream);
-    ij_file_place(&f, &text, &a, (size_t)header);
-    *size = a.used;
-    return IJ_OK;
+    const ij_status s = ij_file_load(&f, NULL, 0, size, path, why);
+    ij_file_close(&f);
+    return s == IJ_EMEM ? IJ_OK : s;
 }
 
 ij_status ij_file_open(ij_file *f, void *mem, size_t size, const char *path, ij_error *why)
 {
-    uint64_t header, whole;
-    FILE *stream;
-    char *text;
-    ij_arena a = { NULL, 0, 0 };
-    memset(f, 0, sizeof *f);
-    ij_status s = ij_file_start(&stream, &header, &whole, path, why);
-    if (s) return s;
-    const size_t n = (size_t)header;
-    f->path = path, f->stream = stream, f->data = 8 + header;
-    ij_file_place(f, &text, &a, n);
-    if (!mem || a.used > size) {
-        s = ij_fail(why, IJ_EMEM, "%.200s: its header needs %lu bytes, has %lu", path, (unsigned long)a.used, (unsigned long)size);
-    } else {
-        a.base = mem, a.size = size, a.used = 0;
-        ij_file_place(f, &text, &a, n);
-        ij_json j = { text, 0, n, path, why };
-        if (fseek(stream, 8, SEEK_SET) || fread(text, 1, n, stream) != n) s = ij_fail(why, IJ_EFILE, "%.200s: cannot be read", path);
-        if (!s) s = ij_file_header(f, n / 50 + 1, n / 6 + 1, &j);
-        if (!s) s = ij_file_tiles(f, whole - f->data, why);
-    }
+    size_t need;
+    const ij_status s = ij_file_load(f, mem, size, &need, path, why);
     if (s) ij_file_close(f);
     return s;
 }
@@ -3524,116 +3467,105 @@ ij_status ij_file_open(ij_file *f, void *mem, size_t size, const char *path, ij_
 void ij_file_close(ij_file *f)
 {
     if (f->stream) fclose(f->stream);
-    f->stream = NULL;
+    memset(f, 0, sizeof *f);
 }
 
-const char *ij_file_meta(const ij_file *f, const char *key)
+const char *ij_file_meta(const ij_file *f, const char *key)     /* of a key given twice the last, as in Python */
 {
-    for (size_t i = 0; i < f->metas; i++)
-        if (!strcmp(f->meta[2 * i], key)) return f->meta[2 * i + 1];
+    for (size_t i = f->metas; i-- > 0;) if (!strcmp(f->meta[2 * i], key)) return f->meta[2 * i + 1];
     return NULL;
 }
 
 const ij_entry *ij_file_find(const ij_file *f, const char *name)
 {
-    for (size_t i = 0; i < f->entries; i++)
-        if (!strcmp(f->entry[i].name, name)) return &f->entry[i];
+    for (size_t i = 0; i < f->entries; i++) if (!strcmp(f->entry[i].name, name)) return &f->entry[i];
     return NULL;
-}
-
-static double ij_half(uint32_t h)
-{
-    const int exponent = (int)(h >> 10 & 31);
-    const double fraction = h & 1023, sign = h & 0x8000 ? -1 : 1;
-    if (exponent == 31) return fraction > 0 ? (double)NAN : sign * HUGE_VAL;
-    return sign * (exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24));
 }
 
 static double ij_number(int dtype, uint64_t bits)
 {
+    const uint32_t word = (uint32_t)(dtype == IJ_BF16 ? bits << 16 : bits), e = word >> 10 & 31, m = word & 1023;
     double wide;
     float narrow;
-    uint32_t word = (uint32_t)(dtype == IJ_BF16 ? bits << 16 : bits);
-    if (dtype == IJ_F64) { memcpy(&wide, &bits, sizeof wide); return wide; }
-    if (dtype == IJ_F32 || dtype == IJ_BF16) { memcpy(&narrow, &word, sizeof narrow); return (double)narrow; }
-    if (dtype == IJ_F16) return ij_half(word);
-    if (dtype == IJ_I64) return bits >> 63 ? -(double)(~bits + 1) : (double)bits;
-    if (dtype == IJ_I32) return word >> 31 ? -(double)(~word + 1u) : (double)word;
-    return (double)bits;
+    memcpy(&wide, &bits, sizeof wide);
+    memcpy(&narrow, &word, sizeof narrow);
+    switch (dtype) {
+    case IJ_F64: return wide;
+    case IJ_F32: case IJ_BF16: return (double)narrow;
+    case IJ_F16: wide = e < 31 ? ldexp(e ? 1024 + m : m, e ? (int)e - 25 : -24) : m ? (double)NAN : HUGE_VAL;
+                 return word >> 15 ? -wide : wide;
+    case IJ_I64: return (double)(int64_t)bits;
+    case IJ_I32: return (double)(int32_t)word;
+    default: return (double)bits;
+    }
 }
 
+/* Into wide or, if that is NULL, into narrow. */
 static ij_status ij_file_numbers(double *wide, real *narrow, const ij_file *f, const ij_entry *e, ij_error *why)
 {
     unsigned char buffer[8192];
     const uint64_t at = f->data + e->begin;
-    if (e->dtype == IJ_OTHER) return ij_fail(why, IJ_EDATA, "%.200s: tensor %.60s: dtype %s is not read", f->path, e->name, e->type);
-    const size_t bytes = ij_dtype[e->dtype].bytes, room = sizeof buffer / bytes;
+    if (e->dtype == IJ_OTHER)
+        return ij_fail(why, IJ_EDATA, "%.200s: tensor \"%.60s\": dtype %s is not read", f->path, e->name, e->type);
+    const size_t size = ij_dtype[e->dtype].bits / 8;
     if (at > LONG_MAX || fseek(f->stream, (long)at, SEEK_SET))
         return ij_fail(why, IJ_EFILE, "%.200s: byte %.0f cannot be reached", f->path, (double)at);
     for (size_t i = 0; i < e->count;) {
-        const size_t n = IJ_MIN(room, e->count - i);
-        if (fread(buffer, bytes, n, f->stream) != n)
-            return ij_fail(why, IJ_EFILE, "%.200s: tensor %.60s cannot be read", f->path, e->name);
-        for (size_t k = 0; k < n; k++, i++) {
-            const double x = ij_number(e->dtype, ij_little(buffer + k * bytes, bytes));
-            if (wide) wide[i] = x;
-            else narrow[i] = (real)x;
-        }
+        const size_t n = IJ_MIN(sizeof buffer / size, e->count - i);
+        if (fread(buffer, size, n, f->stream) != n)
+            return ij_fail(why, IJ_EFILE, "%.200s: tensor \"%.60s\" cannot be read: the file ends", f->path, e->name);
+        for (const unsigned char *p = buffer; p < buffer + n * size; p += size, i++)
+            if (wide) wide[i] = ij_number(e->dtype, ij_little(p, size));
+            else narrow[i] = (real)ij_number(e->dtype, ij_little(p, size));
     }
     return IJ_OK;
 }
 
-ij_status ij_file_read(ij_real *to, const ij_file *f, const ij_entry *e, ij_error *why) { return ij_file_numbers(NULL, to, f, e, why); }
-ij_status ij_file_read_f64(double *to, const ij_file *f, const ij_entry *e, ij_error *why) { return ij_file_numbers(to, NULL, f, e, why); }
-
-/* Text goes to the file, or with none is only counted. */
-typedef struct { FILE *f; size_t n; } ij_writer;
-
-static void ij_put(ij_writer *w, const char *text)
+ij_status ij_file_read(ij_real *to, const ij_file *f, const ij_entry *e, ij_error *why)
 {
-    w->n += strlen(text);
-    if (w->f) fputs(text, w->f);
+    return ij_file_numbers(NULL, to, f, e, why);
+}
+
+ij_status ij_file_read_f64(double *to, const ij_file *f, const ij_entry *e, ij_error *why)
+{
+    return ij_file_numbers(to, NULL, f, e, why);
+}
+
+typedef struct { FILE *f; size_t n; int bad; } ij_writer;       /* without a file the bytes are only counted */
+
+static void ij_put(ij_writer *w, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    const int n = w->f ? vfprintf(w->f, format, args) : vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    if (n > 0) w->n += (size_t)n;
 }
 
 static void ij_put_string(ij_writer *w, const char *text)
 {
-    char part[8];
     ij_put(w, "\"");
-    for (; *text; text++) {
-        const unsigned char c = (unsigned char)*text;
-        snprintf(part, sizeof part, c < 32 ? "\\u%04x" : c == '"' || c == '\\' ? "\\%c" : "%c", c);
-        ij_put(w, part);
+    for (size_t left = 0; *text; text++, left--) {
+        const int c = (unsigned char)*text;
+        if (!left && !(left = ij_utf8(text))) w->bad = 1, left = 1;
+        ij_put(w, c < 32 ? "\\u%04x" : c == '"' || c == '\\' ? "\\%c" : "%c", c);
     }
     ij_put(w, "\"");
 }
 
+/* Spaces make the data begin at a multiple of 8. As doubles sizes are exact, and printed alike on all systems. */
 static void ij_put_header(ij_writer *w, const ij_item *item, size_t items, const char *const *meta, size_t metas)
 {
-    char text[80];
-    double begin = 0;
+    size_t end = 0;
     ij_put(w, "{\"__metadata__\":{\"format\":\"pt\"");
-    for (size_t i = 0; i < metas; i++) {
-        ij_put(w, ",");
-        ij_put_string(w, meta[2 * i]);
-        ij_put(w, ":");
-        ij_put_string(w, meta[2 * i + 1]);
-    }
+    for (size_t i = 0; i < 2 * metas; i++) ij_put(w, i % 2 ? ":" : ","), ij_put_string(w, meta[i]);
     ij_put(w, "}");
-    for (size_t i = 0; i < items; i++) {
-        double count = 1;
-        ij_put(w, ",");
-        ij_put_string(w, item[i].name);
-        snprintf(text, sizeof text, ":{\"dtype\":\"%s\",\"shape\":[", ij_dtype[item[i].dtype].name);
-        ij_put(w, text);
-        for (size_t k = 0; k < item[i].rank; k++) {
-            count *= (double)item[i].dim[k];
-            snprintf(text, sizeof text, "%s%lu", k ? "," : "", (unsigned long)item[i].dim[k]);
-            ij_put(w, text);
-        }
-        const double end = begin + count * (double)ij_dtype[item[i].dtype].bytes;
-        snprintf(text, sizeof text, "],\"data_offsets\":[%.0f,%.0f]}", begin, end);
-        ij_put(w, text);
-        begin = end;
+    for (const ij_item *t = item; items > 0; t++, items--) {
+        ij_put(w, ","), ij_put_string(w, t->name);
+        ij_put(w, ":{\"dtype\":\"%s\",\"shape\":[", ij_dtype[t->dtype].name);
+        for (size_t k = 0; k < t->rank; k++) ij_put(w, k ? ",%.0f" : "%.0f", (double)t->dim[k]);
+        ij_put(w, "],\"data_offsets\":[%.0f,", (double)end);
+        ij_put(w, "%.0f]}", (double)(end += ij_tensor_bytes(t->dim, t->rank, t->dtype)));
     }
     ij_put(w, "}");
     while (w->n % 8) ij_put(w, " ");
@@ -3642,44 +3574,40 @@ static void ij_put_header(ij_writer *w, const ij_item *item, size_t items, const
 static void ij_put_data(FILE *f, const ij_item *item)
 {
     unsigned char buffer[8192];
-    const size_t bytes = ij_dtype[item->dtype].bytes;
-    const unsigned char *from = item->data;
-    size_t count = 1, used = 0;
-    for (size_t i = 0; i < item->rank; i++) count *= item->dim[i];
-    for (size_t i = 0; i < count; i++, from += bytes) {
-        uint64_t bits = *from;
-        uint32_t word;
-        if (bytes == 8) memcpy(&bits, from, 8);
-        if (bytes == 4) memcpy(&word, from, 4), bits = word;
-        for (size_t k = 0; k < bytes; k++) buffer[used++] = (unsigned char)(bits >> 8 * k & 255);
-        if (used == sizeof buffer) fwrite(buffer, 1, used, f), used = 0;
+    const uint16_t one = 1;
+    const size_t bytes = ij_tensor_bytes(item->dim, item->rank, item->dtype), size = ij_dtype[item->dtype].bits / 8;
+    const size_t mirror = *(const unsigned char *)&one ? 0 : size - 1;  /* big-endian: turns each number's bytes */
+    for (size_t i = 0, n = 0; i < bytes && !ferror(f); n = 0) {
+        while (n < sizeof buffer && i < bytes) buffer[n++] = ((const unsigned char *)item->data)[i++ ^ mirror];
+        fwrite(buffer, 1, n, f);
     }
-    fwrite(buffer, 1, used, f);
 }
 
 ij_status ij_file_write(const char *path, const ij_item *item, size_t items, const char *const *meta, size_t metas,
                         ij_error *why)
 {
-    char aside[1100];
-    ij_writer count = { NULL, 0 }, w = { NULL, 0 };
-    for (size_t i = 0; i < items; i++)
-        if (item[i].dtype < 0 || item[i].dtype >= IJ_OTHER || item[i].rank > 8)
-            return ij_fail(why, IJ_EARG, "%.200s: tensor %.60s has dtype %d, rank %lu", path, item[i].name, item[i].dtype,
-                           (unsigned long)item[i].rank);
-    if ((size_t)snprintf(aside, sizeof aside, "%s.tmp", path) >= sizeof aside)
-        return ij_fail(why, IJ_EARG, "%.60s...: the path is too long", path);
-    w.f = fopen(aside, "wb");
-    if (!w.f) return ij_fail(why, IJ_EFILE, "%.200s: %s", aside, strerror(errno));
-    ij_put_header(&count, item, items, meta, metas);
-    for (int i = 0; i < 8; i++) fputc((int)((uint64_t)count.n >> 8 * i & 255), w.f);
+    char aside[1024];
+    ij_writer w = { NULL, 0, 0 };
+    for (size_t i = 0; i < items; i++) {
+        const ij_item t = item[i];
+        if (t.dtype < 0 || t.dtype >= IJ_OTHER || t.rank > 8 || ij_tensor_bytes(t.dim, t.rank, t.dtype) == SIZE_MAX)
+            return ij_fail(why, IJ_EARG, "%.200s: tensor \"%.60s\": dtype %d, rank %lu or its size cannot be written",
+                           path, t.name, t.dtype, (unsigned long)t.rank);
+    }
+    ij_put_header(&w, item, items, meta, metas);
+    const uint64_t header = w.n;
+    if (w.bad || header > IJ_HEADER_MOST)
+        return ij_fail(why, IJ_EARG, "%.200s: names and metadata are not UTF-8, or over %d bytes", path, IJ_HEADER_MOST);
+    if (snprintf(aside, sizeof aside, "%s.tmp", path) >= (int)sizeof aside)
+        return ij_fail(why, IJ_EARG, "%.200s...: the path is too long", path);
+    if (!(w.f = fopen(aside, "wb"))) return ij_fail(why, IJ_EFILE, "%.200s: %s", aside, strerror(errno));
+    for (int i = 0; i < 64; i += 8) fputc((int)(header >> i & 255), w.f);
+    w.n = 0;
     ij_put_header(&w, item, items, meta, metas);
     for (size_t i = 0; i < items; i++) ij_put_data(w.f, &item[i]);
     int bad = ferror(w.f) || fflush(w.f) || ij_flush_file(w.f), error = errno;
     if (fclose(w.f) && !bad) bad = 1, error = errno;
-#ifdef _WIN32
-    if (!bad) remove(path);                             /* rename does not replace there */
-#endif
-    if (!bad && rename(aside, path)) bad = 1, error = errno;
+    if (!bad && ij_replace(aside, path)) bad = 1, error = errno;
     if (bad) {
         remove(aside);
         return ij_fail(why, IJ_EFILE, "%.200s: cannot be written: %s", path, strerror(error));
@@ -3912,7 +3840,7 @@ static ij_status ij_probe_open(ij_probe_work *w, void *work, size_t size, const 
         const unsigned long at = (unsigned long)(i < s->n ? i : i - s->n);
         for (size_t t = 0; t < s->tasks; t++)
             if ((size_t)ij_label(s, t, i) >= s->classes[t])             /* a negative one is huge */
-                return ij_fail(why, IJ_EARG, "%s row %lu, task %lu: label %d, expected 0 up to below %lu", part, at,
+                return ij_fail(why, IJ_EARG, "%s row %lu, task %lu: label %d, expected 0 or more, below %lu", part, at,
                                (unsigned long)t, ij_label(s, t, i), (unsigned long)s->classes[t]);
         for (size_t c = 0; c < s->d; c++)
             if (!isfinite(ij_row(s, i)[c]))
@@ -3987,7 +3915,7 @@ ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperat
 /* Ridge, in double. A row becomes z = [1 | x | one-hot labels]; the sums Z'Z hold all that the fit needs. With lambda n
  * on the diagonal of x, Cholesky's elimination centres (its first row) and leaves [R | right], where R W = right.
  * `terms` = 1 + D rows of `width` numbers, upper triangle. Both are padded with zeros, terms to a multiple of IJ_WIDE,
- * width to an odd one, lest the numbers of a column crowd into few cache sets. */
+ * width to an odd multiple, lest the numbers of a column crowd into few cache sets. */
 typedef struct { double *to, sign; const double *from; size_t depth, begin, terms, width; } ij_gram_work;
 
 /* to[i][j] += sign * sum over k < depth of from[k][i] from[k][j], for rows i of a block and j from its first row on. */

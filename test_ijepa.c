@@ -1679,6 +1679,573 @@ static void test_file_failed_write(void)                /* the old file stays wh
     CHECK(ij_file_write(scratch("folder.safetensors"), &item, 1, NULL, 0, &why) == IJ_EFILE, "a folder is written over");
 }
 
+#define ST(dtype, shape, place) "{'dtype':'" dtype "','shape':" shape ",'data_offsets':" place "}"
+#define ST_U8 "'dtype':'U8','shape':[],'data_offsets':[0,1]"
+#define ST_DEEP8 "[[[[[[[["
+#define ST_DEEP8_END "]]]]]]]]"
+
+/* A file of its own making: ' in the header stands for ", the data is 0 1 2 ... */
+static void st_put(const char *path, const char *header, size_t length, size_t data)
+{
+    unsigned char *b = malloc(8 + length + data);
+    for (size_t i = 0; i < 8; i++) b[i] = (unsigned char)((uint64_t)length >> 8 * i & 255);
+    for (size_t i = 0; i < length; i++) b[8 + i] = (unsigned char)(header[i] == '\'' ? '"' : header[i]);
+    for (size_t i = 0; i < data; i++) b[8 + length + i] = (unsigned char)i;
+    write_file(path, b, 8 + length + data);
+    free(b);
+}
+
+/* Opens with exactly the memory that was promised. On success the caller closes f and frees *mem. */
+static ij_status st_open(ij_file *f, void **mem, const char *path, ij_error *why)
+{
+    size_t size;
+    *mem = NULL;
+    ij_status s = ij_file_size(&size, path, why);
+    if (s) return s;
+    *mem = malloc(size);
+    s = ij_file_open(f, *mem, size, path, why);
+    if (s) { free(*mem); *mem = NULL; }
+    return s;
+}
+
+/* The tensors neither overlap nor leave a hole: checked pair by pair, not by sorting. */
+static int st_tiles(const ij_file *f, uint64_t data)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < f->entries; i++) {
+        const ij_entry *a = &f->entry[i];
+        if (a->begin > a->end || a->end > data) return 0;
+        for (size_t k = 0; k < i; k++) {
+            const ij_entry *b = &f->entry[k];
+            if (!strcmp(a->name, b->name) || (a->begin < b->end && b->begin < a->end)) return 0;
+        }
+        sum += a->end - a->begin;
+    }
+    return sum == data;
+}
+
+static void test_safetensors_roundtrip(void)
+{
+    static const size_t dims[][5] = { { 0 }, { 1, 5 }, { 1, 0 }, { 2, 3, 2 }, { 2, 4, 0 }, { 3, 2, 1, 3 }, { 4, 2, 3, 1, 2 } };
+    const int dtype[] = { IJ_F32, IJ_F64, IJ_I64, IJ_I32, IJ_U8 };
+    static float f32[12]; static double f64[12]; static int64_t i64[12]; static int32_t i32[12]; static uint8_t u8[12];
+    const void *const data[] = { f32, f64, i64, i32, u8 };
+    double want[5][12], got[12];
+    real narrow[12];
+    char name[35][32];
+    ij_item item[35];
+    ij_error why;
+    ij_file f;
+    void *mem;
+    for (int i = 0; i < 12; i++) {
+        want[0][i] = (double)(f32[i] = (float)(i * i) * 0.37f - 3), want[1][i] = f64[i] = 1 / (i + 3.0);
+        want[2][i] = (double)(i64[i] = (int64_t)i * 1234567890123 - 5), want[3][i] = i32[i] = 7 - i * 100000001;
+        want[4][i] = u8[i] = (uint8_t)(23 * i);
+    }
+    memset(item, 0, sizeof item);
+    for (size_t t = 0; t < 35; t++) {
+        snprintf(name[t], sizeof name[t], "block.%lu.w", (unsigned long)t);
+        item[t].name = name[t], item[t].dtype = dtype[t % 5], item[t].data = data[t % 5], item[t].rank = dims[t / 5][0];
+        for (size_t k = 0; k < 4; k++) item[t].dim[k] = dims[t / 5][k + 1];
+    }
+    const char *const meta[] = { "step", "12", "note", "" };
+    const char *path = scratch("round.safetensors");
+    const ij_status s = ij_file_write(path, item, 35, meta, 2, &why);
+    CHECK(!s, "%s", why.text);
+    if (s || st_open(&f, &mem, path, &why)) { CHECK(0, "%s", why.text); return; }
+    CHECK(f.entries == 35 && f.metas == 3 && f.data % 8 == 0, "%lu tensors, %lu metadata", (unsigned long)f.entries,
+          (unsigned long)f.metas);
+    CHECK(!strcmp(f.meta[0], "format") && !strcmp(f.meta[1], "pt"), "format: pt comes first");
+    CHECK(!strcmp(ij_file_meta(&f, "step"), "12") && !*ij_file_meta(&f, "note") && !ij_file_meta(&f, "Step"), "metadata");
+    CHECK(!ij_file_find(&f, "block.35.w"), "a tensor that is not there");
+    for (size_t t = 0; t < 35; t++) {
+        const ij_entry *e = ij_file_find(&f, name[t]);
+        size_t count = 1;
+        CHECK(e && e->dtype == item[t].dtype && e->rank == item[t].rank, "%s: dtype, rank", name[t]);
+        if (!e) continue;
+        for (size_t k = 0; k < 8; k++) CHECK(e->dim[k] == item[t].dim[k], "%s: dim %lu", name[t], (unsigned long)k);
+        for (size_t k = 0; k < e->rank; k++) count *= item[t].dim[k];
+        CHECK(e->count == count, "%s: %lu numbers", name[t], (unsigned long)e->count);
+        CHECK(!ij_file_read_f64(got, &f, e, &why) && !ij_file_read(narrow, &f, e, &why), "%s", why.text);
+        for (size_t i = 0; i < count; i++)
+            CHECK(got[i] == want[t % 5][i] && narrow[i] == (real)want[t % 5][i], "%s[%lu]: %g, expected %g", name[t],
+                  (unsigned long)i, got[i], want[t % 5][i]);
+    }
+    ij_file_close(&f);
+    ij_file_close(&f);                                  /* twice is harmless */
+    free(mem), mem = NULL;
+    CHECK(!ij_file_write(path, NULL, 0, NULL, 0, &why) && !st_open(&f, &mem, path, &why), "%s", why.text);
+    CHECK(f.entries == 0 && f.metas == 1, "a file without tensors");
+    ij_file_close(&f), free(mem);
+}
+
+static void test_safetensors_text(void)
+{
+    static const char *const text[] = { "plain", "\"quote\\back/", "\x01\t\n\r\b\f\x1f", "",
+                                        "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "\xef\xbf\xbf\xf4\x8f\xbf\xbf\xc2\x80\xe0\xa0\x80\xf0\x90\x80\x80\xed\x9f\xbf" };
+    enum { TEXTS = sizeof text / sizeof *text };
+    static const char *const bad[] = { "\x80", "\xc0\x80", "\xc1\xbf", "\xc3", "\xc3(", "\xe0\x80\x80", "\xe0\x9f\xbf",
+        "\xed\xa0\x80", "\xe2\x82", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff", "\xf0\x9f\x98" };
+    static const struct { const char *json, *text; } escape[] = {
+        { "\\u0041\\\"\\\\\\/\\b\\f\\n\\r\\t", "A\"\\/\b\f\n\r\t" }, { "\\u00e9\\u20AC", "\xc3\xa9\xe2\x82\xac" },
+        { "\\ud83d\\ude00x", "\xf0\x9f\x98\x80x" }, { "\\uD800\\uDC00\\uDBFF\\uDFFF", "\xf0\x90\x80\x80\xf4\x8f\xbf\xbf" },
+        { "\\u007f\\u0080\\u07ff\\u0800\\uffff", "\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xef\xbf\xbf" }, { "\\u0001", "\x01" } };
+    static const char *const bad_escape[] = {
+        "\\", "\\x41", "\\u", "\\u12", "\\u123", "\\u12g4", "\\u 123", "\\u+123", "\\u0x12", "\\u0000", "\\ud800",
+        "\\ud800x", "\\ud800\\n", "\\ud800\\u0041", "\\udc00", "\\udc00\\ud800", "\\ud800\\ud800", "\t", "\x1f",
+        "\\U0041", "\\a" };
+    const uint8_t one = 1;
+    const char *meta[2 * TEXTS];
+    ij_item item[TEXTS];
+    ij_error why;
+    ij_file f;
+    void *mem;
+    char header[200];
+    memset(item, 0, sizeof item);
+    for (size_t i = 0; i < TEXTS; i++) {
+        item[i].name = text[i], item[i].dtype = IJ_U8, item[i].data = &one;
+        meta[2 * i] = text[i], meta[2 * i + 1] = text[TEXTS - 1 - i];
+    }
+    const char *path = scratch("text.safetensors");
+    CHECK(!ij_file_write(path, item, TEXTS, meta, TEXTS, &why), "%s", why.text);
+    if (st_open(&f, &mem, path, &why)) { CHECK(0, "%s", why.text); return; }
+    for (size_t i = 0; i < TEXTS; i++) {
+        const char *value = ij_file_meta(&f, text[i]);
+        CHECK(ij_file_find(&f, text[i]), "name %lu is lost", (unsigned long)i);
+        CHECK(value && !strcmp(value, text[TEXTS - 1 - i]), "metadata %lu is lost", (unsigned long)i);
+    }
+    ij_file_close(&f), free(mem);
+    for (size_t i = 0; i < sizeof escape / sizeof *escape; i++) {
+        const int n = snprintf(header, sizeof header, "{'%s':{" ST_U8 "}}", escape[i].json);
+        st_put(path, header, (size_t)n, 1);
+        if (st_open(&f, &mem, path, &why)) { CHECK(0, "%s: %s", escape[i].json, why.text); continue; }
+        CHECK(!strcmp(f.entry[0].name, escape[i].text), "%s became %s", escape[i].json, f.entry[0].name);
+        ij_file_close(&f), free(mem);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad + sizeof bad_escape / sizeof *bad_escape; i++) {
+        const char *s = i < sizeof bad / sizeof *bad ? bad[i] : bad_escape[i - sizeof bad / sizeof *bad];
+        const int n = snprintf(header, sizeof header, "{'__metadata__':{'a':'%s'}}", s);
+        st_put(path, header, (size_t)n, 0);
+        CHECK(st_open(&f, &mem, path, &why) == IJ_EDATA, "bad text %lu was accepted", (unsigned long)i);
+        if (i >= sizeof bad / sizeof *bad) continue;
+        item[0].name = s;
+        CHECK(ij_file_write(path, item, 1, NULL, 0, &why) == IJ_EARG, "name %lu, not UTF-8, was written", (unsigned long)i);
+    }
+}
+
+/* 2x3 F32, an empty I64, a scalar U8, an F16 that is not aligned; the order of names is not that of places. */
+static const char st_sample[] =
+    "{'w':{'dtype':'F32','shape':[2,3],'data_offsets':[1,25]},'__metadata__':{'format':'pt','a':'\\u00e9'},"
+    "'e':{'shape':[0,7],'dtype':'I64','data_offsets':[25,25]},'u':{'dtype':'U8','x':[1.5e+3,{'y':null}],"
+    "'shape':[],'data_offsets':[0,1]}, 'h' : { 'dtype':'F16','shape':[1],'data_offsets':[25,27] } }  ";
+enum { ST_SAMPLE = sizeof st_sample - 1, ST_DATA = 27 };
+
+static void test_safetensors_cut(void)
+{
+    unsigned char b[8 + ST_SAMPLE + ST_DATA + 1] = { 0 };
+    const char *path = scratch("cut.safetensors");
+    ij_error why;
+    ij_file f;
+    void *mem;
+    st_put(path, st_sample, ST_SAMPLE, ST_DATA);
+    const size_t n = read_file(path, b, sizeof b);
+    CHECK(n == sizeof b - 1, "%lu bytes", (unsigned long)n);
+    CHECK(!st_open(&f, &mem, path, &why), "%s", why.text);
+    CHECK(mem && f.entries == 4 && st_tiles(&f, ST_DATA), "the whole file");
+    if (mem) ij_file_close(&f), free(mem);
+    for (size_t i = 0; i <= sizeof b; i++) {
+        if (i == n) continue;
+        remove(path);
+        write_file(path, b, i);
+        CHECK(st_open(&f, &mem, path, &why) == IJ_EDATA && strstr(why.text, path), "%lu bytes: %s", (unsigned long)i, why.text);
+    }
+}
+
+static void test_safetensors_flipped(void)
+{
+    static const unsigned char value[] = { 0, 1, 8, '\t', '\n', ' ', '"', ',', '-', '0', '1', '9', ':', '[', ']', '\\', '{', '}', 'u', 'F',
+                                           'e', 0x7f, 0x80, 0xc3, 0xff };
+    unsigned char b[8 + ST_SAMPLE + ST_DATA], was[2];
+    const char *path = scratch("flip.safetensors");
+    ij_error why;
+    ij_file f;
+    void *mem;
+    uint64_t state = 1;
+    size_t accepted = 0, rounds = (8 + ST_SAMPLE) * sizeof value;
+    st_put(path, st_sample, ST_SAMPLE, ST_DATA);
+    CHECK(read_file(path, b, sizeof b) == sizeof b, "%s", path);
+    for (size_t i = 0; i < rounds + 4000; i++) {        /* every byte and value; then two bytes at random */
+        size_t at[2] = { i / sizeof value, i / sizeof value };
+        unsigned char to[2] = { value[i % sizeof value], value[i % sizeof value] };
+        for (size_t k = 0; k < 2 && i >= rounds; k++)
+            at[k] = 8 + ij_mix(&state) % ST_SAMPLE, to[k] = k ? value[ij_mix(&state) % sizeof value] : b[8 + ij_mix(&state) % ST_SAMPLE];
+        for (size_t k = 0; k < 2; k++) was[k] = b[at[k]], b[at[k]] = to[k];
+        remove(path);                                   /* some file systems flush what replaces old content */
+        write_file(path, b, sizeof b);
+        const ij_status s = st_open(&f, &mem, path, &why);
+        if (!s) {
+            accepted++;
+            CHECK(st_tiles(&f, sizeof b - f.data), "bytes %lu, %lu: accepted, but no tiling", (unsigned long)at[0], (unsigned long)at[1]);
+            for (size_t k = 0; k < f.entries; k++) {
+                double x[ST_DATA];
+                const ij_status r = ij_file_read_f64(x, &f, &f.entry[k], &why);
+                CHECK(r == (f.entry[k].dtype == IJ_OTHER ? IJ_EDATA : IJ_OK), "%s", why.text);
+            }
+            ij_file_close(&f), free(mem);
+        } else CHECK(s == IJ_EDATA && strstr(why.text, path), "status %d: %s", (int)s, why.text);
+        for (size_t k = 2; k-- > 0;) b[at[k]] = was[k];
+    }
+    CHECK(accepted > 100 && accepted < rounds, "%lu of %lu accepted", (unsigned long)accepted, (unsigned long)rounds);
+}
+
+static void test_safetensors_hostile(void)
+{
+    static const struct { const char *header; size_t data; const char *says; } bad[] = {
+        { " {}", 0, "byte 0" }, { "[]", 0, "byte 0" }, { "{", 0, "the end" }, { "{}x", 0, "the end of the header" },
+        { "{},", 0, "found ," }, { "{'a'}", 0, "expected :" }, { "{'a':}", 0, "expected {" },
+        { "{'a':{" ST_U8 "},}", 1, "expected \"" }, { "{'a':{" ST_U8 ",}}", 1, "expected \"" },
+        { "{'a':{" ST_U8 "}", 1, "expected }" }, { "{a:{" ST_U8 "}}", 1, "found a" },
+        { "{'a':{" ST_U8 "}}", 0, "0 bytes of data, the header says 1" },
+        { "{'a':{" ST_U8 "}}", 2, "2 bytes of data" }, { "{}", 1, "1 bytes" },
+        { "{'a':{" ST_U8 "},'a':{" ST_U8 "}}", 1, "\"a\" is there twice" },
+        { "{'a':{" ST_U8 "},'\\u0061':" ST("U8", "[0]", "[1,1]") "}", 1, "twice" },
+        { "{'a':{" ST_U8 "},'b':{" ST_U8 "}}", 1, "begins at data byte 0, expected 1" },
+        { "{'a':{" ST_U8 "},'b':" ST("U8", "[]", "[2,3]") "}", 3, "begins at data byte 2, expected 1" },
+        { "{'a':" ST("U8", "[0]", "[1,1]") "}", 0, "expected 0" },
+        { "{'a':" ST("U8", "[2]", "[2,0]") "}", 2, "-2 bytes" },
+        { "{'encoder.norm.weight':" ST("F32", "[1280]", "[0,4096]") "}", 4096, "header byte 68: tensor \"encoder.norm.weight\": 4096 bytes of data, shape [1280] F32 needs 5120" },
+        { "{'a':" ST("U8", "[4294967296,4294967296]", "[0,0]") "}", 0, "needs 18446744073709551616" },
+        { "{'a':" ST("U8", "[4294967296,4294967296,0]", "[0,0]") "}", 0, "needs 18446744073709551616" },
+        { "{'a':" ST("F64", "[2305843009213693952]", "[0,0]") "}", 0, "needs 18446744073709551616" },
+        { "{'a':" ST("U8", "[]", "[9999999999999999999,1]") "}", 1, "bytes of data" },
+        { "{'a':" ST("U8", "[99999999999999999999]", "[0,0]") "}", 0, "below 10^19" },
+        { "{'a':" ST("F4", "[1]", "[0,1]") "}", 1, "shape [1] F4" },
+        { "{'a':" ST("U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]") "}", 1, "at most 8 dimensions" },
+        { "{'a':" ST("U8", "[-1]", "[0,1]") "}", 1, "whole number" },
+        { "{'a':" ST("U8", "[1.0]", "[0,1]") "}", 1, "expected ]" },
+        { "{'a':" ST("U8", "[1e0]", "[0,1]") "}", 1, "expected ]" },
+        { "{'a':" ST("U8", "[01]", "[0,1]") "}", 1, "whole number" },
+        { "{'a':" ST("U8", "[1,]", "[0,1]") "}", 1, "whole number" },
+        { "{'a':" ST("U8", "['1']", "[0,1]") "}", 1, "whole number" },
+        { "{'a':{'dtype':'U8','shape':1,'data_offsets':[0,1]}}", 1, "expected [" },
+        { "{'a':" ST("U8", "[1]", "[0,1,1]") "}", 1, "two numbers" },
+        { "{'a':" ST("U8", "[1]", "[1]") "}", 1, "two data_offsets" },
+        { "{'a':{'dtype':'U8','shape':[1]}}", 1, "two data_offsets" },
+        { "{'a':{'dtype':'U8','data_offsets':[0,1]}}", 1, "shape" },
+        { "{'a':{'shape':[1],'data_offsets':[0,1]}}", 1, "expected dtype" }, { "{'a':{}}", 0, "expected dtype" },
+        { "{'a':{" ST_U8 ",'dtype':'U8'}}", 1, "once" }, { "{'a':{" ST_U8 ",'shape':[]}}", 1, "once" },
+        { "{'a':" ST("Q8", "[]", "[0,1]") "}", 1, "header byte 14: expected a dtype" },
+        { "{'a':{'dtype':8,'shape':[],'data_offsets':[0,1]}}", 1, "expected \"" },
+        { "{'a':{" ST_U8 ",'x':}}", 1, "a value" }, { "{'a':{" ST_U8 ",'x':[1}}}", 1, "expected ]" },
+        { "{'a':{" ST_U8 ",'x'}}", 1, ":" },
+        { "{'a':{" ST_U8 ",'x':" ST_DEEP8 ST_DEEP8 "[" ST_DEEP8_END ST_DEEP8_END "]}}", 1, "16 levels" },
+        { "{'__metadata__':{'a':1}}", 0, "expected \"" }, { "{'__metadata__':{'a':null}}", 0, "expected \"" },
+        { "{'__metadata__':null}", 0, "expected {" }, { "{'__metadata__':[]}", 0, "expected {" },
+        { "{'__metadata__':{'a':'1'", 0, "the end" }, { "{'__metadata__':{},'__metadata__':{}}", 0, "once" },
+        { "{'a':'x'}", 0, "expected {" } };
+    static const struct { const char *bytes; size_t n; const char *says; } other[] = {
+        { "PK\3\4\24\0\0\0\10\0\0\0", 12, "zip" }, { "\x89PNG\r\n\x1a\n\0\0\0\15", 12, "PNG" },
+        { "\xff\xd8\xff\xe0\0\20JFIF\0\1", 12, "JPEG" }, { "\x89HDF\r\n\x1a\n\0\0\0\0", 12, "HDF5" },
+        { "\x80\x02\x8a\nl\xfc\x9c\x46\xf9 j\xa8", 12, "pickle" }, { "\x80\x04\x95\0\0\0\0\0\0\0]\x94", 12, "pickle" },
+        { "\x1f\x8b\10\0\0\0\0\0\0\3\1\1", 12, "gzip" }, { "P6\n32 32\n255\n", 13, "PNM" },
+        { "P5 1 1 255 x", 12, "PNM" }, { "", 0, "something else" }, { "\0\0\0\0\0\0\0\0{}", 10, "the end" },
+        { "\1\0\0\0\0\0\0\0", 8, "something else" }, { "\377\377\377\377\377\377\377\377{}", 10, "something else" },
+        { "\370\377\377\377\377\377\377\377{}", 10, "something else" }, { "\3\0\0\0\0\0\0\0{}", 10, "something else" },
+        { "\2\0\0\0\0\0\0\200{}", 10, "something else" }, { "\1\341\365\5\0\0\0\0{}", 10, "something else" } };
+    const char *path = scratch("hostile.safetensors");
+    ij_error why;
+    ij_file f;
+    void *mem;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        st_put(path, bad[i].header, strlen(bad[i].header), bad[i].data);
+        CHECK(st_open(&f, &mem, path, &why) == IJ_EDATA, "accepted: %s", bad[i].header);
+        CHECK(strstr(why.text, path) && strstr(why.text, bad[i].says), "%s: %s", bad[i].header, why.text);
+    }
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
+        write_file(path, other[i].bytes, other[i].n);
+        CHECK(st_open(&f, &mem, path, &why) == IJ_EDATA, "other file %lu accepted", (unsigned long)i);
+        CHECK(strstr(why.text, path) && strstr(why.text, other[i].says), "%lu: %s", (unsigned long)i, why.text);
+    }
+    CHECK(st_open(&f, &mem, scratch("nowhere.safetensors"), &why) == IJ_EFILE && strstr(why.text, "nowhere"), "%s", why.text);
+    CHECK(st_open(&f, &mem, scratch(""), &why) == IJ_EFILE, "a folder: %s", why.text);
+}
+
+/* What the public parser accepts, and lengths of the header whose first bytes look like another format's. */
+static void test_safetensors_accepts(void)
+{
+    static const struct { const char *header; size_t data; } good[] = {
+        { "{}", 0 }, { "{ }  ", 0 }, { "{'__metadata__':{}}", 0 }, { "{'__metadata__':{'a':'1','a':'2'}}", 0 },
+        { "{\n\t'a' :\r{ 'dtype' : 'U8' , 'shape' : [ ] , 'data_offsets' : [ 0 , 1 ] } }", 1 },
+        { "{'b':" ST("C64", "[1]", "[1,9]") ",'a':{" ST_U8 "}}", 9 },
+        { "{'a':" ST("F4", "[2,3]", "[0,3]") ",'b':" ST("F6_E2M3", "[4]", "[3,6]") "}", 6 },
+        { "{'a':{'x':'}','y':{'z':[true,false,null,-1.5E-3,{}]}," ST_U8 "}}", 1 },
+        { "{'a':{'x':" ST_DEEP8 ST_DEEP8 ST_DEEP8_END ST_DEEP8_END "," ST_U8 "}}", 1 },
+        { "{'a':" ST("U8", "[0,4294967296,4294967296]", "[0,0]") ",'b':{" ST_U8 "},'c':" ST("F32", "[0]", "[1,1]") "}", 1 },
+        { "{'a':" ST("U8", "[1,1,1,1,1,1,1,1]", "[0,1]") "}", 1 } };
+    static char wide[19779];
+    const size_t length[] = { 640, 19778, 19280 };      /* 80 02: a pickle's, BM: a bitmap's, PK: an archive's */
+    const char *path = scratch("accepts.safetensors");
+    ij_error why;
+    ij_file f;
+    void *mem;
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        st_put(path, good[i].header, strlen(good[i].header), good[i].data);
+        if (st_open(&f, &mem, path, &why)) { CHECK(0, "%s", why.text); continue; }
+        CHECK(st_tiles(&f, good[i].data), "%s: no tiling", good[i].header);
+        if (i == 3) CHECK(!strcmp(ij_file_meta(&f, "a"), "2"), "of a key given twice the last counts");
+        ij_file_close(&f), free(mem);
+    }
+    memset(wide, ' ', sizeof wide);
+    memcpy(wide, "{}", 2);
+    for (size_t i = 0; i < 3; i++) {
+        st_put(path, wide, length[i], 0);
+        if (st_open(&f, &mem, path, &why)) CHECK(0, "%s", why.text);
+        else ij_file_close(&f), free(mem);
+    }
+}
+
+/* The shortest entries and pairs there can be fill the table to its end; the sanitizer watches it. */
+static void test_safetensors_capacity(void)
+{
+    enum { PAIRS = 500, TENSORS = 10 };
+    static char header[16 + 6 * PAIRS + 60 * TENSORS];
+    const char *path = scratch("capacity.safetensors");
+    ij_error why;
+    ij_file f;
+    void *mem;
+    for (int pairs = 0; pairs <= PAIRS; pairs += pairs < 20 ? 1 : 160) {
+        size_t n = (size_t)snprintf(header, sizeof header, "{'__metadata__':{");
+        for (int i = 0; i < pairs; i++) n += (size_t)snprintf(header + n, sizeof header - n, "%s'':''", i ? "," : "");
+        n += (size_t)snprintf(header + n, sizeof header - n, "}}");
+        st_put(path, header, n, 0);
+        if (st_open(&f, &mem, path, &why)) { CHECK(0, "%s", why.text); continue; }
+        CHECK(f.metas == (size_t)pairs, "%lu pairs, expected %d", (unsigned long)f.metas, pairs);
+        ij_file_close(&f), free(mem);
+    }
+    for (int tensors = 1; tensors <= TENSORS; tensors++) {
+        size_t n = 0;
+        for (int i = 0; i < tensors; i++)
+            n += (size_t)snprintf(header + n, sizeof header - n, "%c'%.*s':" ST("U8", "[]", "[%d,%d]"), i ? ',' : '{',
+                                  i > 0, &"-abcdefghi"[i], i, i + 1);
+        header[n++] = '}';
+        st_put(path, header, n, (size_t)tensors);
+        if (st_open(&f, &mem, path, &why)) { CHECK(0, "%s", why.text); continue; }
+        CHECK(f.entries == (size_t)tensors, "%lu tensors, expected %d", (unsigned long)f.entries, tensors);
+        ij_file_close(&f), free(mem);
+    }
+}
+
+/* All 65,536 patterns of both 16-bit types, against their definition. */
+static void test_safetensors_half(void)
+{
+    enum { N = 65536 };
+    uint16_t *bits = malloc(N * sizeof *bits);
+    double *got = malloc(N * sizeof *got);
+    real *narrow = malloc(N * sizeof *narrow);
+    const char *path = scratch("half.safetensors");
+    ij_error why;
+    ij_file f;
+    void *mem;
+    for (unsigned i = 0; i < N; i++) bits[i] = (uint16_t)i;
+    for (int brain = 0; brain < 2; brain++) {
+        const ij_item item = { "x", brain ? IJ_BF16 : IJ_F16, 2, { 256, 256 }, bits };
+        const int wide = brain ? 8 : 5, fraction = 15 - wide, top = (1 << wide) - 1, bias = top / 2;
+        size_t wrong = 0, finite = 0;
+        CHECK(!ij_file_write(path, &item, 1, NULL, 0, &why), "%s", why.text);
+        if (st_open(&f, &mem, path, &why)) { CHECK(0, "%s", why.text); break; }
+        CHECK(!ij_file_read_f64(got, &f, f.entry, &why) && !ij_file_read(narrow, &f, f.entry, &why), "%s", why.text);
+        for (int i = 0; i < N; i++) {
+            const int e = i >> fraction & top, m = i & ((1 << fraction) - 1);
+            const double sign = i >> 15 ? -1 : 1, whole = ldexp((e ? 1 << fraction : 0) + m, (e ? e : 1) - bias - fraction);
+            if (e == top && m) wrong += got[i] == got[i] || narrow[i] == narrow[i];
+            else if (e == top) wrong += got[i] != sign * HUGE_VAL || (double)narrow[i] != sign * HUGE_VAL;
+            else wrong += got[i] != sign * whole || (double)narrow[i] != sign * whole || signbit(got[i]) != (i >> 15 ? signbit(-1.0) : 0), finite++;
+        }
+        CHECK(wrong == 0 && finite == (brain ? 65280 : 63488), "%s: %lu of 65536 wrong", item.dtype == IJ_F16 ? "F16" : "BF16", (unsigned long)wrong);
+        ij_file_close(&f), free(mem);
+    }
+    free(bits), free(got), free(narrow);
+}
+
+/* Extreme numbers, byte by byte, at offsets that are not aligned; then a tensor longer than the read buffer. */
+static void test_safetensors_numbers(void)
+{
+    static const char header[] = "{'o':" ST("BOOL", "[1]", "[0,1]") ",'l':" ST("I64", "[3]", "[1,25]") ",'i':"
+        ST("I32", "[3]", "[25,37]") ",'d':" ST("F64", "[3]", "[37,61]") ",'f':" ST("F32", "[3]", "[61,73]") ",'u':"
+        ST("U8", "[3]", "[73,76]") "}";
+    static const char data[] = "\1" "\0\0\0\0\0\0\0\x80" "\xff\xff\xff\xff\xff\xff\xff\xff" "\xff\xff\xff\xff\xff\xff\xff\x7f"
+        "\0\0\0\x80" "\xff\xff\xff\xff" "\xff\xff\xff\x7f" "\1\0\0\0\0\0\0\0" "\0\0\0\0\0\0\xf0\xff" "\0\0\0\0\0\0\x04\xc0"
+        "\1\0\0\0" "\0\0\x80\x7f" "\0\0\xc0\xbf" "\0\x80\xff";
+    static const struct { const char *name; double x[3]; } want[] = {
+        { "l", { -9223372036854775808.0, -1, 9223372036854775808.0 } }, { "i", { -2147483648.0, -1, 2147483647 } }, { "d", { 0, 0, -2.5 } },
+        { "f", { 0, 0, -1.5 } }, { "u", { 0, 128, 255 } } };
+    const char *path = scratch("numbers.safetensors");
+    unsigned char b[8 + sizeof header - 1 + 76];
+    double got[3];
+    ij_error why;
+    ij_file f;
+    void *mem;
+    CHECK(sizeof data - 1 == 76, "the data");
+    st_put(path, header, sizeof header - 1, 76);
+    CHECK(read_file(path, b, sizeof b) == sizeof b, "%s", path);
+    memcpy(b + sizeof b - 76, data, 76);
+    write_file(path, b, sizeof b);
+    if (st_open(&f, &mem, path, &why)) { CHECK(0, "%s", why.text); return; }
+    for (size_t t = 0; t < sizeof want / sizeof *want; t++) {
+        double x[3];
+        memcpy(x, want[t].x, sizeof x);
+        if (t == 2) x[0] = ldexp(1, -1074), x[1] = -HUGE_VAL;
+        if (t == 3) x[0] = ldexp(1, -149), x[1] = HUGE_VAL;
+        CHECK(!ij_file_read_f64(got, &f, ij_file_find(&f, want[t].name), &why), "%s", why.text);
+        for (int i = 0; i < 3; i++) CHECK(got[i] == x[i], "%s[%d]: %g, expected %g", want[t].name, i, got[i], x[i]);
+    }
+    CHECK(ij_file_read_f64(got, &f, ij_file_find(&f, "o"), &why) == IJ_EDATA && strstr(why.text, "BOOL"), "%s", why.text);
+    ij_file_close(&f), free(mem);
+
+    enum { N = 20011 };
+    double *big = malloc(N * sizeof *big), *back = malloc(N * sizeof *back);
+    for (int i = 0; i < N; i++) big[i] = 1 / (i + 1.0);
+    const ij_item item = { "big", IJ_F64, 1, { N }, big };
+    CHECK(!ij_file_write(path, &item, 1, NULL, 0, &why), "%s", why.text);
+    if (st_open(&f, &mem, path, &why)) CHECK(0, "%s", why.text);
+    else {
+        CHECK(!ij_file_read_f64(back, &f, f.entry, &why) && !memcmp(big, back, N * sizeof *big), "a long tensor");
+        ij_file_close(&f), free(mem);
+    }
+    free(big), free(back);
+}
+
+static void test_safetensors_ladder(void)
+{
+    const char *path = scratch("ladder.safetensors");
+    ij_error why;
+    ij_file f;
+    size_t need = 0;
+    st_put(path, st_sample, ST_SAMPLE, ST_DATA);
+    CHECK(!ij_file_size(&need, path, &why), "%s", why.text);
+    for (size_t size = 0; size <= need; size++) {
+        void *mem = malloc(size ? size : 1);
+        const ij_status s = ij_file_open(&f, mem, size, path, &why);
+        CHECK(s == (size < need ? IJ_EMEM : IJ_OK), "%lu of %lu bytes: status %d", (unsigned long)size, (unsigned long)need, (int)s);
+        if (!s) ij_file_close(&f);
+        else CHECK(strstr(why.text, path) && !f.stream, "%s", why.text);
+        free(mem);
+    }
+}
+
+/* The file changes after ij_file_size, and after ij_file_open. */
+static void test_safetensors_changed(void)
+{
+    static char more[4 * ST_SAMPLE];
+    const char *path = scratch("changed.safetensors");
+    ij_error why;
+    ij_file f;
+    size_t need = 0;
+    static double x[30000];
+    st_put(path, st_sample, ST_SAMPLE, ST_DATA);
+    CHECK(!ij_file_size(&need, path, &why), "%s", why.text);
+    void *mem = malloc(need);
+    memset(more, ' ', sizeof more);
+    memcpy(more, st_sample, ST_SAMPLE);
+    st_put(path, more, sizeof more, ST_DATA);
+    CHECK(ij_file_open(&f, mem, need, path, &why) == IJ_EMEM, "a longer header: %s", why.text);
+    st_put(path, "{}", 2, 0);
+    CHECK(!ij_file_open(&f, mem, need, path, &why) && f.entries == 0, "a shorter header: %s", why.text);
+    ij_file_close(&f);
+    remove(path);
+    CHECK(ij_file_open(&f, mem, need, path, &why) == IJ_EFILE, "no file: %s", why.text);
+    int n = snprintf(more, sizeof more, "{'w':" ST("U8", "[30000]", "[0,30000]") "}");
+    st_put(path, more, (size_t)n, 30000);
+    CHECK(!ij_file_open(&f, mem, need, path, &why), "%s", why.text);
+    st_put(path, more, (size_t)n, 29999);
+    CHECK(ij_file_read_f64(x, &f, f.entry, &why) == IJ_EFILE && strstr(why.text, "\"w\"") && x[299] > 0, "cut while open: %s", why.text);
+    ij_file_close(&f), free(mem);
+}
+
+/* A tensor beyond 4 GiB, in a file that is mostly a hole. */
+static void test_safetensors_large(void)
+{
+#if LONG_MAX > 2147483647
+    const double big = 4500000001.0;
+    const char *path = scratch("large.safetensors");
+    char header[200];
+    ij_error why;
+    ij_file f;
+    void *mem;
+    double x[3] = { 0 };
+    const int n = snprintf(header, sizeof header, "{'big':" ST("U8", "[%.0f]", "[0,%.0f]") ",'x':" ST("U8", "[3]", "[%.0f,%.0f]")
+                           "}", big, big, big, big + 3);
+    st_put(path, header, (size_t)n, 0);
+    FILE *out = fopen(path, "r+b");
+    const int ok = out && !fseek(out, 8 + n + (long)big, SEEK_SET) && fwrite("\7\10\11", 1, 3, out) == 3;
+    CHECK(out && !fclose(out) && ok, "cannot write %s", path);
+    if (st_open(&f, &mem, path, &why)) CHECK(0, "%s", why.text);
+    else {
+        CHECK(!ij_file_read_f64(x, &f, ij_file_find(&f, "x"), &why) && x[0] == 7 && x[2] == 9, "%g %g %g", x[0], x[1], x[2]);
+        ij_file_close(&f), free(mem);
+    }
+    remove(path);
+#endif
+}
+
+/* A failed write: the old file as it was, and nothing aside. */
+static void st_refused(const char *path, const char *says, int old)
+{
+    static const float x[3000] = { 1, 2, 3 };
+    const ij_item item = { "x", IJ_F32, 1, { 3000 }, x };
+    char aside[300], b[4] = "";
+    ij_error why = { "" };
+    const ij_status s = ij_file_write(path, &item, 1, NULL, 0, &why);
+    CHECK(s == IJ_EFILE && strstr(why.text, says), "%s: status %d: %s", path, (int)s, why.text);
+    snprintf(aside, sizeof aside, "%s.tmp", path);
+    FILE *f = fopen(aside, "rb");
+    CHECK(!f, "%s is left", aside);
+    if (f) fclose(f);
+    if (old) CHECK(read_file(path, b, sizeof b) == 3 && !memcmp(b, "old", 3), "%s has changed", path);
+}
+
+static void test_safetensors_write_fails(void)
+{
+    static char long_name[2000];
+    const uint8_t one = 1;
+    ij_item item = { "x", IJ_U8, 0, { 0 }, &one };
+    ij_error why;
+    ij_file f;
+    void *mem = NULL;
+    st_refused(scratch("no-such-folder/x.safetensors"), "No such file", 0);
+    const char *folder = scratch("folder.safetensors"), *path = scratch("full.safetensors"), *aside = scratch("full.safetensors.tmp");
+    mkdir(folder, 0700);
+    st_refused(folder, "folder.safetensors", 0);
+    struct stat st;
+    CHECK(!stat(folder, &st) && S_ISDIR(st.st_mode), "the folder has gone");
+    write_file(path, "old", 3);
+    FILE *full = fopen("/dev/full", "wb");
+    if (full) {
+        fclose(full);
+        CHECK(!symlink("/dev/full", aside), "no symlink");
+        st_refused(path, "No space", 1);
+    }
+    mkdir(scratch("readonly"), 0700);
+    path = scratch("readonly/x.safetensors");
+    write_file(path, "old", 3);
+    chmod(scratch("readonly"), 0500);
+    if (geteuid()) st_refused(path, "denied", 1);
+    chmod(scratch("readonly"), 0700);
+    memset(long_name, 'a', sizeof long_name - 1);
+    CHECK(ij_file_write(long_name, &item, 1, NULL, 0, &why) == IJ_EARG && strstr(why.text, "too long"), "%s", why.text);
+    item.dtype = IJ_OTHER;
+    CHECK(ij_file_write(path, &item, 1, NULL, 0, &why) == IJ_EARG, "dtype");
+    item.dtype = IJ_F64, item.rank = 2, item.dim[0] = item.dim[1] = SIZE_MAX / 2;
+    CHECK(ij_file_write(path, &item, 1, NULL, 0, &why) == IJ_EARG, "size");
+    item.rank = 9;
+    CHECK(ij_file_write(path, &item, 1, NULL, 0, &why) == IJ_EARG, "rank");
+    char b[4];
+    CHECK(read_file(path, b, sizeof b) == 3 && !memcmp(b, "old", 3), "a refused item has touched the file");
+    item.rank = 0, item.dtype = IJ_U8;
+    CHECK(!ij_file_write(path, &item, 1, NULL, 0, &why) && !st_open(&f, &mem, path, &why), "replacing: %s", why.text);
+    ij_file_close(&f), free(mem);
+}
+
 /* ---- evaluation ---- */
 
 static void evaluate_reversed(void *pool, size_t count, ij_task *task, void *arg)
@@ -2110,11 +2677,18 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(golden_masks), TEST(golden_random), TEST(golden_positions), TEST(golden_schedules), TEST(masks_paper_mode),
     TEST(masks_impossible), TEST(model_every_parameter_moves), TEST(model_threads_same_bytes),
     TEST(model_resume_same_bytes), TEST(model_memory_ladder), TEST(model_sizes), TEST(model_bad_settings),
-    TEST(model_not_finite), TEST(model_accumulates_and_clips), TEST(encode_other_sizes), TEST(init_statistics), TEST(settings_round_trip),
-    TEST(settings_bad_values), TEST(settings_files), TEST(checkpoint_refuses), TEST(readme_names_exist),
-    TEST(status_strings), TEST(pnm_flavours), TEST(pnm_hostile), TEST(records_formats), TEST(folder_trees),
-    TEST(held_out_tenth), TEST(resize_golden), TEST(crop_and_normalise), TEST(scenes), TEST(data_scenes_kept),
-    TEST(file_round_trip), TEST(file_hostile), TEST(file_halves), TEST(file_failed_write), TEST(standardise_by_hand), TEST(standardise_moments), TEST(knn_by_hand), TEST(knn_equals_definition), TEST(ridge_by_hand), TEST(ridge_normal_equations), TEST(ridge_equals_definition), TEST(scores_of_signal_and_noise), TEST(scores_same_in_any_order), TEST(scores_memory_ladder), TEST(scores_refuse),
+    TEST(model_not_finite), TEST(model_accumulates_and_clips), TEST(encode_other_sizes), TEST(init_statistics),
+    TEST(settings_round_trip), TEST(settings_bad_values), TEST(settings_files), TEST(checkpoint_refuses),
+    TEST(readme_names_exist), TEST(status_strings), TEST(pnm_flavours), TEST(pnm_hostile), TEST(records_formats),
+    TEST(folder_trees), TEST(held_out_tenth), TEST(resize_golden), TEST(crop_and_normalise), TEST(scenes),
+    TEST(data_scenes_kept), TEST(safetensors_roundtrip), TEST(safetensors_text), TEST(safetensors_cut),
+    TEST(safetensors_flipped), TEST(safetensors_hostile), TEST(safetensors_accepts), TEST(safetensors_capacity),
+    TEST(safetensors_half), TEST(safetensors_numbers), TEST(safetensors_ladder), TEST(safetensors_changed),
+    TEST(safetensors_large), TEST(safetensors_write_fails), TEST(file_round_trip), TEST(file_hostile),
+    TEST(file_halves), TEST(file_failed_write), TEST(standardise_by_hand), TEST(standardise_moments),
+    TEST(knn_by_hand), TEST(knn_equals_definition), TEST(ridge_by_hand), TEST(ridge_normal_equations),
+    TEST(ridge_equals_definition), TEST(scores_of_signal_and_noise), TEST(scores_same_in_any_order),
+    TEST(scores_memory_ladder), TEST(scores_refuse),
 };
 
 int main(int argc, char **argv)
