@@ -3424,7 +3424,7 @@ static ij_status ij_file_start(ij_file *f, size_t *header, uint64_t *data, ij_er
     if (got == 9 && n <= IJ_HEADER_MOST && f->data <= file && b[8] == '{') return IJ_OK;
     const char *other = *b == 0x80 ? "a Python pickle" : *b == 'P' && b[1] > '0' && b[1] < '8' ? "a PNM picture"
                         : ij_foreign_format(b);
-    const char *found = other ? other : got == 9 && n <= IJ_HEADER_MOST && b[8] == '{' ? "a file cut short" : "none";
+    const char *found = other ? other : got == 9 && n <= IJ_HEADER_MOST && b[8] == '{' ? "a file cut short" : "something else";
     return ij_fail(why, IJ_EDATA, "%.200s: byte 0: expected safetensors, found %s (header of %.17g bytes, file of %ld)",
                    f->path, found, (double)n, end);
 }
