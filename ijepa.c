@@ -11,6 +11,9 @@
  */
 #if !defined(IJEPA_NO_POSIX) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
+#if defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE                       /* madvise, sched_getaffinity */
+#endif
 #endif
 #include "ijepa.h"
 
@@ -24,6 +27,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Nobody listens for floating-point traps or reads errno after sqrt: then gcc may use vectors. Results are the same. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-trapping-math", "no-math-errno")
+#endif
 
 typedef ij_real real;
 
@@ -145,58 +153,42 @@ static ij_tensor ij_matrix(ij_arena *a, size_t rows, size_t cols)
     return t;
 }
 
-/* Rows r0..r1 of a matrix, sharing its memory. */
+/* Rows r0..r1 of a matrix, or these elements of a vector, sharing their memory. */
 static ij_tensor ij_slice(const ij_tensor *t, size_t r0, size_t r1)
 {
-    assert(t->rank == 2 && r0 <= r1 && r1 <= t->dim[0]);
-    const ij_tensor s = { t->x + r0 * t->dim[1], 2, { r1 - r0, t->dim[1], 0, 0 } };
+    assert(t->rank <= 2 && r0 <= r1 && r1 <= t->dim[0]);
+    const ij_tensor s = { t->x + r0 * (t->rank == 2 ? t->dim[1] : 1), t->rank, { r1 - r0, t->dim[1], 0, 0 } };
     return s;
 }
 
 static int ij_is(const ij_tensor *t, size_t rows, size_t cols) { return ij_rows(t) == rows && ij_cols(t) == cols; }
 
-/* Sums run in 16 lanes, lane i taking elements i, i+16, ...: the compiler can use vectors without reordering, so the
- * result is the same on every machine. */
+/* sum = the sum of `term` over i < n. It runs in 16 lanes, lane i taking i, i+16, ..., which are then folded in halves:
+ * so the compiler can use vectors without reordering anything, and the result is the same on every machine. */
 enum { IJ_LANES = 16 };
-
-static real ij_lanes_total(const real lane[IJ_LANES])
-{
-    real s = 0;
-    for (size_t i = 0; i < IJ_LANES; i++) s += lane[i];
-    return s;
-}
-
-static real ij_sum(const real *x, size_t n)
-{
-    real lane[IJ_LANES] = { 0 };
-    size_t i = 0;
-    for (; i + IJ_LANES <= n; i += IJ_LANES)
-        for (size_t j = 0; j < IJ_LANES; j++) lane[j] += x[i + j];
-    for (; i < n; i++) lane[i % IJ_LANES] += x[i];
-    return ij_lanes_total(lane);
-}
-
-static real ij_dot(const real *x, const real *y, size_t n)
-{
-    real lane[IJ_LANES] = { 0 };
-    size_t i = 0;
-    for (; i + IJ_LANES <= n; i += IJ_LANES)
-        for (size_t j = 0; j < IJ_LANES; j++) lane[j] += x[i + j] * y[i + j];
-    for (; i < n; i++) lane[i % IJ_LANES] += x[i] * y[i];
-    return ij_lanes_total(lane);
-}
+#define IJ_SUM(type, sum, i, n, term)                                       \
+    do {                                                                    \
+        type lane_[IJ_LANES] = { 0 };                                       \
+        size_t i = 0;                                                       \
+        for (const size_t whole_ = (n) / IJ_LANES * IJ_LANES; i < whole_;)  \
+            for (size_t j_ = 0; j_ < IJ_LANES; j_++, i++) lane_[j_] += (term); \
+        for (; i < (n); i++) lane_[i % IJ_LANES] += (term);                 \
+        for (size_t j_ = 0; j_ < 8; j_++) lane_[j_] += lane_[j_ + 8];       \
+        for (size_t j_ = 0; j_ < 4; j_++) lane_[j_] += lane_[j_ + 4];       \
+        (sum) = (lane_[0] + lane_[2]) + (lane_[1] + lane_[3]);              \
+    } while (0)
 
 /* ---- matmul ------------------------------------------------------------------------------------------------------
  * The naive version is the definition. The fast one computes the same chains of multiply-adds, so its results are
  * equal to the last bit:
  *
- *        B: a KC x NR panel, packed        For each KC slice of the sum, panels of B are packed one after another and
- *          +----NR----+                    meet all rows of A. The tile kernel keeps MR x NR sums of C in registers and
- *          |  b[k][]  |                    walks down k:
+ *        B: a KC x NR panel, packed        The sum is cut into slices of at most KC terms. For each, panels of B are
+ *          +----NR----+                    packed one after another and meet all rows of A. The tile kernel keeps
+ *          |  b[k][]  |                    MR x NR sums of C in vector registers and walks down k:
  *   A      +----------+                          C[i][j] += a[i][k] * b[k][j]
- *  +--KC--+ +---------+                    starting from the C of the slice before. A is read where it lies, through
- *  |  MR  | | MR x NR |                    its strides; it is packed too (MC rows at a time, tiles of MR, zeros at the
- *  |      | |         |                    edge) where rows so far apart would fall onto one another in the cache.
+ *  +--KC--+ +---------+                    beginning with S, or with the C of the slice before. A is read where it
+ *  |  MR  | | MR x NR |                    lies, along its rows; its columns (a transposed A) are packed first. A panel
+ *  |      | |         |                    of B stays in the L1 cache, the rows of A that it meets in the L2.
  *  +------+ +---------+                                                                                              */
 
 #if defined(FP_FAST_FMA) || defined(FP_FAST_FMAF) || defined(__FMA__)
@@ -210,77 +202,158 @@ static real ij_dot(const real *x, const real *y, size_t n)
 #define IJ_MADD(a, b, c) ((c) + (a) * (b))
 #endif
 
-#ifndef IJ_MR                             /* the tile: as many sums as the vector registers hold */
+/* The one place that knows machines: bytes of a vector register, and rows of the tile, which is two vectors wide: as
+ * many sums as the registers hold. In GNU C (gcc 8, clang) vectors are a type; elsewhere they have one lane. */
 #if defined(__AVX512F__)
-enum { IJ_MR = 12, IJ_NR = 32 };
+enum { IJ_VECTOR = 64, IJ_MR = 12 };
 #elif defined(__AVX__)
-enum { IJ_MR = 4, IJ_NR = 24 };
+enum { IJ_VECTOR = 32, IJ_MR = 6 };
+#elif defined(__aarch64__)
+enum { IJ_VECTOR = 16, IJ_MR = 12 };
 #else
-enum { IJ_MR = 6, IJ_NR = 8 };
+enum { IJ_VECTOR = 16, IJ_MR = 6 };
 #endif
+#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 8)
+typedef real ij_vec __attribute__((vector_size(IJ_VECTOR), aligned(sizeof(real)), may_alias));
+enum { IJ_VL = IJ_VECTOR / sizeof(real) };
+#define IJ_LANE(v, l) (v)[l]
+#define IJ_ALIGNED __attribute__((aligned(64)))
+#define IJ_UNROLL _Pragma("GCC unroll 16")
+#else
+typedef real ij_vec;
+enum { IJ_VL = 1 };
+#define IJ_LANE(v, l) (v)
+#define IJ_ALIGNED
+#define IJ_UNROLL
 #endif
-enum { IJ_KC = 256, IJ_MC = 240, IJ_FAR = 1024 };     /* a panel of B fits the L1 cache, a block of A (whole tiles) the L2 */
+enum {
+    IJ_NR = 2 * IJ_VL, IJ_KC = 256,       /* a panel of B: at most 16 KB (AVX-512: 32), half of an L1 cache */
+    IJ_MC = 192,                          /* rows of a packed A */
+    IJ_FEW = 64,                          /* rows of A for which packing B does not pay */
+    IJ_NEAR = 1 << 14                     /* numbers of a transposed A that are read well enough where they lie */
+};
 
 void ij_matmul_naive(const ij_product *p)
 {
     for (size_t i = 0; i < p->m; i++)
         for (size_t j = 0; j < p->n; j++) {
-            real sum = p->add ? p->c[i * p->c_row + j] : 0;
+            real sum = p->start ? p->start[i * p->start_row + j] : 0;
             for (size_t k = 0; k < p->k; k++)
                 sum = IJ_MADD(p->a[i * p->a_row + k * p->a_col], p->b[k * p->b_row + j * p->b_col], sum);
             p->c[i * p->c_row + j] = sum;
         }
 }
 
-static void ij_tile(size_t kc, const real *a, size_t a_row, size_t a_col, const real *b, real *c, size_t c_row)
+static inline ij_vec ij_vec_madd(real a, ij_vec b, ij_vec c)
 {
-    real sum[IJ_MR][IJ_NR];
-    for (size_t i = 0; i < IJ_MR; i++)
-        for (size_t j = 0; j < IJ_NR; j++) sum[i][j] = c[i * c_row + j];
-    for (size_t k = 0; k < kc; k++, a += a_col, b += IJ_NR)
-        for (size_t i = 0; i < IJ_MR; i++)
-            for (size_t j = 0; j < IJ_NR; j++) sum[i][j] = IJ_MADD(a[i * a_row], b[j], sum[i][j]);
-    for (size_t i = 0; i < IJ_MR; i++)
-        for (size_t j = 0; j < IJ_NR; j++) c[i * c_row + j] = sum[i][j];
+    IJ_UNROLL for (size_t l = 0; l < IJ_VL; l++) IJ_LANE(c, l) = IJ_MADD(a, IJ_LANE(b, l), IJ_LANE(c, l));
+    return c;
+}
+
+static void ij_tile(size_t kc, const real *a, size_t a_row, size_t a_col, const real *b, size_t b_row, real *c,
+                    size_t c_row, const real *start, size_t start_row)
+{
+    ij_vec sum[IJ_MR][2];
+    IJ_UNROLL for (size_t i = 0; i < IJ_MR; i++)
+        IJ_UNROLL for (size_t j = 0; j < 2; j++) sum[i][j] = *(const ij_vec *)(start + i * start_row + j * IJ_VL);
+    for (size_t k = 0; k < kc; k++, a += a_col, b += b_row)
+        IJ_UNROLL for (size_t i = 0; i < IJ_MR; i++)
+            IJ_UNROLL for (size_t j = 0; j < 2; j++)
+                sum[i][j] = ij_vec_madd(a[i * a_row], *(const ij_vec *)(b + j * IJ_VL), sum[i][j]);
+    IJ_UNROLL for (size_t i = 0; i < IJ_MR; i++)
+        IJ_UNROLL for (size_t j = 0; j < 2; j++) *(ij_vec *)(c + i * c_row + j * IJ_VL) = sum[i][j];
+}
+
+/* to[k*width + i] = from[i*next + k] for i and k below IJ_VL: in each round vectors far apart are interleaved. */
+#if !defined(IJEPA_DOUBLE) && defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#if defined(__AVX512F__)
+#define IJ_ZIP_LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define IJ_ZIP_HIGH(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#elif defined(__AVX__)
+#define IJ_ZIP_LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define IJ_ZIP_HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#else
+#define IJ_ZIP_LOW(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
+#define IJ_ZIP_HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
+#endif
+#endif
+#endif
+static void ij_pack_square(real *to, size_t width, const real *from, size_t next)
+{
+#ifdef IJ_ZIP_LOW
+    ij_vec r[IJ_VL], t[IJ_VL];
+    IJ_UNROLL for (size_t i = 0; i < IJ_VL; i++) r[i] = *(const ij_vec *)(from + i * next);
+    IJ_UNROLL for (size_t far = 1; far < IJ_VL; far *= 2) {
+        IJ_UNROLL for (size_t i = 0; i < IJ_VL / 2; i++) {
+            t[2 * i] = IJ_ZIP_LOW(r[i], r[i + IJ_VL / 2]);
+            t[2 * i + 1] = IJ_ZIP_HIGH(r[i], r[i + IJ_VL / 2]);
+        }
+        IJ_UNROLL for (size_t i = 0; i < IJ_VL; i++) r[i] = t[i];
+    }
+    IJ_UNROLL for (size_t k = 0; k < IJ_VL; k++) *(ij_vec *)(to + k * width) = r[k];
+#else
+    for (size_t i = 0; i < IJ_VL; i++)
+        for (size_t k = 0; k < IJ_VL; k++) to[k * width + i] = from[i * next + k];
+#endif
 }
 
 /* to[k][0..width) = from[k*step + i*next] for i < used, zero beyond. */
-static void ij_pack(real *to, const real *from, size_t used, size_t width, size_t kc, size_t next, size_t step)
+static inline void ij_pack(real *to, size_t width, const real *from, size_t used, size_t kc, size_t next, size_t step)
 {
-    for (size_t i = used; i < width; i++)
-        for (size_t k = 0; k < kc; k++) to[k * width + i] = 0;
-    if (next == 1)
-        for (size_t k = 0; k < kc; k++)
-            for (size_t i = 0; i < used; i++) to[k * width + i] = from[k * step + i];
-    else
-        for (size_t i = 0; i < used; i++)
-            for (size_t k = 0; k < kc; k++) to[k * width + i] = from[k * step + i * next];
+    if (next == 1 && used == width) {
+        for (size_t k = 0; k < kc; k++) memcpy(to + k * width, from + k * step, width * sizeof(real));
+        return;
+    }
+    size_t i = 0;
+    for (; step == 1 && i + IJ_VL <= used; i += IJ_VL) {
+        size_t k = 0;
+        for (; k + IJ_VL <= kc; k += IJ_VL) ij_pack_square(to + k * width + i, width, from + i * next + k, next);
+        for (; k < kc; k++)
+            for (size_t l = i; l < i + IJ_VL; l++) to[k * width + l] = from[l * next + k];
+    }
+    for (; i < width; i++)
+        for (size_t k = 0; k < kc; k++) to[k * width + i] = i < used ? from[k * step + i * next] : 0;
 }
 
-/* One slice of the sum for rows i0..i1: with `far` A has been packed, else only its last, partial tile will be. */
-static void ij_matmul_slice(const ij_product *p, size_t i0, size_t i1, size_t k0, size_t kc, real *packed, int far)
+/* Slice k0.. of the sum, rows i0..i1. What hangs over the edge of C is computed aside. */
+static void ij_matmul_slice(const ij_product *p, size_t i0, size_t i1, size_t k0, size_t kc, int pack_a)
 {
-    real b[IJ_KC * IJ_NR], edge[IJ_MR * IJ_NR];
+    static const real zero[IJ_NR] = { 0 };
+    IJ_ALIGNED real b_panel[IJ_KC * IJ_NR], a_packed[IJ_MC * IJ_KC], c_edge[IJ_MR * IJ_NR];
+    const real *first = k0 ? p->c : p->start;
+    const size_t first_row = k0 ? p->c_row : p->start_row, whole = pack_a ? i0 : i1 - (i1 - i0) % IJ_MR;
+    for (size_t i = whole; i < i1; i += IJ_MR)          /* packed: all of A, or just its last, partial tile */
+        ij_pack(a_packed + (i - whole) * kc, IJ_MR, p->a + i * p->a_row + k0 * p->a_col, IJ_MIN(IJ_MR, i1 - i), kc,
+                p->a_row, p->a_col);
     for (size_t j = 0; j < p->n; j += IJ_NR) {
         const size_t nr = IJ_MIN(IJ_NR, p->n - j);
-        ij_pack(b, p->b + k0 * p->b_row + j * p->b_col, nr, IJ_NR, kc, p->b_col, p->b_row);
+        const int lies = p->b_col == 1 && nr == IJ_NR && i1 - i0 <= IJ_FEW;     /* too few rows to pack B for */
+        const real *b = p->b + k0 * p->b_row + j * p->b_col;
+        if (!lies) ij_pack(b_panel, IJ_NR, b, nr, kc, p->b_col, p->b_row), b = b_panel;
         for (size_t i = i0; i < i1; i += IJ_MR) {
-            const size_t mr = IJ_MIN(IJ_MR, i1 - i);
-            const real *a = p->a + i * p->a_row + k0 * p->a_col;
-            const int copied = far || mr < IJ_MR;
+            const size_t mr = IJ_MIN(IJ_MR, i1 - i), start_row = first ? first_row : 0, b_row = lies ? p->b_row : IJ_NR;
+            const int packed = i >= whole, inside = mr == IJ_MR && nr == IJ_NR;
+            const real *a = packed ? a_packed + (i - whole) * kc : p->a + i * p->a_row + k0 * p->a_col;
+            const real *start = first ? first + i * first_row + j : zero;
             real *c = p->c + i * p->c_row + j;
-            if (!far && mr < IJ_MR && !j) ij_pack(packed, a, mr, IJ_MR, kc, p->a_row, p->a_col);
-            if (copied) a = packed + (far ? (i - i0) * kc : 0);
-            if (mr == IJ_MR && nr == IJ_NR) {
-                ij_tile(kc, a, copied ? 1 : p->a_row, copied ? IJ_MR : p->a_col, b, c, p->c_row);
-                continue;
+            if (!inside) {
+                memset(c_edge, 0, sizeof c_edge);
+                for (size_t r = 0; r < mr; r++)
+                    for (size_t s = 0; s < nr; s++) c_edge[r * IJ_NR + s] = start[r * start_row + s];
             }
-            memset(edge, 0, sizeof edge);
-            for (size_t r = 0; r < mr; r++) memcpy(edge + r * IJ_NR, c + r * p->c_row, nr * sizeof(real));
-            ij_tile(kc, a, copied ? 1 : p->a_row, copied ? IJ_MR : p->a_col, b, edge, IJ_NR);
-            for (size_t r = 0; r < mr; r++) memcpy(c + r * p->c_row, edge + r * IJ_NR, nr * sizeof(real));
+            ij_tile(kc, a, packed ? 1 : p->a_row, packed ? IJ_MR : p->a_col, b, b_row, inside ? c : c_edge,
+                    inside ? p->c_row : IJ_NR, inside ? start : c_edge, inside ? start_row : IJ_NR);
+            for (size_t r = 0; !inside && r < mr; r++)
+                for (size_t s = 0; s < nr; s++) c[r * p->c_row + s] = c_edge[r * IJ_NR + s];
         }
     }
+}
+
+static size_t ij_share(size_t n, size_t most)           /* of n cut into the fewest equal shares of at most that much */
+{
+    const size_t shares = IJ_MAX(1, (n + most - 1) / most);
+    return IJ_MAX(1, (n + shares - 1) / shares);
 }
 
 typedef struct { const ij_product *p; size_t rows; } ij_matmul_work;
@@ -290,20 +363,13 @@ static void ij_matmul_rows(void *arg, size_t index)
 {
     const ij_matmul_work *w = arg;
     const ij_product *p = w->p;
-    const size_t i0 = index * w->rows, i1 = IJ_MIN(i0 + w->rows, p->m);
-    const int far = IJ_MAX(p->a_row, p->a_col) >= IJ_FAR;
-    const size_t block = far ? IJ_MC : 2 * IJ_MC;
-    real packed[IJ_MC * IJ_KC];
-    if (!p->add)
-        for (size_t i = i0; i < i1; i++) memset(p->c + i * p->c_row, 0, p->n * sizeof(real));
-    for (size_t i = i0; i < i1; i += block)
-        for (size_t k0 = 0; k0 < p->k; k0 += IJ_KC) {
-            const size_t kc = IJ_MIN(IJ_KC, p->k - k0), end = IJ_MIN(i + block, i1);
-            for (size_t t = i; far && t < end; t += IJ_MR)
-                ij_pack(packed + (t - i) * kc, p->a + t * p->a_row + k0 * p->a_col, IJ_MIN(IJ_MR, end - t), IJ_MR, kc,
-                        p->a_row, p->a_col);
-            ij_matmul_slice(p, i, end, k0, kc, packed, far);
-        }
+    const size_t i0 = index * w->rows, i1 = IJ_MIN(i0 + w->rows, p->m), slice = ij_share(p->k, IJ_KC);
+    const int pack_a = p->a_col != 1 && slice * p->a_col > IJ_NEAR;
+    const size_t block = pack_a ? IJ_MC : i1 - i0;
+    for (size_t i = i0; i < i1; i += block) {
+        size_t k = 0;
+        do ij_matmul_slice(p, i, IJ_MIN(i + block, i1), k, IJ_MIN(slice, p->k - k), pack_a); while ((k += slice) < p->k);
+    }
 }
 
 void ij_matmul(const ij_product *p, const ij_team *team)
@@ -324,17 +390,16 @@ static void ij_linear(ij_tensor y, ij_tensor x, const ij_tensor *w, const ij_ten
 {
     const size_t rows = ij_rows(&x), in = ij_cols(&x), out = ij_cols(&y);
     assert(w->dim[0] == out && ij_count(w) == out * in && ij_count(b) == out && ij_rows(&y) == rows);
-    for (size_t r = 0; r < rows; r++) memcpy(y.x + r * out, b->x, out * sizeof(real));
-    const ij_product p = { rows, out, in, x.x, in, 1, w->x, 1, in, y.x, out, 1 };
+    const ij_product p = { rows, out, in, x.x, in, 1, w->x, 1, in, y.x, out, b->x, 0 };
     ij_matmul(&p, NULL);
 }
 
-/* dx = dy W */
-static void ij_linear_backward(ij_tensor dx, ij_tensor dy, const ij_tensor *w)
+/* dx = dy W, or dx += dy W */
+static void ij_linear_backward(ij_tensor dx, ij_tensor dy, const ij_tensor *w, int add)
 {
     const size_t rows = ij_rows(&dy), out = ij_cols(&dy), in = ij_cols(&dx);
     assert(w->dim[0] == out && ij_count(w) == out * in && ij_rows(&dx) == rows);
-    const ij_product p = { rows, in, out, dy.x, out, 1, w->x, in, 1, dx.x, in, 0 };
+    const ij_product p = { rows, in, out, dy.x, out, 1, w->x, in, 1, dx.x, in, add ? dx.x : NULL, in };
     ij_matmul(&p, NULL);
 }
 
@@ -344,7 +409,7 @@ static void ij_linear_backward_weight(const ij_tensor *dw, const ij_tensor *db, 
 {
     const size_t rows = ij_rows(x), in = ij_cols(x), out = ij_cols(dy);
     assert(ij_count(dw) == out * in && ij_count(db) == out && ij_rows(dy) == rows && o0 <= o1 && o1 <= out);
-    const ij_product p = { o1 - o0, in, rows, dy->x + o0, 1, out, x->x, in, 1, dw->x + o0 * in, in, 1 };
+    const ij_product p = { o1 - o0, in, rows, dy->x + o0, 1, out, x->x, in, 1, dw->x + o0 * in, in, dw->x + o0 * in, in };
     ij_matmul(&p, NULL);
     for (size_t r = 0; r < rows; r++)
         for (size_t o = o0; o < o1; o++) db->x[o] += dy->x[r * out + o];
@@ -356,11 +421,12 @@ static void ij_linear_backward_weight(const ij_tensor *dw, const ij_tensor *db, 
 /* Mean and 1/std of one row. */
 static void ij_moments(real *mean, real *rstd, const real *x, size_t d, double eps)
 {
-    real lane[IJ_LANES] = { 0 };
-    const real m = ij_sum(x, d) / (real)d;
-    for (size_t i = 0; i < d; i++) lane[i % IJ_LANES] += (x[i] - m) * (x[i] - m);
+    real sum, square;
+    IJ_SUM(real, sum, i, d, x[i]);
+    const real m = sum / (real)d;
+    IJ_SUM(real, square, i, d, (x[i] - m) * (x[i] - m));
     *mean = m;
-    *rstd = 1 / (real)sqrt((double)(ij_lanes_total(lane) / (real)d) + eps);
+    *rstd = 1 / (real)sqrt((double)(square / (real)d) + eps);
 }
 
 /* y = (x - mean) rstd w + b      stat [T,2]: mean, rstd, kept for the backward */
@@ -382,16 +448,13 @@ static void ij_layernorm_backward(ij_tensor dx, ij_tensor dy, ij_tensor stat, ij
     const size_t d = ij_cols(&x);
     assert(ij_is(&dx, ij_rows(&x), d) && ij_is(&dy, ij_rows(&x), d) && ij_count(w) == d);
     for (size_t r = 0; r < ij_rows(&x); r++) {
-        const real *s = stat.x + r * 2, *xr = x.x + r * d, *dyr = dy.x + r * d;
-        real g_lane[IJ_LANES] = { 0 }, gn_lane[IJ_LANES] = { 0 }, *dxr = dx.x + r * d;
-        for (size_t i = 0; i < d; i++) {
-            const real g = dyr[i] * w->x[i];
-            g_lane[i % IJ_LANES] += g;
-            gn_lane[i % IJ_LANES] += g * (xr[i] - s[0]) * s[1];
-        }
-        const real g_mean = ij_lanes_total(g_lane) / (real)d, gn_mean = ij_lanes_total(gn_lane) / (real)d;
+        const real *xr = x.x + r * d, *dyr = dy.x + r * d, mean = stat.x[r * 2], rstd = stat.x[r * 2 + 1];
+        real *dxr = dx.x + r * d, g_sum, gn_sum;
+        IJ_SUM(real, g_sum, i, d, dyr[i] * w->x[i]);
+        IJ_SUM(real, gn_sum, i, d, dyr[i] * w->x[i] * (xr[i] - mean) * rstd);
+        const real g_mean = g_sum / (real)d, gn_mean = gn_sum / (real)d;
         for (size_t i = 0; i < d; i++)
-            dxr[i] += s[1] * (dyr[i] * w->x[i] - g_mean - (xr[i] - s[0]) * s[1] * gn_mean);
+            dxr[i] += rstd * (dyr[i] * w->x[i] - g_mean - (xr[i] - mean) * rstd * gn_mean);
     }
 }
 
@@ -439,7 +502,7 @@ static inline real ij_exp(real x)
  * (the form of Abramowitz & Stegun 26.2.17, refitted: error of P 2e-8; of cdf in float 2.5e-7). */
 static inline void ij_normal(real *pdf, real *cdf, real u)
 {
-    const float v = u < 0 ? -u : u, e = ij_exp(-0.5f * v * v), t = 1.0f / IJ_MADD(0.2316419f, v, 1.0f);
+    const float v = fabsf(u), e = ij_exp(-0.5f * v * v), t = 1.0f / IJ_MADD(0.2316419f, v, 1.0f);
     float p = -0.0712024451f;
     p = IJ_MADD(p, t, 0.250886878f);
     p = IJ_MADD(p, t, -0.207111123f);
@@ -448,9 +511,9 @@ static inline void ij_normal(real *pdf, real *cdf, real u)
     p = IJ_MADD(p, t, 0.103443219f);
     p = IJ_MADD(p, t, 0.0902921905f);
     p = IJ_MADD(p, t, 0.09253072f);
-    const float q = e * t * p;
+    const float q = e * t * p, rest = 1.0f - q;
     *pdf = e * 0.398942280f;
-    *cdf = u < 0 ? q : 1.0f - q;
+    *cdf = u < 0 ? q : rest;
 }
 #else
 static real ij_exp(real x) { return (real)exp((double)x); }
@@ -461,26 +524,23 @@ static void ij_normal(real *pdf, real *cdf, real u)
 }
 #endif
 
-/* y = u cdf(u), the erf form */
+/* y = u cdf(u), the erf form. u becomes the slope cdf(u) + u pdf(u), which is all that the backward needs. */
 static void ij_gelu(ij_tensor y, ij_tensor u)
 {
     assert(ij_is(&y, ij_rows(&u), ij_cols(&u)));
     for (size_t i = 0, n = ij_count(&u); i < n; i++) {
         real pdf, cdf;
-        ij_normal(&pdf, &cdf, u.x[i]);
-        y.x[i] = u.x[i] * cdf;
+        const real x = u.x[i];
+        ij_normal(&pdf, &cdf, x);
+        y.x[i] = x * cdf;
+        u.x[i] = cdf + x * pdf;
     }
 }
 
-/* dy becomes du = dy (cdf(u) + u pdf(u)) */
-static void ij_gelu_backward(ij_tensor dy, ij_tensor u)
+static void ij_gelu_backward(ij_tensor dy, ij_tensor slope)             /* du = dy slope, in place */
 {
-    assert(ij_is(&dy, ij_rows(&u), ij_cols(&u)));
-    for (size_t i = 0, n = ij_count(&u); i < n; i++) {
-        real pdf, cdf;
-        ij_normal(&pdf, &cdf, u.x[i]);
-        dy.x[i] *= cdf + u.x[i] * pdf;
-    }
+    assert(ij_is(&dy, ij_rows(&slope), ij_cols(&slope)));
+    for (size_t i = 0, n = ij_count(&dy); i < n; i++) dy.x[i] *= slope.x[i];
 }
 
 static void ij_add(ij_tensor y, ij_tensor x)            /* y += x */
@@ -495,61 +555,71 @@ static void ij_copy(ij_tensor y, ij_tensor x)
     memcpy(y.x, x.x, ij_count(&x) * sizeof(real));
 }
 
-/* Softmax of each row of s [n,n], scaled, in place. */
-static void ij_softmax(real *s, size_t n, real scale)
+/* Softmax of each row of s [m,n], scaled, in place. */
+static void ij_softmax(real *s, size_t m, size_t n, real scale)
 {
-    for (size_t r = 0; r < n; r++, s += n) {
-        real top = s[0];
-        for (size_t j = 1; j < n; j++) top = s[j] > top ? s[j] : top;
-        for (size_t j = 0; j < n; j++) s[j] = ij_exp((s[j] - top) * scale);
-        const real inverse = 1 / ij_sum(s, n);
-        for (size_t j = 0; j < n; j++) s[j] *= inverse;
+    for (size_t r = 0; r < m; r++, s += n) {
+        real top = s[0], lane[IJ_LANES];
+        for (size_t i = 0; i < IJ_LANES; i++) lane[i] = top;
+        size_t j = 0;
+        for (; j + IJ_LANES <= n; j += IJ_LANES)
+            for (size_t i = 0; i < IJ_LANES; i++) lane[i] = s[j + i] > lane[i] ? s[j + i] : lane[i];
+        for (; j < n; j++) top = s[j] > top ? s[j] : top;
+        for (size_t i = 0; i < 8; i++) lane[i] = lane[i + 8] > lane[i] ? lane[i + 8] : lane[i];
+        for (size_t i = 0; i < 8; i++) top = lane[i] > top ? lane[i] : top;
+        for (j = 0; j < n; j++) s[j] = ij_exp((s[j] - top) * scale);
+        real sum;
+        IJ_SUM(real, sum, i, n, s[i]);
+        const real inverse = 1 / sum;
+        for (j = 0; j < n; j++) s[j] *= inverse;
     }
 }
 
 /* ds (given as dp) = p (dp - sum(dp p)) scale, in place */
-static void ij_softmax_backward(real *dp, const real *p, size_t n, real scale)
+static void ij_softmax_backward(real *dp, const real *p, size_t m, size_t n, real scale)
 {
-    for (size_t r = 0; r < n; r++, dp += n, p += n) {
-        const real dot = ij_dot(dp, p, n);
+    for (size_t r = 0; r < m; r++, dp += n, p += n) {
+        real dot;
+        IJ_SUM(real, dot, j, n, dp[j] * p[j]);
         for (size_t j = 0; j < n; j++) dp[j] = p[j] * (dp[j] - dot) * scale;
     }
 }
 
 /* ---- attention ---------------------------------------------------------------------------------------------------
- * Each row of qkv is [q | k | v], D numbers each, head h at columns h*dh of each third. Within one sequence of n
- * tokens and one head:   P = softmax(q k' / sqrt(dh)) [n,n],   o = P v [n,dh].                                       */
+ * Within one sequence of n tokens, of which m ask, and one head:
+ *      P = softmax(q k' / sqrt(dh)) [m,n],   o = P v [m,dh].
+ * q [m,D], and kv [n,2D] with [k | v] in each row; head h at columns h*dh of q, of k and of v.                       */
 
-static void ij_attention(real *o, real *prob, const real *qkv, size_t n, size_t d, size_t heads)
+static void ij_attention(real *o, real *prob, const real *q, const real *kv, size_t m, size_t n, size_t d, size_t heads)
 {
-    const size_t dh = d / heads, row = 3 * d;
+    const size_t dh = d / heads, row = 2 * d;
     const real scale = (real)(1 / sqrt((double)dh));
-    for (size_t h = 0; h < heads; h++, prob += n * n) {
-        const real *q = qkv + h * dh, *k = q + d, *v = k + d;
-        const ij_product scores = { n, n, dh, q, row, 1, k, 1, row, prob, n, 0 };
+    for (size_t h = 0; h < heads; h++, prob += m * n) {
+        const real *k = kv + h * dh, *v = k + d;
+        const ij_product scores = { m, n, dh, q + h * dh, d, 1, k, 1, row, prob, n, NULL, 0 };
         ij_matmul(&scores, NULL);
-        ij_softmax(prob, n, scale);
-        const ij_product out = { n, dh, n, prob, n, 1, v, row, 1, o + h * dh, d, 0 };
+        ij_softmax(prob, m, n, scale);
+        const ij_product out = { m, dh, n, prob, n, 1, v, row, 1, o + h * dh, d, NULL, 0 };
         ij_matmul(&out, NULL);
     }
 }
 
-/* dqkv from do; ds: room for [n,n] */
-static void ij_attention_backward(real *dqkv, real *ds, const real *d_o, const real *prob, const real *qkv, size_t n,
-                                  size_t d, size_t heads)
+/* dq, dkv from do; ds: room for [m,n] */
+static void ij_attention_backward(real *dq, real *dkv, real *ds, const real *d_o, const real *prob, const real *q,
+                                  const real *kv, size_t m, size_t n, size_t d, size_t heads)
 {
-    const size_t dh = d / heads, row = 3 * d;
+    const size_t dh = d / heads, row = 2 * d;
     const real scale = (real)(1 / sqrt((double)dh));
-    for (size_t h = 0; h < heads; h++, prob += n * n) {
-        const real *q = qkv + h * dh, *k = q + d, *v = k + d, *doh = d_o + h * dh;
-        real *dq = dqkv + h * dh, *dk = dq + d, *dv = dk + d;
-        const ij_product to_v = { n, dh, n, prob, 1, n, doh, d, 1, dv, row, 0 };        /* dv = P' do */
-        const ij_product to_p = { n, n, dh, doh, d, 1, v, 1, row, ds, n, 0 };           /* dP = do v' */
+    for (size_t h = 0; h < heads; h++, prob += m * n) {
+        const real *k = kv + h * dh, *v = k + d, *doh = d_o + h * dh;
+        real *dk = dkv + h * dh, *dv = dk + d;
+        const ij_product to_v = { n, dh, m, prob, 1, n, doh, d, 1, dv, row, NULL, 0 };        /* dv = P' do */
+        const ij_product to_p = { m, n, dh, doh, d, 1, v, 1, row, ds, n, NULL, 0 };           /* dP = do v' */
         ij_matmul(&to_v, NULL);
         ij_matmul(&to_p, NULL);
-        ij_softmax_backward(ds, prob, n, scale);
-        const ij_product to_q = { n, dh, n, ds, n, 1, k, row, 1, dq, row, 0 };          /* dq = dS k */
-        const ij_product to_k = { n, dh, n, ds, 1, n, q, row, 1, dk, row, 0 };          /* dk = dS' q */
+        ij_softmax_backward(ds, prob, m, n, scale);
+        const ij_product to_q = { m, dh, n, ds, n, 1, k, row, 1, dq + h * dh, d, NULL, 0 };   /* dq = dS k */
+        const ij_product to_k = { n, dh, m, ds, 1, n, q + h * dh, d, 1, dk, row, NULL, 0 };   /* dk = dS' q */
         ij_matmul(&to_q, NULL);
         ij_matmul(&to_k, NULL);
     }
@@ -569,28 +639,34 @@ typedef struct {                /* a packed batch of sequences */
 typedef struct {                /* activations of one block, kept for the backward */
     ij_tensor x;                /* [T,D] input */
     ij_tensor norm1, stat1;     /* [T,D] [T,2] */
-    ij_tensor qkv;              /* [T,3D] */
-    real *prob;                 /* for each sequence [H,n,n] */
-    ij_tensor heads;            /* [T,D] attention's output before proj */
-    ij_tensor y;                /* [T,D] after the attention branch */
-    ij_tensor norm2, stat2;     /* [T,D] [T,2] */
-    ij_tensor fc1, gelu;        /* [T,F] */
+    ij_tensor kv;               /* [T,2D] keys and values */
+    ij_tensor xq, norm1q;       /* [Q,D] x and norm1 at the rows that ask: in all but the last block these are all rows */
+    ij_tensor q;                /* [Q,D] queries */
+    real *prob;                 /* for each sequence [H,m,n] */
+    ij_tensor heads;            /* [Q,D] attention's output before proj */
+    ij_tensor y;                /* [Q,D] after the attention branch */
+    ij_tensor norm2, stat2;     /* [Q,D] [Q,2] */
+    ij_tensor fc1, gelu;        /* [Q,F] fc1 becomes GELU's slope */
 } ij_block_acts;
 
 typedef struct {
     size_t depth, heads;
     ij_seqs seqs;
+    ij_seqs asked;              /* the last rows of each sequence, whose output is asked for; those before them need no
+                                   queries and no MLP in the last block */
     ij_block_acts *block;       /* [depth] */
-    ij_tensor out;              /* [T,D] output of the last block */
-    ij_tensor norm, stat;       /* [T,D] [T,2] final norm */
+    ij_tensor out;              /* [Q,D] output of the last block */
+    ij_tensor norm, stat;       /* [Q,D] [Q,2] final norm */
 } ij_stack;
 
 typedef struct {                /* gradients while walking back through one stack */
-    ij_tensor dz, dy, dx;       /* [T,D] of a block's output, middle, input */
-    ij_tensor dnorm1, dnorm2, dheads;   /* [T,D] */
-    ij_tensor dqkv, dfc1;       /* [T,3D] [T,F] */
-    real *dprob;                /* for each sequence [n,n] */
+    ij_tensor dz, dy, dx;       /* [Q,D] [Q,D] [T,D] of a block's output, middle, input */
+    ij_tensor dnorm1, dnorm2, dheads;   /* [T,D] [Q,D] [Q,D] */
+    ij_tensor dq, dkv, dfc1;    /* [Q,D] [T,2D] [Q,F] */
+    real *dprob;                /* for each sequence [m,n] */
 } ij_stack_grads;
+
+static size_t ij_length(const ij_seqs *s, size_t seq) { return s->start[seq + 1] - s->start[seq]; }
 
 static void ij_seqs_place(ij_seqs *s, ij_arena *a, size_t count)
 {
@@ -598,7 +674,7 @@ static void ij_seqs_place(ij_seqs *s, ij_arena *a, size_t count)
     s->square = ij_take(a, count + 1, sizeof(size_t));
 }
 
-/* Pieces of some 512 rows, in equal shares for the threads. */
+/* Pieces of at most some 512 rows, in equal shares for the threads. */
 static void ij_seqs_set(ij_seqs *s, size_t count, const ij_team *team)
 {
     const size_t threads = team && team->run ? IJ_MAX(team->threads, 1) : 1;
@@ -609,7 +685,7 @@ static void ij_seqs_set(ij_seqs *s, size_t count, const ij_team *team)
         const size_t n = s->start[i + 1] - s->start[i];
         s->square[i + 1] = s->square[i] + n * n;
     }
-    const size_t pieces = (s->tokens / 512 + threads) / threads * threads;
+    const size_t pieces = ((s->tokens + 511) / 512 + threads - 1) / threads * threads;
     s->pieces = IJ_MIN(pieces, count);
 }
 
@@ -620,34 +696,39 @@ static void ij_piece(size_t *first, size_t *last, const ij_seqs *s, size_t piece
     *last = s->count * (piece + 1) / s->pieces;
 }
 
-/* tokens, squares: at most that many; keep 0: no backward will follow, and all blocks share one set of buffers */
+/* tokens, asked, squares: at most that many; keep 0: no backward will follow, and all blocks share one set of buffers */
 static void ij_stack_place(ij_stack *s, ij_arena *a, size_t depth, size_t heads, size_t d, size_t f, size_t count,
-                           size_t tokens, size_t squares, int keep)
+                           size_t tokens, size_t asked, size_t squares, int keep)
 {
     s->depth = depth, s->heads = heads;
     ij_seqs_place(&s->seqs, a, count);
+    s->asked = s->seqs;
+    if (asked < tokens) ij_seqs_place(&s->asked, a, count);
     s->block = ij_take(a, depth, sizeof *s->block);
     ij_block_acts b;
     memset(&b, 0, sizeof b);
     for (size_t i = 0; i < depth; i++) {
         if (keep || i == 0) {
-            b.x = ij_matrix(a, tokens, d);
-            b.norm1 = ij_matrix(a, tokens, d);
+            const size_t q = i + 1 < depth ? tokens : asked;
+            b.x = b.xq = ij_matrix(a, tokens, d);
+            b.norm1 = b.norm1q = ij_matrix(a, tokens, d);
+            if (q < tokens) b.xq = ij_matrix(a, q, d), b.norm1q = ij_matrix(a, q, d);
             b.stat1 = ij_matrix(a, tokens, 2);
-            b.qkv = ij_matrix(a, tokens, ij_mul(3, d));
+            b.kv = ij_matrix(a, tokens, ij_mul(2, d));
+            b.q = ij_matrix(a, q, d);
             b.prob = ij_take(a, ij_mul(squares, heads), sizeof(real));
-            b.heads = ij_matrix(a, tokens, d);
-            b.y = ij_matrix(a, tokens, d);
-            b.norm2 = ij_matrix(a, tokens, d);
-            b.stat2 = ij_matrix(a, tokens, 2);
-            b.fc1 = ij_matrix(a, tokens, f);
-            b.gelu = ij_matrix(a, tokens, f);
+            b.heads = ij_matrix(a, q, d);
+            b.y = ij_matrix(a, q, d);
+            b.norm2 = ij_matrix(a, q, d);
+            b.stat2 = ij_matrix(a, q, 2);
+            b.fc1 = ij_matrix(a, q, f);
+            b.gelu = ij_matrix(a, q, f);
         }
         if (s->block) s->block[i] = b;
     }
-    s->out = keep || !depth ? ij_matrix(a, tokens, d) : b.x;    /* z = y + ... never reads x again */
-    s->norm = ij_matrix(a, tokens, d);
-    s->stat = ij_matrix(a, tokens, 2);
+    s->out = keep || !depth ? ij_matrix(a, asked, d) : b.x;     /* z = y + ... never reads x again */
+    s->norm = ij_matrix(a, asked, d);
+    s->stat = ij_matrix(a, asked, 2);
 }
 
 static void ij_stack_grads_place(ij_stack_grads *g, ij_arena *a, size_t d, size_t f, size_t tokens, size_t squares)
@@ -658,49 +739,75 @@ static void ij_stack_grads_place(ij_stack_grads *g, ij_arena *a, size_t d, size_
     g->dnorm1 = ij_matrix(a, tokens, d);
     g->dnorm2 = ij_matrix(a, tokens, d);
     g->dheads = ij_matrix(a, tokens, d);
-    g->dqkv = ij_matrix(a, tokens, ij_mul(3, d));
+    g->dq = ij_matrix(a, tokens, d);
+    g->dkv = ij_matrix(a, tokens, ij_mul(2, d));
     g->dfc1 = ij_matrix(a, tokens, f);
     g->dprob = ij_take(a, squares, sizeof(real));
 }
 
-/* The rows of sequences s0..s1. */
-static ij_block_acts ij_block_slice(const ij_block_acts *a, const ij_seqs *s, size_t heads, size_t s0, size_t s1)
+/* The rows of sequences s0..s1; q: the rows that ask in this block. */
+static ij_block_acts ij_block_slice(const ij_block_acts *a, const ij_seqs *s, const ij_seqs *q, size_t heads, size_t s0,
+                                    size_t s1)
 {
-    const size_t r0 = s->start[s0], r1 = s->start[s1];
+    const size_t r0 = s->start[s0], r1 = s->start[s1], q0 = q->start[s0], q1 = q->start[s1];
     const ij_block_acts part = {
-        ij_slice(&a->x, r0, r1), ij_slice(&a->norm1, r0, r1), ij_slice(&a->stat1, r0, r1), ij_slice(&a->qkv, r0, r1),
-        a->prob + heads * s->square[s0], ij_slice(&a->heads, r0, r1), ij_slice(&a->y, r0, r1),
-        ij_slice(&a->norm2, r0, r1), ij_slice(&a->stat2, r0, r1), ij_slice(&a->fc1, r0, r1), ij_slice(&a->gelu, r0, r1) };
+        ij_slice(&a->x, r0, r1), ij_slice(&a->norm1, r0, r1), ij_slice(&a->stat1, r0, r1), ij_slice(&a->kv, r0, r1),
+        ij_slice(&a->xq, q0, q1), ij_slice(&a->norm1q, q0, q1), ij_slice(&a->q, q0, q1), a->prob + heads * s->square[s0],
+        ij_slice(&a->heads, q0, q1), ij_slice(&a->y, q0, q1), ij_slice(&a->norm2, q0, q1), ij_slice(&a->stat2, q0, q1),
+        ij_slice(&a->fc1, q0, q1), ij_slice(&a->gelu, q0, q1) };
     return part;
 }
 
-static ij_stack_grads ij_grads_slice(const ij_stack_grads *g, const ij_seqs *s, size_t s0, size_t s1)
+static ij_stack_grads ij_grads_slice(const ij_stack_grads *g, const ij_seqs *s, const ij_seqs *q, size_t s0, size_t s1)
 {
-    const size_t r0 = s->start[s0], r1 = s->start[s1];
+    const size_t r0 = s->start[s0], r1 = s->start[s1], q0 = q->start[s0], q1 = q->start[s1];
     const ij_stack_grads part = {
-        ij_slice(&g->dz, r0, r1), ij_slice(&g->dy, r0, r1), ij_slice(&g->dx, r0, r1), ij_slice(&g->dnorm1, r0, r1),
-        ij_slice(&g->dnorm2, r0, r1), ij_slice(&g->dheads, r0, r1), ij_slice(&g->dqkv, r0, r1),
-        ij_slice(&g->dfc1, r0, r1), g->dprob + s->square[s0] };
+        ij_slice(&g->dz, q0, q1), ij_slice(&g->dy, q0, q1), ij_slice(&g->dx, r0, r1), ij_slice(&g->dnorm1, r0, r1),
+        ij_slice(&g->dnorm2, q0, q1), ij_slice(&g->dheads, q0, q1), ij_slice(&g->dq, q0, q1), ij_slice(&g->dkv, r0, r1),
+        ij_slice(&g->dfc1, q0, q1), g->dprob + s->square[s0] };
     return part;
 }
 
-/* y = x + proj(attention(norm1(x)))      z = y + fc2(gelu(fc1(norm2(y))))      for sequences s0..s1 */
-static void ij_block_forward(ij_tensor z, const ij_block_acts *all, const ij_block *w, const ij_seqs *s, size_t heads,
-                             size_t s0, size_t s1)
+/* to [Q,D] = the rows of from [T,D] that ask; backward: their gradients, to [T,D] += from [Q,D]. */
+static void ij_ask(ij_tensor to, ij_tensor from, const ij_seqs *s, const ij_seqs *q, size_t s0, size_t s1)
 {
-    const ij_block_acts a = ij_block_slice(all, s, heads, s0, s1);
-    const size_t d = ij_cols(&a.x), r0 = s->start[s0];
-    z = ij_slice(&z, r0, s->start[s1]);
+    const size_t d = ij_cols(&to);
+    for (size_t i = s0; i < s1; i++)
+        memcpy(to.x + (q->start[i] - q->start[s0]) * d,
+               from.x + (s->start[i + 1] - s->start[s0] - ij_length(q, i)) * d, ij_length(q, i) * d * sizeof(real));
+}
+
+static void ij_ask_backward(ij_tensor to, ij_tensor from, const ij_seqs *s, const ij_seqs *q, size_t s0, size_t s1)
+{
+    const size_t d = ij_cols(&to);
+    for (size_t i = s0; i < s1; i++) {
+        real *t = to.x + (s->start[i + 1] - s->start[s0] - ij_length(q, i)) * d;
+        const real *f = from.x + (q->start[i] - q->start[s0]) * d;
+        for (size_t j = 0; j < ij_length(q, i) * d; j++) t[j] += f[j];
+    }
+}
+
+/* y = x + proj(attention(norm1(x)))      z = y + fc2(gelu(fc1(norm2(y))))      for sequences s0..s1, at the rows q */
+static void ij_block_forward(ij_tensor z, const ij_block_acts *all, const ij_block *w, const ij_seqs *s, const ij_seqs *q,
+                             size_t heads, size_t s0, size_t s1)
+{
+    const ij_block_acts a = ij_block_slice(all, s, q, heads, s0, s1);
+    const size_t d = ij_cols(&a.x);
+    const ij_tensor q_w = ij_slice(&w->qkv_w, 0, d), kv_w = ij_slice(&w->qkv_w, d, 3 * d);
+    const ij_tensor q_b = ij_slice(&w->qkv_b, 0, d), kv_b = ij_slice(&w->qkv_b, d, 3 * d);
+    z = ij_slice(&z, q->start[s0], q->start[s1]);
 
     ij_layernorm(a.norm1, a.stat1, a.x, &w->norm1_w, &w->norm1_b);
-    ij_linear(a.qkv, a.norm1, &w->qkv_w, &w->qkv_b);
-    for (size_t i = s0, row; i < s1; i++) {
-        row = s->start[i] - r0;
-        ij_attention(a.heads.x + row * d, a.prob + heads * (s->square[i] - s->square[s0]), a.qkv.x + row * 3 * d,
-                     s->start[i + 1] - s->start[i], d, heads);
+    if (q != s) ij_ask(a.xq, a.x, s, q, s0, s1), ij_ask(a.norm1q, a.norm1, s, q, s0, s1);
+    ij_linear(a.q, a.norm1q, &q_w, &q_b);
+    ij_linear(a.kv, a.norm1, &kv_w, &kv_b);
+    for (size_t i = s0; i < s1; i++) {
+        const size_t row = s->start[i] - s->start[s0], asks = q->start[i] - q->start[s0];
+        ij_attention(a.heads.x + asks * d, a.prob + heads * (s->square[i] - s->square[s0]), a.q.x + asks * d,
+                     a.kv.x + row * 2 * d, ij_length(q, i), ij_length(s, i), d, heads);
     }
     ij_linear(a.y, a.heads, &w->proj_w, &w->proj_b);
-    ij_add(a.y, a.x);
+    ij_add(a.y, a.xq);
 
     ij_layernorm(a.norm2, a.stat2, a.y, &w->norm2_w, &w->norm2_b);
     ij_linear(a.fc1, a.norm2, &w->fc1_w, &w->fc1_b);
@@ -711,53 +818,71 @@ static void ij_block_forward(ij_tensor z, const ij_block_acts *all, const ij_blo
 
 /* From dz to dx, the same lines from the last to the first. */
 static void ij_block_backward(const ij_stack_grads *all_grads, const ij_block_acts *all, const ij_block *w,
-                              const ij_seqs *s, size_t heads, size_t s0, size_t s1)
+                              const ij_seqs *s, const ij_seqs *q, size_t heads, size_t s0, size_t s1)
 {
-    const ij_block_acts a = ij_block_slice(all, s, heads, s0, s1);
-    const ij_stack_grads g = ij_grads_slice(all_grads, s, s0, s1);
+    const ij_block_acts a = ij_block_slice(all, s, q, heads, s0, s1);
+    const ij_stack_grads g = ij_grads_slice(all_grads, s, q, s0, s1);
     const size_t d = ij_cols(&a.x);
+    const ij_tensor q_w = ij_slice(&w->qkv_w, 0, d), kv_w = ij_slice(&w->qkv_w, d, 3 * d);
 
     ij_copy(g.dy, g.dz);                                        /* z = y + ... */
-    ij_linear_backward(g.dfc1, g.dz, &w->fc2_w);
+    ij_linear_backward(g.dfc1, g.dz, &w->fc2_w, 0);
     ij_gelu_backward(g.dfc1, a.fc1);
-    ij_linear_backward(g.dnorm2, g.dfc1, &w->fc1_w);
+    ij_linear_backward(g.dnorm2, g.dfc1, &w->fc1_w, 0);
     ij_layernorm_backward(g.dy, g.dnorm2, a.stat2, a.y, &w->norm2_w);
 
-    ij_copy(g.dx, g.dy);                                        /* y = x + ... */
-    ij_linear_backward(g.dheads, g.dy, &w->proj_w);
-    for (size_t i = s0, row, square; i < s1; i++) {
-        row = s->start[i] - s->start[s0], square = s->square[i] - s->square[s0];
-        ij_attention_backward(g.dqkv.x + row * 3 * d, g.dprob + square, g.dheads.x + row * d, a.prob + heads * square,
-                              a.qkv.x + row * 3 * d, s->start[i + 1] - s->start[i], d, heads);
+    ij_linear_backward(g.dheads, g.dy, &w->proj_w, 0);
+    for (size_t i = s0; i < s1; i++) {
+        const size_t row = s->start[i] - s->start[s0], asks = q->start[i] - q->start[s0];
+        const size_t square = s->square[i] - s->square[s0];
+        ij_attention_backward(g.dq.x + asks * d, g.dkv.x + row * 2 * d, g.dprob + square, g.dheads.x + asks * d,
+                              a.prob + heads * square, a.q.x + asks * d, a.kv.x + row * 2 * d, ij_length(q, i),
+                              ij_length(s, i), d, heads);
     }
-    ij_linear_backward(g.dnorm1, g.dqkv, &w->qkv_w);
+    ij_linear_backward(g.dnorm1, g.dkv, &kv_w, 0);
+    if (q == s) {
+        ij_copy(g.dx, g.dy);                                    /* y = x + ... */
+        ij_linear_backward(g.dnorm1, g.dq, &q_w, 1);
+    } else {
+        memset(g.dx.x, 0, ij_count(&g.dx) * sizeof(real));
+        ij_ask_backward(g.dx, g.dy, s, q, s0, s1);
+        ij_linear_backward(g.dheads, g.dq, &q_w, 0);            /* dheads is done with: here of norm1q */
+        ij_ask_backward(g.dnorm1, g.dheads, s, q, s0, s1);
+    }
     ij_layernorm_backward(g.dx, g.dnorm1, a.stat1, a.x, &w->norm1_w);
+}
+
+/* The rows that ask in block i (depth: the final norm). */
+static const ij_seqs *ij_asked(const ij_stack *s, size_t i)
+{
+    return i + 1 < s->depth || s->asked.start == s->seqs.start ? &s->seqs : &s->asked;
 }
 
 /* Sequences s0..s1 through all blocks and the final norm. */
 static void ij_stack_forward(const ij_stack *s, const ij_block *w, const ij_tensor *norm_w, const ij_tensor *norm_b,
                              size_t s0, size_t s1)
 {
-    const size_t r0 = s->seqs.start[s0], r1 = s->seqs.start[s1];
+    const size_t r0 = s->asked.start[s0], r1 = s->asked.start[s1];
     for (size_t i = 0; i < s->depth; i++)
-        ij_block_forward(i + 1 < s->depth ? s->block[i + 1].x : s->out, &s->block[i], &w[i], &s->seqs, s->heads, s0, s1);
+        ij_block_forward(i + 1 < s->depth ? s->block[i + 1].x : s->out, &s->block[i], &w[i], &s->seqs, ij_asked(s, i),
+                         s->heads, s0, s1);
     ij_layernorm(ij_slice(&s->norm, r0, r1), ij_slice(&s->stat, r0, r1), ij_slice(&s->out, r0, r1), norm_w, norm_b);
 }
 
-/* Gradients of the parameters of up to six layers, cut into tasks of 96 outputs. */
-typedef struct { const ij_tensor *dw, *db, *dy, *x, *stat; } ij_weight_job;     /* stat NULL: linear; else layer norm */
-typedef struct { ij_weight_job job[6]; size_t jobs; } ij_weight_jobs;
-enum { IJ_JOB_OUTPUTS = 96 };
+/* Gradients of the parameters of up to seven layers, cut into tasks of IJ_MC outputs. */
+typedef struct { ij_tensor dw, db, dy, x; const ij_tensor *stat; } ij_weight_job;       /* stat NULL: linear; else norm */
+typedef struct { ij_weight_job job[7]; size_t jobs; } ij_weight_jobs;
+enum { IJ_JOB_OUTPUTS = IJ_MC };
 
 static void ij_weight_task(void *arg, size_t index)
 {
     const ij_weight_job *j = ((ij_weight_jobs *)arg)->job;
     for (;; j++) {
-        const size_t out = ij_cols(j->dy), parts = (out + IJ_JOB_OUTPUTS - 1) / IJ_JOB_OUTPUTS;
+        const size_t out = ij_cols(&j->dy), parts = (out + IJ_JOB_OUTPUTS - 1) / IJ_JOB_OUTPUTS;
         if (index < parts) {
             const size_t o0 = index * IJ_JOB_OUTPUTS, o1 = IJ_MIN(o0 + IJ_JOB_OUTPUTS, out);
-            if (j->stat) ij_layernorm_backward_weight(j->dw, j->db, j->dy, j->stat, j->x, o0, o1);
-            else ij_linear_backward_weight(j->dw, j->db, j->dy, j->x, o0, o1);
+            if (j->stat) ij_layernorm_backward_weight(&j->dw, &j->db, &j->dy, j->stat, &j->x, o0, o1);
+            else ij_linear_backward_weight(&j->dw, &j->db, &j->dy, &j->x, o0, o1);
             return;
         }
         index -= parts;
@@ -767,8 +892,25 @@ static void ij_weight_task(void *arg, size_t index)
 static void ij_weight_gradients(ij_weight_jobs *w, const ij_team *team)
 {
     size_t tasks = 0;
-    for (size_t i = 0; i < w->jobs; i++) tasks += (ij_cols(w->job[i].dy) + IJ_JOB_OUTPUTS - 1) / IJ_JOB_OUTPUTS;
+    for (size_t i = 0; i < w->jobs; i++) tasks += (ij_cols(&w->job[i].dy) + IJ_JOB_OUTPUTS - 1) / IJ_JOB_OUTPUTS;
     ij_each(team, tasks, ij_weight_task, w);
+}
+
+static ij_weight_jobs ij_block_weight_jobs(const ij_block *dw, const ij_block_acts *a, const ij_stack_grads *g,
+                                           const ij_seqs *s, const ij_seqs *q)
+{
+    const size_t d = ij_cols(&a->x), n = q->tokens;
+    const ij_tensor dq_w = ij_slice(&dw->qkv_w, 0, d), dkv_w = ij_slice(&dw->qkv_w, d, 3 * d);
+    const ij_tensor dq_b = ij_slice(&dw->qkv_b, 0, d), dkv_b = ij_slice(&dw->qkv_b, d, 3 * d);
+    const ij_weight_jobs jobs = { {
+        { dw->fc2_w, dw->fc2_b, ij_slice(&g->dz, 0, n), ij_slice(&a->gelu, 0, n), NULL },
+        { dw->fc1_w, dw->fc1_b, ij_slice(&g->dfc1, 0, n), ij_slice(&a->norm2, 0, n), NULL },
+        { dkv_w, dkv_b, ij_slice(&g->dkv, 0, s->tokens), ij_slice(&a->norm1, 0, s->tokens), NULL },
+        { dq_w, dq_b, ij_slice(&g->dq, 0, n), ij_slice(&a->norm1q, 0, n), NULL },
+        { dw->proj_w, dw->proj_b, ij_slice(&g->dy, 0, n), ij_slice(&a->heads, 0, n), NULL },
+        { dw->norm2_w, dw->norm2_b, ij_slice(&g->dnorm2, 0, n), ij_slice(&a->y, 0, n), &a->stat2 },
+        { dw->norm1_w, dw->norm1_b, ij_slice(&g->dnorm1, 0, s->tokens), ij_slice(&a->x, 0, s->tokens), &a->stat1 } }, 7 };
+    return jobs;
 }
 
 typedef struct {
@@ -784,35 +926,30 @@ static void ij_stack_backward_task(void *arg, size_t piece)
     size_t s0, s1;
     ij_piece(&s0, &s1, seqs, piece);
     if (b->i < b->s->depth) {
-        ij_block_backward(b->g, &b->s->block[b->i], &b->w[b->i], seqs, b->s->heads, s0, s1);
+        ij_block_backward(b->g, &b->s->block[b->i], &b->w[b->i], seqs, ij_asked(b->s, b->i), b->s->heads, s0, s1);
         return;
     }
-    const size_t r0 = seqs->start[s0], r1 = seqs->start[s1];
+    const size_t r0 = b->s->asked.start[s0], r1 = b->s->asked.start[s1];
     const ij_tensor dz = ij_slice(&b->g->dz, r0, r1);
     memset(dz.x, 0, ij_count(&dz) * sizeof(real));
     ij_layernorm_backward(dz, ij_slice(b->dnorm, r0, r1), ij_slice(&b->s->stat, r0, r1), ij_slice(&b->s->out, r0, r1),
                           b->norm_w);
 }
 
-/* dnorm [T,D]: gradient of the final norm's output. Leaves the gradient of the stack's input in g->dz. */
+/* dnorm [Q,D]: gradient of the final norm's output. Leaves the gradient of the stack's input in g->dz. */
 static void ij_stack_backward(ij_stack_grads *g, const ij_block *dw, const ij_tensor *dnorm_w, const ij_tensor *dnorm_b,
                               const ij_tensor *dnorm, const ij_stack *s, const ij_block *w, const ij_tensor *norm_w,
                               const ij_team *team)
 {
     ij_backward_work b = { s, g, w, s->depth, dnorm, norm_w };
-    ij_weight_jobs last = { { { dnorm_w, dnorm_b, dnorm, &s->out, &s->stat } }, 1 };
+    ij_weight_jobs last = { { { *dnorm_w, *dnorm_b, *dnorm, s->out, &s->stat } }, 1 };
     ij_weight_gradients(&last, team);
     ij_each(team, s->seqs.pieces, ij_stack_backward_task, &b);
     for (size_t i = s->depth; i-- > 0;) {
         const ij_block_acts *a = &s->block[i];
         b.i = i;
         ij_each(team, s->seqs.pieces, ij_stack_backward_task, &b);
-        ij_weight_jobs jobs = { { { &dw[i].fc2_w, &dw[i].fc2_b, &g->dz, &a->gelu, NULL },
-                                  { &dw[i].fc1_w, &dw[i].fc1_b, &g->dfc1, &a->norm2, NULL },
-                                  { &dw[i].qkv_w, &dw[i].qkv_b, &g->dqkv, &a->norm1, NULL },
-                                  { &dw[i].proj_w, &dw[i].proj_b, &g->dy, &a->heads, NULL },
-                                  { &dw[i].norm2_w, &dw[i].norm2_b, &g->dnorm2, &a->y, &a->stat2 },
-                                  { &dw[i].norm1_w, &dw[i].norm1_b, &g->dnorm1, &a->x, &a->stat1 } }, 6 };
+        ij_weight_jobs jobs = ij_block_weight_jobs(&dw[i], a, g, &s->seqs, ij_asked(s, i));
         ij_weight_gradients(&jobs, team);
         const ij_tensor t = g->dz;
         g->dz = g->dx;
@@ -842,12 +979,18 @@ static void ij_positions(ij_tensor pos, size_t gh, size_t gw)
         }
 }
 
-/* One pass of an encoder over a batch: sequence s is image s % images, seen through list s (no lists: whole). */
+/* Images first .. first+images of a batch of `batch`. Their sequence s belongs to image s % images. */
+typedef struct { size_t first, images, batch; } ij_part;
+
+static size_t ij_list_of(const ij_part *p, size_t s) { return s / p->images * p->batch + p->first + s % p->images; }
+
+/* One pass of an encoder over a part: each sequence is an image seen through its list (no lists: whole). */
 typedef struct {
     const ij_encoder *e;
     const ij_tensor *pos;       /* [N,D] */
-    const real *image;          /* [images,3,height,width] */
-    size_t images, height, width;
+    const real *image;          /* [batch,3,height,width] */
+    size_t height, width;
+    ij_part part;
     const ij_lists *lists;
     ij_tensor patches;          /* [T,3pp], each (channel, row, column) */
     ij_stack stack;
@@ -857,7 +1000,7 @@ static void ij_encoder_place(ij_encoder_pass *s, ij_arena *a, size_t depth, size
                              size_t f, size_t count, size_t tokens, size_t squares, int keep)
 {
     s->patches = ij_matrix(a, tokens, ij_mul(3, ij_mul(patch, patch)));
-    ij_stack_place(&s->stack, a, depth, heads, d, f, count, tokens, squares, keep);
+    ij_stack_place(&s->stack, a, depth, heads, d, f, count, tokens, tokens, squares, keep);
 }
 
 static void ij_patch_copy(real *to, const real *image, size_t height, size_t width, size_t p, size_t n)
@@ -879,16 +1022,20 @@ static void ij_encoder_task(void *arg, size_t piece)
     ij_piece(&s0, &s1, seqs, piece);
     const ij_tensor x = ij_slice(&x_all, seqs->start[s0], seqs->start[s1]);
     const ij_tensor patches = ij_slice(&s->patches, seqs->start[s0], seqs->start[s1]);
-    for (size_t i = s0, row = 0; i < s1; i++)
+    for (size_t i = s0, row = 0; i < s1; i++) {
+        const size_t *list = s->lists ? s->lists->index + ij_list_of(&s->part, i) * s->lists->stride : NULL;
+        const real *image = s->image + (s->part.first + i % s->part.images) * 3 * s->height * s->width;
         for (size_t j = 0; j < seqs->start[i + 1] - seqs->start[i]; j++, row++)
-            ij_patch_copy(patches.x + row * pixels, s->image + i % s->images * 3 * s->height * s->width, s->height,
-                          s->width, e->patch, s->lists ? s->lists->index[i * s->lists->stride + j] : j);
+            ij_patch_copy(patches.x + row * pixels, image, s->height, s->width, e->patch, list ? list[j] : j);
+    }
     ij_linear(x, patches, &e->patch_w, &e->patch_b);
-    for (size_t i = s0, row = 0; i < s1; i++)
+    for (size_t i = s0, row = 0; i < s1; i++) {
+        const size_t *list = s->lists ? s->lists->index + ij_list_of(&s->part, i) * s->lists->stride : NULL;
         for (size_t j = 0; j < seqs->start[i + 1] - seqs->start[i]; j++, row++) {
-            const real *pos = s->pos->x + (s->lists ? s->lists->index[i * s->lists->stride + j] : j) * d;
+            const real *pos = s->pos->x + (list ? list[j] : j) * d;
             for (size_t c = 0; c < d; c++) x.x[row * d + c] += pos[c];
         }
+    }
     ij_stack_forward(&s->stack, e->block, &e->norm_w, &e->norm_b, s0, s1);
 }
 
@@ -897,7 +1044,7 @@ static void ij_encoder_backward(const ij_encoder *de, ij_stack_grads *g, const i
                                 const ij_encoder_pass *s, const ij_team *team)
 {
     ij_stack_backward(g, de->block, &de->norm_w, &de->norm_b, dnorm, &s->stack, s->e->block, &s->e->norm_w, team);
-    ij_weight_jobs jobs = { { { &de->patch_w, &de->patch_b, &g->dz, &s->patches, NULL } }, 1 };
+    ij_weight_jobs jobs = { { { de->patch_w, de->patch_b, g->dz, s->patches, NULL } }, 1 };
     ij_weight_gradients(&jobs, team);
 }
 
@@ -1056,27 +1203,28 @@ ij_status ij_masks_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t s
 
 /* ---- predictor ---------------------------------------------------------------------------------------------------
  * Given the context's tokens and, as mask tokens with positions, where a target block lies, predict the target
- * encoder's output there (section 3, Prediction). Sequence (t*E + e)*B + b, E = num_enc_masks, holds context list
- * e*B + b and then the mask tokens of target list t*B + b: blocks never see each other's mask tokens.               */
+ * encoder's output there (section 3, Prediction). Sequence (t*E + e)*B + b, E = num_enc_masks, holds context e of
+ * image b and then the mask tokens of its target block t: blocks never see each other's mask tokens.                */
 
 typedef struct {
     const ij_predictor *p;
     const ij_tensor *pos;       /* [N,P] */
     const ij_masks *masks;
     const ij_stack *context;
-    size_t images;
+    ij_part part;
+    size_t contexts;            /* sequences of the context encoder, E*B */
     ij_tensor embed, dembed;    /* [Tc,P] context tokens in the predictor's width */
     ij_stack stack;
-    size_t *query;              /* [sequences+1] first row of each sequence's mask tokens in the next three */
-    ij_tensor queries, dqueries;        /* [Tq,P] the norm's output at the mask tokens */
-    ij_tensor out, dout;        /* [Tq,D] predictions */
-    ij_tensor dnorm;            /* [T,P] */
+    ij_tensor out, dout;        /* [Q,D] predictions: of the mask tokens, all that is asked of the stack */
+    ij_tensor dnorm;            /* [Q,P] */
 } ij_predictor_pass;
 
-static size_t ij_context_of(const ij_predictor_pass *s, size_t seq) { return seq % s->masks->context.lists; }
-static size_t ij_target_of(const ij_predictor_pass *s, size_t seq)
+static size_t ij_context_of(const ij_predictor_pass *s, size_t seq) { return seq % s->contexts; }
+
+/* The target list of sequence (t*E + e)*B + b of a part: block t of the batch's image first + b. */
+static size_t ij_target_of(const ij_part *p, size_t contexts, size_t seq)
 {
-    return seq / s->masks->context.lists * s->images + seq % s->images;
+    return seq / contexts * p->batch + p->first + seq % p->images;
 }
 
 static void ij_add_rows(real *x, const ij_tensor *pos, const size_t *index, size_t n)
@@ -1097,7 +1245,8 @@ static void ij_predictor_embed_task(void *arg, size_t piece)
     const ij_tensor embed = ij_slice(&s->embed, seqs->start[s0], seqs->start[s1]);
     ij_linear(embed, ij_slice(&s->context->norm, seqs->start[s0], seqs->start[s1]), &s->p->embed_w, &s->p->embed_b);
     for (size_t i = s0; i < s1; i++)
-        ij_add_rows(s->embed.x + seqs->start[i] * ij_cols(&embed), s->pos, l->index + i * l->stride, l->length[i]);
+        ij_add_rows(s->embed.x + seqs->start[i] * ij_cols(&embed), s->pos,
+                    l->index + ij_list_of(&s->part, i) * l->stride, ij_length(seqs, i));
 }
 
 static void ij_predictor_task(void *arg, size_t piece)
@@ -1111,7 +1260,7 @@ static void ij_predictor_task(void *arg, size_t piece)
     size_t s0, s1;
     ij_piece(&s0, &s1, seqs, piece);
     for (size_t i = s0; i < s1; i++) {
-        const size_t c = ij_context_of(s, i), t = ij_target_of(s, i), k = s->masks->context.length[c];
+        const size_t c = ij_context_of(s, i), t = ij_target_of(&s->part, s->contexts, i), k = ij_length(&s->context->seqs, c);
         real *to = x.x + seqs->start[i] * width;
         memcpy(to, s->embed.x + s->context->seqs.start[c] * width, k * width * sizeof(real));
         to += k * width;
@@ -1119,29 +1268,17 @@ static void ij_predictor_task(void *arg, size_t piece)
         ij_add_rows(to, s->pos, l->index + t * l->stride, l->length[t]);
     }
     ij_stack_forward(&s->stack, p->block, &p->norm_w, &p->norm_b, s0, s1);
-    for (size_t i = s0; i < s1; i++)
-        memcpy(s->queries.x + s->query[i] * width,
-               s->stack.norm.x + (seqs->start[i + 1] - (s->query[i + 1] - s->query[i])) * width,
-               (s->query[i + 1] - s->query[i]) * width * sizeof(real));
-    ij_linear(ij_slice(&s->out, s->query[s0], s->query[s1]), ij_slice(&s->queries, s->query[s0], s->query[s1]),
-              &p->proj_w, &p->proj_b);
+    const size_t q0 = s->stack.asked.start[s0], q1 = s->stack.asked.start[s1];
+    ij_linear(ij_slice(&s->out, q0, q1), ij_slice(&s->stack.norm, q0, q1), &p->proj_w, &p->proj_b);
 }
 
 static void ij_predictor_out_backward_task(void *arg, size_t piece)
 {
     const ij_predictor_pass *s = arg;
-    const ij_seqs *seqs = &s->stack.seqs;
-    const size_t width = ij_cols(&s->queries);
+    const size_t *start = s->stack.asked.start;
     size_t s0, s1;
-    ij_piece(&s0, &s1, seqs, piece);
-    ij_linear_backward(ij_slice(&s->dqueries, s->query[s0], s->query[s1]),
-                       ij_slice(&s->dout, s->query[s0], s->query[s1]), &s->p->proj_w);
-    for (size_t i = s0; i < s1; i++) {                  /* nothing was asked of the context's rows */
-        const size_t asked = s->query[i + 1] - s->query[i], rows = seqs->start[i + 1] - seqs->start[i];
-        real *dnorm = s->dnorm.x + seqs->start[i] * width;
-        memset(dnorm, 0, (rows - asked) * width * sizeof(real));
-        memcpy(dnorm + (rows - asked) * width, s->dqueries.x + s->query[i] * width, asked * width * sizeof(real));
-    }
+    ij_piece(&s0, &s1, &s->stack.seqs, piece);
+    ij_linear_backward(ij_slice(&s->dnorm, start[s0], start[s1]), ij_slice(&s->dout, start[s0], start[s1]), &s->p->proj_w, 0);
 }
 
 typedef struct { const ij_predictor_pass *s; const ij_tensor *dx, *dcontext; } ij_embed_backward;
@@ -1158,12 +1295,12 @@ static void ij_predictor_embed_backward_task(void *arg, size_t piece)
     const ij_tensor dembed = ij_slice(&s->dembed, seqs->start[s0], seqs->start[s1]);
     memset(dembed.x, 0, ij_count(&dembed) * sizeof(real));
     for (size_t i = s0; i < s1; i++)
-        for (size_t seq = i; seq < s->stack.seqs.count; seq += s->masks->context.lists) {
+        for (size_t seq = i; seq < s->stack.seqs.count; seq += s->contexts) {
             const real *from = b->dx->x + s->stack.seqs.start[seq] * width;
             real *to = s->dembed.x + seqs->start[i] * width;
-            for (size_t j = 0; j < s->masks->context.length[i] * width; j++) to[j] += from[j];
+            for (size_t j = 0; j < ij_length(seqs, i) * width; j++) to[j] += from[j];
         }
-    ij_linear_backward(ij_slice(b->dcontext, seqs->start[s0], seqs->start[s1]), dembed, &s->p->embed_w);
+    ij_linear_backward(ij_slice(b->dcontext, seqs->start[s0], seqs->start[s1]), dembed, &s->p->embed_w, 0);
 }
 
 /* From s->dout to the gradient of the context encoder's output, dcontext [Tc,D]. */
@@ -1172,16 +1309,16 @@ static void ij_predictor_backward(const ij_tensor *dcontext, const ij_predictor 
 {
     const ij_predictor *p = s->p;
     ij_each(team, s->stack.seqs.pieces, ij_predictor_out_backward_task, s);
-    ij_weight_jobs proj = { { { &dp->proj_w, &dp->proj_b, &s->dout, &s->queries, NULL } }, 1 };
+    ij_weight_jobs proj = { { { dp->proj_w, dp->proj_b, s->dout, s->stack.norm, NULL } }, 1 };
     ij_weight_gradients(&proj, team);
     ij_stack_backward(g, dp->block, &dp->norm_w, &dp->norm_b, &s->dnorm, &s->stack, p->block, &p->norm_w, team);
     const size_t width = ij_cols(&g->dz);
     for (size_t i = 0; i < s->stack.seqs.count; i++)
-        for (size_t r = s->stack.seqs.start[i + 1] - (s->query[i + 1] - s->query[i]); r < s->stack.seqs.start[i + 1]; r++)
+        for (size_t r = s->stack.seqs.start[i + 1] - ij_length(&s->stack.asked, i); r < s->stack.seqs.start[i + 1]; r++)
             for (size_t c = 0; c < width; c++) dp->mask_token.x[c] += g->dz.x[r * width + c];
     ij_embed_backward b = { s, &g->dz, dcontext };
     ij_each(team, s->context->seqs.pieces, ij_predictor_embed_backward_task, &b);
-    ij_weight_jobs embed = { { { &dp->embed_w, &dp->embed_b, &s->dembed, &s->context->norm, NULL } }, 1 };
+    ij_weight_jobs embed = { { { dp->embed_w, dp->embed_b, s->dembed, s->context->norm, NULL } }, 1 };
     ij_weight_gradients(&embed, team);
 }
 
@@ -1196,9 +1333,11 @@ typedef struct {
     int kind;
     double scale;               /* of one term; the gradient of dout carries it too */
     real grad_scale;
-    double *row_loss;           /* [Tq] */
-    ij_tensor want;             /* [Tq,D] what the loss compares with */
+    double *row_loss;           /* [Q] */
+    ij_tensor want;             /* [Q,D] what the loss compares with */
 } ij_loss_pass;
+
+static inline real ij_smooth_l1(real e) { return e > -1 && e < 1 ? e * e / 2 : (e < 0 ? -e : e) - (real)0.5; }
 
 static void ij_loss_task(void *arg, size_t piece)
 {
@@ -1209,24 +1348,18 @@ static void ij_loss_task(void *arg, size_t piece)
     size_t s0, s1;
     ij_piece(&s0, &s1, &s->stack.seqs, piece);
     for (size_t i = s0; i < s1; i++)
-        for (size_t t = ij_target_of(s, i), row = s->query[i], j = 0; j < targets->length[t]; j++, row++) {
+        for (size_t t = ij_target_of(&s->part, s->contexts, i), row = s->stack.asked.start[i], j = 0; j < targets->length[t]; j++, row++) {
             const size_t patch = targets->index[t * targets->stride + j];
-            const real *h = l->target->norm.x + (l->target->seqs.start[i % s->images] + patch) * d;
+            const real *h = l->target->norm.x + (l->target->seqs.start[i % s->part.images] + patch) * d;
             const real *out = s->out.x + row * d;
-            real *want = l->want.x + row * d, *dout = s->dout.x + row * d, mean, rstd, lane[IJ_LANES] = { 0 };
+            real *want = l->want.x + row * d, *dout = s->dout.x + row * d, mean, rstd, sum;
             ij_moments(&mean, &rstd, h, d, IJ_TARGET_EPS);
-            for (size_t c = 0; c < d; c++) {
-                want[c] = (h[c] - mean) * rstd;
-                const real e = out[c] - want[c], a = e < 0 ? -e : e;
-                if (l->kind == IJ_LOSS_L2) {
-                    lane[c % IJ_LANES] += e * e;
-                    dout[c] = 2 * e * l->grad_scale;
-                } else {
-                    lane[c % IJ_LANES] += a < 1 ? e * e / 2 : a - (real)0.5;
-                    dout[c] = (e < -1 ? -1 : e > 1 ? 1 : e) * l->grad_scale;
-                }
-            }
-            l->row_loss[row] = (double)ij_lanes_total(lane);
+            for (size_t c = 0; c < d; c++) want[c] = (h[c] - mean) * rstd, dout[c] = out[c] - want[c];
+            if (l->kind == IJ_LOSS_L2) IJ_SUM(real, sum, c, d, dout[c] * dout[c]);
+            else IJ_SUM(real, sum, c, d, ij_smooth_l1(dout[c]));
+            l->row_loss[row] = (double)sum;
+            for (size_t c = 0; c < d; c++)
+                dout[c] = l->grad_scale * (l->kind == IJ_LOSS_L2 ? 2 * dout[c] : dout[c] < -1 ? -1 : dout[c] > 1 ? 1 : dout[c]);
         }
 }
 
@@ -1271,9 +1404,8 @@ static void ij_norm_task(void *arg, size_t row)
     const ij_update_work *u = arg;
     const ij_param *p = &u->m->param[row];
     const real *g = u->m->grad + p->offset;
-    double sum = 0;
-    for (size_t i = 0, n = ij_count(&p->shape); i < n; i++) sum += (double)g[i] * (double)g[i];
-    u->norm2[row] = sum;
+    const size_t n = ij_count(&p->shape);
+    IJ_SUM(double, u->norm2[row], i, n, (double)g[i] * (double)g[i]);
 }
 
 /* AdamW on one parameter. Biases and LayerNorm (rank 1) are not decayed; the mask token is, as in the reference. */
@@ -1381,42 +1513,50 @@ static void ij_list_predictor(ij_listing *l, ij_predictor *p, const ij_config *c
 }
 
 /* ---- the training step -------------------------------------------------------------------------------------------
- * Figure 3 of the paper.                                                                                            */
+ * Figure 3 of the paper. A batch is taken in parts of some 1,500 patches, whose gradients add up: activations need
+ * the memory of one part, and stay near.                                                                            */
 
-typedef struct {                /* everything one step needs, laid out anew for its token counts */
+enum { IJ_PART_PATCHES = 1536 };
+
+typedef struct {                /* everything one part needs, laid out anew for its token counts */
     ij_encoder_pass target, context;
     ij_predictor_pass predictor;
     ij_loss_pass loss;
-    ij_tensor pooled;           /* [B,D] */
+    ij_tensor pooled;           /* [B,D] of the whole batch */
     ij_tensor dcontext;         /* [Tc,D] */
     ij_stack_grads encoder_grads, predictor_grads;
 } ij_step;
 
 /* Sequences, tokens and squared lengths of the three passes. */
-typedef struct { size_t images, contexts, context_tokens, context_squares, seqs, tokens, squares, queries; } ij_counts;
+typedef struct { size_t batch, images, contexts, context_tokens, context_squares, seqs, tokens, squares, queries; } ij_counts;
+
+static size_t ij_part_images(const ij_config *c)
+{
+    size_t gh, gw;
+    ij_grid(&gh, &gw, c);
+    return ij_share(c->batch_size, IJ_MAX(1, IJ_PART_PATCHES / (gh * gw)));
+}
 
 static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_counts *n)
 {
     size_t gh, gw;
     ij_grid(&gh, &gw, c);
     const size_t d = c->embed_dim, f = ij_hidden(c), width = c->pred_emb_dim, patches = gh * gw;
+    s->pooled = ij_matrix(a, n->batch, d);              /* first: it outlasts the parts */
     ij_encoder_place(&s->target, a, c->depth, c->num_heads, c->patch_size, d, f, n->images, ij_mul(n->images, patches),
                      ij_mul(n->images, ij_mul(patches, patches)), 0);
     ij_encoder_place(&s->context, a, c->depth, c->num_heads, c->patch_size, d, f, n->contexts, n->context_tokens,
                      n->context_squares, 1);
     ij_predictor_pass *p = &s->predictor;
-    ij_stack_place(&p->stack, a, c->pred_depth, c->num_heads, width, ij_mul(4, width), n->seqs, n->tokens, n->squares, 1);
+    ij_stack_place(&p->stack, a, c->pred_depth, c->num_heads, width, ij_mul(4, width), n->seqs, n->tokens, n->queries,
+                   n->squares, 1);
     p->embed = ij_matrix(a, n->context_tokens, width);
     p->dembed = ij_matrix(a, n->context_tokens, width);
-    p->query = ij_take(a, n->seqs + 1, sizeof(size_t));
-    p->queries = ij_matrix(a, n->queries, width);
-    p->dqueries = ij_matrix(a, n->queries, width);
     p->out = ij_matrix(a, n->queries, d);
     p->dout = ij_matrix(a, n->queries, d);
-    p->dnorm = ij_matrix(a, n->tokens, width);
+    p->dnorm = ij_matrix(a, n->queries, width);
     s->loss.want = ij_matrix(a, n->queries, d);
     s->loss.row_loss = ij_take(a, n->queries, sizeof(double));
-    s->pooled = ij_matrix(a, n->images, d);
     s->dcontext = ij_matrix(a, n->context_tokens, d);
     const size_t mark = a->used;                        /* the two backward passes follow one another: same memory */
     ij_stack_grads_place(&s->predictor_grads, a, width, ij_mul(4, width), n->tokens, n->squares);
@@ -1426,23 +1566,34 @@ static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_
     a->used = IJ_MAX(a->used, end);
 }
 
-/* Lays the step out for the lists of these masks. */
-static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, const ij_masks *masks)
+/* What the lists of these masks need in one part of the batch. */
+static ij_counts ij_count_part(const ij_config *c, const ij_masks *masks, const ij_part *part)
+{
+    const size_t contexts = c->num_enc_masks * part->images;
+    ij_counts n = { part->batch, part->images, contexts, 0, 0, contexts * c->num_pred_masks, 0, 0, 0 };
+    for (size_t i = 0; i < contexts; i++) {
+        const size_t k = masks->context.length[ij_list_of(part, i)];
+        n.context_tokens += k, n.context_squares += k * k;
+    }
+    for (size_t i = 0; i < n.seqs; i++) {
+        const size_t t = masks->target.length[ij_target_of(part, contexts, i)];
+        const size_t k = masks->context.length[ij_list_of(part, i % contexts)] + t;
+        n.tokens += k, n.squares += k * k, n.queries += t;
+    }
+    return n;
+}
+
+/* Lays out the part that begins with image `first`. */
+static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, const ij_masks *masks, size_t first)
 {
     const ij_config *c = &m->config;
     size_t gh, gw;
     ij_grid(&gh, &gw, c);
-    const size_t contexts = masks->context.lists, targets = masks->target.lists, patches = gh * gw;
-    ij_counts n = { targets / c->num_pred_masks, contexts, 0, 0, contexts * c->num_pred_masks, 0, 0, 0 };
-    for (size_t i = 0; i < contexts; i++) {
-        const size_t k = masks->context.length[i];
-        n.context_tokens += k, n.context_squares += k * k;
-    }
-    for (size_t i = 0; i < n.seqs; i++) {
-        const size_t t = masks->target.length[i / contexts * n.images + i % n.images];
-        const size_t k = masks->context.length[i % contexts] + t;
-        n.tokens += k, n.squares += k * k, n.queries += t;
-    }
+    const size_t patches = gh * gw, batch = masks->target.lists / c->num_pred_masks;
+    const ij_part part = { first, IJ_MIN(ij_part_images(c), batch - first), batch };
+    const ij_counts n = ij_count_part(c, masks, &part);
+    ij_predictor_pass *p = &s->predictor;
+    p->part = s->context.part = s->target.part = part, p->contexts = n.contexts;
     ij_arena a = { NULL, 0, 0 };
     ij_step_place(s, &a, c, &n);                        /* lists longer than these settings can give are refused */
     if (a.used > m->work_size) return IJ_EMEM;
@@ -1452,51 +1603,59 @@ static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, cons
     s->target.e = &m->target_encoder, s->context.e = &m->encoder;
     ij_encoder_pass *pass[2] = { &s->target, &s->context };
     for (int i = 0; i < 2; i++) {
-        pass[i]->pos = &m->encoder_pos, pass[i]->image = images, pass[i]->images = n.images;
+        pass[i]->pos = &m->encoder_pos, pass[i]->image = images;
         pass[i]->height = c->crop_size[0], pass[i]->width = c->crop_size[1];
     }
     s->target.lists = NULL, s->context.lists = &masks->context;
-    ij_predictor_pass *p = &s->predictor;
     p->p = &m->predictor, p->pos = &m->predictor_pos, p->masks = masks, p->context = &s->context.stack;
-    p->images = n.images;
 
-    for (size_t i = 0; i <= n.images; i++) s->target.stack.seqs.start[i] = i * patches;
-    s->context.stack.seqs.start[0] = p->stack.seqs.start[0] = p->query[0] = 0;
-    for (size_t i = 0; i < contexts; i++)
-        s->context.stack.seqs.start[i + 1] = s->context.stack.seqs.start[i] + masks->context.length[i];
+    for (size_t i = 0; i <= part.images; i++) s->target.stack.seqs.start[i] = i * patches;
+    s->context.stack.seqs.start[0] = p->stack.seqs.start[0] = p->stack.asked.start[0] = 0;
+    for (size_t i = 0; i < n.contexts; i++)
+        s->context.stack.seqs.start[i + 1] = s->context.stack.seqs.start[i] + masks->context.length[ij_list_of(&part, i)];
     for (size_t i = 0; i < n.seqs; i++) {
-        const size_t t = masks->target.length[ij_target_of(p, i)], k = masks->context.length[ij_context_of(p, i)];
-        p->query[i + 1] = p->query[i] + t;
-        p->stack.seqs.start[i + 1] = p->stack.seqs.start[i] + k + t;
+        const size_t t = masks->target.length[ij_target_of(&part, n.contexts, i)];
+        p->stack.asked.start[i + 1] = p->stack.asked.start[i] + t;
+        p->stack.seqs.start[i + 1] = p->stack.seqs.start[i] + ij_length(&s->context.stack.seqs, ij_context_of(p, i)) + t;
     }
-    ij_seqs_set(&s->target.stack.seqs, n.images, &m->team);
-    ij_seqs_set(&s->context.stack.seqs, contexts, &m->team);
+    ij_seqs_set(&s->target.stack.seqs, part.images, &m->team);
+    ij_seqs_set(&s->context.stack.seqs, n.contexts, &m->team);
     ij_seqs_set(&p->stack.seqs, n.seqs, &m->team);
+    p->stack.asked.count = n.seqs, p->stack.asked.tokens = n.queries;
 
+    size_t queries = 0;                                 /* of the whole batch: the mean is over them all */
+    for (size_t i = 0; i < masks->target.lists; i++) queries += masks->target.length[i] * c->num_enc_masks;
     s->loss.s = p, s->loss.target = &s->target.stack, s->loss.kind = c->loss;
-    s->loss.scale = 1 / (c->loss == IJ_LOSS_L2 ? (double)n.seqs : (double)n.queries * (double)c->embed_dim);
+    s->loss.scale = 1 / (c->loss == IJ_LOSS_L2 ? (double)(batch * c->num_enc_masks * c->num_pred_masks)
+                                               : (double)queries * (double)c->embed_dim);
     s->loss.grad_scale = (real)(s->loss.scale / (double)c->accumulate);
     return IJ_OK;
 }
 
-/* Mean of each image's tokens, and over the images the standard deviation of these means, averaged over channels. */
-static double ij_pool(real *pooled, const ij_stack *s)
+/* Mean of each image's tokens. */
+static void ij_pool(real *pooled, const ij_stack *s)
 {
     const size_t d = ij_cols(&s->norm), images = s->seqs.count;
-    double std = 0;
     memset(pooled, 0, images * d * sizeof(real));
     for (size_t b = 0; b < images; b++) {
-        const size_t r0 = s->seqs.start[b], n = s->seqs.start[b + 1] - r0;
+        const size_t r0 = s->seqs.start[b], n = ij_length(&s->seqs, b);
         for (size_t r = r0; r < r0 + n; r++)
             for (size_t c = 0; c < d; c++) pooled[b * d + c] += s->norm.x[r * d + c];
         for (size_t c = 0; c < d; c++) pooled[b * d + c] /= (real)n;
     }
+}
+
+/* Standard deviation over the rows, averaged over channels. */
+static double ij_feature_std(const ij_tensor *pooled)
+{
+    const size_t d = ij_cols(pooled), images = ij_rows(pooled);
+    double std = 0;
     for (size_t c = 0; c < d; c++) {
         double mean = 0, square = 0;
-        for (size_t b = 0; b < images; b++) mean += (double)pooled[b * d + c];
+        for (size_t b = 0; b < images; b++) mean += (double)pooled->x[b * d + c];
         mean /= (double)images;
         for (size_t b = 0; b < images; b++) {
-            const double e = (double)pooled[b * d + c] - mean;
+            const double e = (double)pooled->x[b * d + c] - mean;
             square += e * e;
         }
         std += sqrt(square / (double)images);
@@ -1561,22 +1720,30 @@ static ij_status ij_update(ij_model *m, ij_report *r)
 ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *masks, ij_report *r)
 {
     const ij_team *team = &m->team;
+    size_t contexts = 0, queries = 0, seqs = 0;
     ij_step s;
     memset(r, 0, sizeof *r);
-    const ij_status status = ij_step_begin(&s, m, images, masks);
-    if (status) return status;
+    for (size_t first = 0, batch = masks->target.lists / m->config.num_pred_masks; first < batch;) {
+        const ij_status status = ij_step_begin(&s, m, images, masks, first);
+        if (status) return status;
 
-    ij_encode_targets(&s, team);
-    ij_encode_context(&s, team);
-    ij_predict(&s, team);
-    r->loss = ij_loss(&s, team);
-    r->feature_std = ij_pool(s.pooled.x, &s.target.stack);
-    r->context_tokens = (double)s.context.stack.seqs.tokens / (double)s.context.stack.seqs.count;
-    r->target_tokens = (double)ij_rows(&s.loss.want) / (double)s.predictor.stack.seqs.count;
-    if (!isfinite(r->loss)) return IJ_ENAN;
+        ij_encode_targets(&s, team);
+        ij_encode_context(&s, team);
+        ij_predict(&s, team);
+        r->loss += ij_loss(&s, team);
+        ij_backward(m, &s, team);
 
-    ij_backward(m, &s, team);
-    return ++m->micro % m->config.accumulate ? IJ_OK : ij_update(m, r);                 /* AdamW, EMA */
+        ij_pool(s.pooled.x + first * ij_cols(&s.pooled), &s.target.stack);
+        contexts += s.context.stack.seqs.tokens, queries += ij_rows(&s.loss.want), seqs += s.predictor.stack.seqs.count;
+        first += s.predictor.part.images;
+    }
+    r->feature_std = ij_feature_std(&s.pooled);
+    r->context_tokens = (double)contexts / (double)masks->context.lists;
+    r->target_tokens = (double)queries / (double)seqs;
+    if (!isfinite(r->loss)) m->grad[0] = (real)r->loss;         /* the update, on whatever machine, will refuse it */
+    if (++m->micro % m->config.accumulate) return IJ_OK;
+    if (m->reduce) m->reduce(m->reduce_arg, m->grad, m->size);
+    return ij_update(m, r);                                     /* AdamW, EMA */
 }
 
 /* ============================================= Part II, the tools ================================================ */
@@ -1890,8 +2057,9 @@ static ij_counts ij_counts_most(const ij_config *c)
     const size_t k = ij_block_most(c, c->enc_mask_scale, 1, 1);
     const size_t t = ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]);
     ij_counts n;
-    n.images = c->batch_size;
-    n.contexts = ij_mul(c->batch_size, c->num_enc_masks);
+    n.batch = c->batch_size;
+    n.images = ij_part_images(c);
+    n.contexts = ij_mul(n.images, c->num_enc_masks);
     n.context_tokens = ij_mul(n.contexts, k);
     n.context_squares = ij_mul(n.context_tokens, k);
     n.seqs = ij_mul(n.contexts, c->num_pred_masks);
@@ -2102,7 +2270,7 @@ ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const
 {
     const size_t d = ij_cols(&e->norm_w), f = e->depth ? ij_cols(&e->block[0].fc1_b) : 1;
     const size_t gh = height / e->patch, gw = width / e->patch;
-    ij_encoder_pass s = { e, NULL, images, batch, height, width, NULL, { NULL, 0, { 0 } }, { 0 } };
+    ij_encoder_pass s = { e, NULL, images, height, width, { 0, batch, batch }, NULL, { NULL, 0, { 0 } }, { 0 } };
     ij_tensor pos;
     ij_arena a = { NULL, 0, 0 };
     if (!gh || !gw || !batch) return IJ_EARG;
@@ -2195,8 +2363,22 @@ static void ij_flush_folder(const char *path)           /* so that the new name 
 
 #ifdef IJEPA_MAIN
 #include <pthread.h>
+#include <sched.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
+
+/* Large blocks on large pages where the system has them: fewer page faults, fewer misses in the address cache. */
+static void *ij_new(size_t size)
+{
+    enum { PAGE = 2 << 20 };
+    void *p = NULL;
+    if (size < 2 * PAGE || posix_memalign(&p, PAGE, size)) return malloc(size);
+#ifdef MADV_HUGEPAGE
+    madvise(p, size, MADV_HUGEPAGE);
+#endif
+    return p;
+}
 
 static double ij_seconds(void)
 {
@@ -2205,9 +2387,18 @@ static double ij_seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* The processors that this process may use: those it is bound to, and no more than its container's quota pays for. */
 static size_t ij_processors(void)
 {
-    const long n = sysconf(_SC_NPROCESSORS_ONLN);
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+#ifdef __linux__
+    long quota, period;
+    cpu_set_t set;
+    if (!sched_getaffinity(0, sizeof set, &set)) n = CPU_COUNT(&set);
+    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "r");
+    if (f && fscanf(f, "%ld %ld", &quota, &period) == 2 && period > 0) n = IJ_MIN(n, (quota + period - 1) / period);
+    if (f) fclose(f);
+#endif
     return n > 0 ? (size_t)n : 1;
 }
 
@@ -2313,6 +2504,7 @@ static void ij_flush_folder(const char *path) { (void)path; }
 
 #ifdef IJEPA_MAIN
 #include <time.h>
+static void *ij_new(size_t size) { return malloc(size); }
 static double ij_seconds(void) { return (double)clock() / CLOCKS_PER_SEC; }
 static size_t ij_processors(void) { return 1; }
 static double ij_peak_mib(void) { return 0; }
@@ -3861,7 +4053,7 @@ static void ij_count_right(ij_probe_work *w, size_t first, size_t end, size_t st
     memset(w->right, 0, s->tasks * sizeof *w->right);
     for (w->first = first, w->step = step; w->first < end; w->first += IJ_BLOCK * step) {
         const size_t rows = IJ_MIN(IJ_BLOCK, (end - w->first + step - 1) / step);
-        const ij_product p = { rows, s->n, s->d, ij_row(s, w->first), s->d, 1, s->train, 1, s->d, w->similar, s->n, 0 };
+        const ij_product p = { rows, s->n, s->d, ij_row(s, w->first), s->d, 1, s->train, 1, s->d, w->similar, s->n, NULL, 0 };
         if (w->k) ij_matmul(&p, team);
         ij_each(team, rows, vote, w);
         for (size_t i = 0; i < rows; i++) {
@@ -4025,7 +4217,7 @@ static const double ij_check_eps = 1e-2, ij_check_bound = 2e-2;
 #endif
 
 enum { IJ_CHECK_LINEAR, IJ_CHECK_NORM, IJ_CHECK_GELU, IJ_CHECK_ATTENTION, IJ_CHECK_LAYERS };
-enum { IJ_CHECK_ROWS = 5, IJ_CHECK_IN = 12, IJ_CHECK_OUT = 8, IJ_CHECK_ROOM = 4096 };
+enum { IJ_CHECK_ROWS = 5, IJ_CHECK_ASK = 3, IJ_CHECK_IN = 12, IJ_CHECK_OUT = 8, IJ_CHECK_ROOM = 4096 };
 
 typedef struct {                /* a layer with input x, parameters w and b, output y */
     int layer;
@@ -4038,8 +4230,9 @@ static double ij_check_layer(const ij_check_case *c)
     const ij_tensor x = c->part[0];
     if (c->layer == IJ_CHECK_LINEAR) ij_linear(c->y, x, &c->part[1], &c->part[2]);
     if (c->layer == IJ_CHECK_NORM) ij_layernorm(c->y, c->stat, x, &c->part[1], &c->part[2]);
-    if (c->layer == IJ_CHECK_GELU) ij_gelu(c->y, x);
-    if (c->layer == IJ_CHECK_ATTENTION) ij_attention(c->y.x, c->prob, x.x, ij_rows(&x), ij_cols(&c->y), 2);
+    if (c->layer == IJ_CHECK_GELU) ij_copy(c->stat, x), ij_gelu(c->y, c->stat);
+    if (c->layer == IJ_CHECK_ATTENTION)
+        ij_attention(c->y.x, c->prob, c->part[1].x, x.x, ij_rows(&c->y), ij_rows(&x), ij_cols(&c->y), 2);
     double sum = 0;
     for (size_t i = 0; i < ij_count(&c->y); i++) sum += (double)c->y.x[i] * (double)c->dy.x[i];
     return sum;
@@ -4049,15 +4242,16 @@ static void ij_check_layer_backward(const ij_check_case *c)
 {
     const ij_tensor x = c->part[0], dx = c->dpart[0];
     if (c->layer == IJ_CHECK_LINEAR) {
-        ij_linear_backward(dx, c->dy, &c->part[1]);
+        ij_linear_backward(dx, c->dy, &c->part[1], 0);
         ij_linear_backward_weight(&c->dpart[1], &c->dpart[2], &c->dy, &x, 0, ij_cols(&c->y));
     } else if (c->layer == IJ_CHECK_NORM) {
         ij_layernorm_backward(dx, c->dy, c->stat, x, &c->part[1]);
         ij_layernorm_backward_weight(&c->dpart[1], &c->dpart[2], &c->dy, &c->stat, &x, 0, ij_cols(&x));
     } else if (c->layer == IJ_CHECK_GELU) {
         memcpy(dx.x, c->dy.x, ij_count(&dx) * sizeof(real));
-        ij_gelu_backward(dx, x);
-    } else ij_attention_backward(dx.x, c->stat.x, c->dy.x, c->prob, x.x, ij_rows(&x), ij_cols(&c->y), 2);
+        ij_gelu_backward(dx, c->stat);
+    } else ij_attention_backward(c->dpart[1].x, dx.x, c->stat.x, c->dy.x, c->prob, c->part[1].x, x.x, ij_rows(&c->y),
+                                 ij_rows(&x), ij_cols(&c->y), 2);
 }
 
 static void ij_check_random(ij_tensor *t, ij_arena *a, uint64_t *state, size_t rows, size_t cols)
@@ -4089,26 +4283,27 @@ static void ij_check_layers(ij_check_row *row, size_t *rows, void *mem, size_t s
 {
     static const char *const name[IJ_CHECK_LAYERS][3] = {
         { "linear: input", "linear: weight", "linear: bias" }, { "layer norm: input", "layer norm: weight",
-          "layer norm: bias" }, { "GELU: input", NULL, NULL }, { "attention: q, k, v", NULL, NULL } };
+          "layer norm: bias" }, { "GELU: input", NULL, NULL }, { "attention: k, v", "attention: q", NULL } };
     uint64_t state = 1;
     for (int layer = 0; layer < IJ_CHECK_LAYERS; layer++) {
         ij_arena a = { mem, size, 0 };
         ij_check_case c;
-        const size_t in = layer == IJ_CHECK_ATTENTION ? 3 * IJ_CHECK_OUT : IJ_CHECK_IN;
+        const size_t in = layer == IJ_CHECK_ATTENTION ? 2 * IJ_CHECK_OUT : IJ_CHECK_IN;
         const size_t out = layer == IJ_CHECK_NORM || layer == IJ_CHECK_GELU ? in : IJ_CHECK_OUT;
-        const size_t w = layer == IJ_CHECK_NORM ? 1 : out;
+        const size_t outs = layer == IJ_CHECK_ATTENTION ? IJ_CHECK_ASK : IJ_CHECK_ROWS;
+        const size_t w = layer == IJ_CHECK_NORM ? 1 : layer == IJ_CHECK_ATTENTION ? outs : out;
         memset(&c, 0, sizeof c);
         c.layer = layer;
         ij_check_random(&c.part[0], &a, &state, IJ_CHECK_ROWS, in);
-        ij_check_random(&c.part[1], &a, &state, w, in);
+        ij_check_random(&c.part[1], &a, &state, w, layer == IJ_CHECK_ATTENTION ? out : in);
         ij_check_random(&c.part[2], &a, &state, 1, out);
-        ij_check_random(&c.dy, &a, &state, IJ_CHECK_ROWS, out);
+        ij_check_random(&c.dy, &a, &state, outs, out);
         for (int i = 0; i < 3; i++) {
             c.dpart[i] = ij_matrix(&a, c.part[i].dim[0], c.part[i].dim[1]);
             memset(c.dpart[i].x, 0, ij_count(&c.dpart[i]) * sizeof(real));
         }
-        c.y = ij_matrix(&a, IJ_CHECK_ROWS, out);
-        c.stat = ij_matrix(&a, IJ_CHECK_ROWS, layer == IJ_CHECK_ATTENTION ? IJ_CHECK_ROWS : 2);
+        c.y = ij_matrix(&a, outs, out);
+        c.stat = ij_matrix(&a, IJ_CHECK_ROWS, layer == IJ_CHECK_ATTENTION ? IJ_CHECK_ROWS : layer == IJ_CHECK_GELU ? in : 2);
         c.prob = ij_take(&a, 2 * IJ_CHECK_ROWS * IJ_CHECK_ROWS, sizeof(real));
         ij_check_layer(&c);
         ij_check_layer_backward(&c);
@@ -4128,7 +4323,7 @@ static double ij_check_loss(void *arg)
 {
     ij_check_whole *w = arg;
     ij_step s;
-    ij_step_begin(&s, &w->m, w->images, &w->masks);
+    ij_step_begin(&s, &w->m, w->images, &w->masks, 0);
     ij_encode_targets(&s, NULL);
     ij_encode_context(&s, NULL);
     ij_predict(&s, NULL);
@@ -4170,7 +4365,7 @@ ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, siz
         w.images = images.x, w.masks = w.m.masks;
         for (size_t i = 0; i < w.m.size; i++) w.m.weight[i] += (real)(((double)(ij_mix(&state) >> 40) / 8388608.0 - 1) * 0.1);
         ij_step step;
-        ij_step_begin(&step, &w.m, w.images, &w.masks);
+        ij_step_begin(&step, &w.m, w.images, &w.masks, 0);
         ij_encode_targets(&step, NULL), ij_encode_context(&step, NULL), ij_predict(&step, NULL), ij_loss(&step, NULL);
         ij_backward(&w.m, &step, NULL);
         for (size_t p = 0; p < w.m.params; p++) {
@@ -4222,7 +4417,7 @@ static void ij_must(ij_status s, const ij_error *why)
 
 static void *ij_alloc(size_t size)
 {
-    void *p = malloc(size ? size : 1);
+    void *p = ij_new(size ? size : 1);
     if (!p) ij_die(1, "out of memory: %.1f MiB asked for", (double)size / 1048576);
     return p;
 }
@@ -4246,7 +4441,7 @@ enum { IJ_PRESETS = sizeof ij_preset / sizeof *ij_preset };
 typedef struct {
     const char *command, *what, *data, *test, *out, *model, *preset, *config;
     size_t threads, images, context_tokens, target_tokens, targets, repeat;
-    int json, resume, dry_run, tokens, help, configured;
+    int json, resume, dry_run, tokens, profile, help, configured;
     ij_config c;
 } ij_options;
 
@@ -4259,13 +4454,13 @@ static const struct { const char *name; int bit; const char *use, *help; } ij_co
     { "masks", IJ_MASKS, "masks [--images N]", "draws context and target blocks, with their statistics" },
     { "render", IJ_RENDERS, "render --out DIR [--images N]", "writes the built-in scenes as PPM, with labels.csv" },
     { "info", IJ_INFOS, "info [FILE]", "settings and tensors of a file; without one, of this build" },
-    { "bench", IJ_BENCHES, "bench step|encode|matmul", "time, GFLOP/s, share of peak, memory" },
+    { "bench", IJ_BENCHES, "bench step|encode|matmul|data|scale", "time, GFLOP/s, share of peak, memory" },
     { "check", IJ_CHECKS, "check", "every gradient against finite differences" },
 };
 enum { IJ_COMMANDS = sizeof ij_command / sizeof *ij_command, IJ_CONFIGURED = IJ_TRAINS | IJ_MASKS | IJ_BENCHES };
 
 static const struct { const char *name; int commands; size_t offset; char kind; const char *help; } ij_option[] = {
-    { "data", IJ_TRAINS | IJ_PROBES | IJ_FEATURES, offsetof(ij_options, data), 's',
+    { "data", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_BENCHES, offsetof(ij_options, data), 's',
       "images: file, folder, or scenes[:COUNT[:SIDE]] (default scenes)" },
     { "test", IJ_TRAINS | IJ_PROBES, offsetof(ij_options, test), 's', "images to be scored on, if not beside the data" },
     { "out", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_RENDERS, offsetof(ij_options, out), 's',
@@ -4281,6 +4476,7 @@ static const struct { const char *name; int commands; size_t offset; char kind; 
     { "target_tokens", IJ_BENCHES, offsetof(ij_options, target_tokens), 'n', "fixed tokens per target block" },
     { "targets", IJ_BENCHES, offsetof(ij_options, targets), 'n', "target blocks (num_pred_masks)" },
     { "repeat", IJ_BENCHES, offsetof(ij_options, repeat), 'n', "timed repetitions" },
+    { "profile", IJ_BENCHES, offsetof(ij_options, profile), 'f', "step: arithmetic, bytes and time of each part, one thread" },
     { "tokens", IJ_FEATURES, offsetof(ij_options, tokens), 'f', "every patch [n,N,D] instead of the mean [n,D]" },
     { "json", IJ_PROBES | IJ_BENCHES, offsetof(ij_options, json), 'f', "one JSON object a line" },
     { "resume", IJ_TRAINS, offsetof(ij_options, resume), 'f', "go on from DIR/latest.safetensors" },
@@ -4574,7 +4770,7 @@ static double ij_matmul_rate(const ij_team *team)      /* GFLOP/s of a product o
     enum { N = 384 };
     real *x = ij_alloc(3 * N * N * sizeof *x);
     memset(x, 0, 3 * N * N * sizeof *x);
-    const ij_product p = { N, N, N, x, N, 1, x + N * N, 1, N, x + 2 * N * N, N, 0 };
+    const ij_product p = { N, N, N, x, N, 1, x + N * N, 1, N, x + 2 * N * N, N, NULL, 0 };
     double best = 1e9;
     for (int i = 0; i < 20; i++) {
         const double t = ij_seconds();
@@ -4586,8 +4782,10 @@ static double ij_matmul_rate(const ij_team *team)      /* GFLOP/s of a product o
 }
 
 /* Nothing of the model's size is allocated. */
-static void ij_dry_run(const ij_config *c, size_t images, const ij_team *team)
+static void ij_dry_run(const ij_config *c, const ij_images *data, const ij_team *team)
 {
+    const size_t images = data->count, pixels = 3 * c->crop_size[0] * c->crop_size[1];
+    size_t work = 0;
     const double rate = ij_matmul_rate(team) * 0.6;
     double context = 0, target = 0;
     size_t memory;
@@ -4609,6 +4807,14 @@ static void ij_dry_run(const ij_config *c, size_t images, const ij_team *team)
         ij_must(ij_masks_draw(&lists, c, &rng, i, c->batch_size, &why), &why);
         for (size_t k = 0; k < lists.context.lists; k++) context += (double)lists.context.length[k] / (double)lists.context.lists / 16;
         for (size_t k = 0; k < lists.target.lists; k++) target += (double)lists.target.length[k] / (double)lists.target.lists / 16;
+        for (ij_part p = { 0, ij_part_images(c), c->batch_size }; p.first < p.batch; p.first += p.images) {
+            p.images = IJ_MIN(p.images, p.batch - p.first);
+            const ij_counts n = ij_count_part(c, &lists, &p);
+            ij_arena part = { NULL, 0, 0 };
+            ij_step step;
+            ij_step_place(&step, &part, c, &n);
+            work = IJ_MAX(work, part.used);             /* only what the lists need is ever touched */
+        }
     }
     const double flops = ij_flops(c, (size_t)(context + 0.5), (size_t)(target + 0.5));
     const double total = (double)ij_steps(c) * (double)c->batch_size * (double)c->accumulate;
@@ -4619,7 +4825,10 @@ static void ij_dry_run(const ij_config *c, size_t images, const ij_team *team)
     printf("tokens       %.1f per context, %.1f per target block, %lu per image\n", context, target,
            (unsigned long)ij_rows(&m.encoder_pos));
     printf("work         %.1f MFLOP per image, %.3g TFLOP in all\n", flops / 1e6, flops * total / 1e12);
-    printf("memory       %.1f MiB at most\n", (double)memory / 1048576);
+    memory -= m.work_size - work;
+    memory += c->batch_size * pixels * (sizeof(real) + 1) + ij_save_size(&m) + images * sizeof(size_t);
+    if (data->drawn) memory += images * data->slot->height * data->slot->width * 3;
+    printf("memory       %.1f MiB\n", (double)memory / 1048576);
     printf("time         about %.0f s at %.0f GFLOP/s\n", flops * total / rate / 1e9, rate);
 }
 
@@ -4696,7 +4905,7 @@ static void ij_train_start(ij_run *t, ij_options *o)
     fprintf(stderr, "data: %s: %s, %lu training images\n", o->data, ij_data_kind(t->s.d), (unsigned long)t->s.count);
     if (o->dry_run) {
         ij_print_config(stdout, c);
-        ij_dry_run(c, t->s.count, &t->team);
+        ij_dry_run(c, &t->s, &t->team);
         return;
     }
     ij_must(ij_model_size(&size, c, IJ_TRAIN, &why), &why);
@@ -5060,8 +5269,8 @@ static int ij_render(const ij_options *o)
 static int ij_info(const ij_options *o)
 {
     if (!o->what) {
-        printf("numbers      %s\nmatmul tile  %d x %d, %s\nprocessors   %lu\n", sizeof(real) == 8 ? "double" : "float", (int)IJ_MR,
-               (int)IJ_NR,
+        printf("numbers      %s\nvectors      %d bits\nmatmul tile  %d x %d, %s\nthreads      %lu, one per processor it may use\n",
+               sizeof(real) == 8 ? "double" : "float", (int)(8 * IJ_VL * sizeof(real)), (int)IJ_MR, (int)IJ_NR,
 #ifdef IJ_HAS_FMA
                "fused multiply-add",
 #else
@@ -5110,29 +5319,17 @@ static int ij_by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* GFLOP/s of one core's multiply-adds: the tile kernel on data that stays in the first-level cache, the best of many. */
+/* GFLOP/s of one core's multiply-adds just now: the tile kernel on data that stays in the first-level cache, 20 ms. */
 static double ij_peak_rate(void)
 {
-    static real a[IJ_MR * 64], b[IJ_NR * 64], c[IJ_MR * IJ_NR];
-    double best = 1e9;
-    for (int i = 0; i < 200; i++) {
-        const double t = ij_seconds();
-        for (int k = 0; k < 100; k++) ij_tile(64, a, 1, IJ_MR, b, c, IJ_NR);
-        best = IJ_MIN(best, ij_seconds() - t);
-    }
-    return 2.0 * IJ_MR * IJ_NR * 64 * 100 / IJ_MAX(best, 1e-9) / 1e9;
-}
-
-static void ij_bench_print(const ij_options *o, const char *what, double seconds, double flops, double images, double peak)
-{
-    const double rate = flops / seconds / 1e9, share = rate / peak / (double)o->threads, mib = ij_peak_mib();
-    if (o->json)
-        printf("{\"what\": \"%s\", \"threads\": %lu, \"ms\": %.3f, \"img_per_s\": %.2f, \"gflop_per_img\": %.4f, "
-               "\"gflops\": %.1f, \"peak_gflops\": %.1f, \"share_of_peak\": %.3f, \"peak_mib\": %.0f}\n", what,
-               (unsigned long)o->threads, 1000 * seconds, images / seconds, flops / images / 1e9, rate, peak, share, mib);
-    else
-        printf("%-28s %9.2f ms %10.1f /s %8.1f GFLOP/s %5.1f %% of peak (%.0f x %lu) %6.0f MiB\n", what, 1000 * seconds,
-               images / seconds, rate, 100 * share, peak, (unsigned long)o->threads, mib);
+    static real a[IJ_MR * IJ_KC], b[IJ_NR * IJ_KC], c[IJ_MR * IJ_NR];
+    const double start = ij_seconds();
+    double tiles = 0, time;
+    do {
+        for (int k = 0; k < 100; k++) ij_tile(IJ_KC, a, 1, IJ_MR, b, IJ_NR, c, IJ_NR, c, IJ_NR);
+        tiles += 100;
+    } while ((time = ij_seconds() - start) < 0.02);
+    return 2.0 * IJ_MR * IJ_NR * IJ_KC * tiles / time / 1e9;
 }
 
 static double ij_median(double *t, size_t n)
@@ -5141,30 +5338,58 @@ static double ij_median(double *t, size_t n)
     return n % 2 ? t[n / 2] : (t[n / 2 - 1] + t[n / 2]) / 2;
 }
 
-static int ij_bench_matmul(const ij_options *o, const ij_team *team, double peak, double *time, size_t repeat)
+/* Repetitions of one measurement: a core's speed changes from second to second where others share it, so its peak is
+ * taken beside each. */
+typedef struct { const ij_options *o; size_t repeat, done; double *time, *peak, start, first; } ij_stopwatch;
+
+static void ij_lap_start(ij_stopwatch *w) { w->peak[w->done] = ij_peak_rate(), w->start = ij_seconds(); }
+static void ij_lap_end(ij_stopwatch *w) { w->time[w->done++] = ij_seconds() - w->start; }
+
+/* Medians: milliseconds, images a second, share of the peak of all threads' cores, as a line or as JSON. */
+static void ij_bench_print(ij_stopwatch *w, const char *what, double flops, double images)
 {
-    static const size_t shape[][3] = { { 4096, 192, 576 }, { 4096, 192, 768 }, { 2304, 384, 1536 }, { 1568, 768, 2304 },
-                                       { 1568, 3072, 768 } };   /* rows, in, out */
-    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
+    const ij_options *o = w->o;
+    const double peak = ij_median(w->peak, w->done), seconds = ij_median(w->time, w->done);
+    const double rate = flops / seconds / 1e9, share = rate / peak / (double)o->threads, mib = ij_peak_mib();
+    const double startup = w->first > seconds ? w->first - seconds : 0;     /* what the first step took beyond a step */
+    if (o->json)
+        printf("{\"what\": \"%s\", \"threads\": %lu, \"ms\": %.3f, \"img_per_s\": %.2f, \"gflop_per_img\": %.4f, "
+               "\"gflops\": %.1f, \"peak_gflops\": %.1f, \"share_of_peak\": %.3f, \"startup_ms\": %.1f, \"peak_mib\": %.0f}\n", what,
+               (unsigned long)o->threads, 1000 * seconds, images / seconds, flops / images / 1e9, rate, peak, share,
+               1000 * startup, mib);
+    else
+        printf("%-28s %9.2f ms %10.1f /s %8.1f GFLOP/s %5.1f %% of peak (%.0f x %lu) %6.0f MiB\n", what, 1000 * seconds,
+               images / seconds, rate, 100 * share, peak, (unsigned long)o->threads, mib);
+    fflush(stdout);
+    w->done = 0;
+}
+
+static int ij_bench_matmul(ij_stopwatch *w, const ij_team *team)
+{
+    static const size_t shape[][3] = {                          /* rows, in, out */
+        { 1536, 96, 288 }, { 1536, 384, 96 }, { 1024, 192, 192 }, { 1024, 192, 768 }, { 1024, 768, 192 },
+        { 1152, 384, 1152 }, { 1152, 384, 1536 }, { 1152, 1536, 384 },
+        { 784, 768, 2304 }, { 784, 768, 3072 }, { 784, 3072, 768 } };
+    for (size_t i = 0; i < sizeof shape / sizeof *shape && !ij_interrupted; i++) {
         const size_t t = shape[i][0], in = shape[i][1], out = shape[i][2];
-        real *x = ij_alloc(t * in * sizeof *x), *w = ij_alloc(in * out * sizeof *w), *y = ij_alloc(t * out * sizeof *y);
-        memset(x, 0, t * in * sizeof *x), memset(w, 0, in * out * sizeof *w), memset(y, 0, t * out * sizeof *y);
-        const ij_product p[3] = { { t, out, in, x, in, 1, w, 1, in, y, out, 0 }, { t, in, out, y, out, 1, w, in, 1, x, in, 0 },
-                                  { out, in, t, y, 1, out, x, in, 1, w, in, 1 } };
+        real *x = ij_alloc(t * in * sizeof *x), *m = ij_alloc(in * out * sizeof *m), *y = ij_alloc(t * out * sizeof *y);
+        memset(x, 0, t * in * sizeof *x), memset(m, 0, in * out * sizeof *m), memset(y, 0, t * out * sizeof *y);
+        const ij_product p[3] = { { t, out, in, x, in, 1, m, 1, in, y, out, NULL, 0 }, { t, in, out, y, out, 1, m, in, 1, x, in, NULL, 0 },
+                                  { out, in, t, y, 1, out, x, in, 1, m, in, m, in } };
         static const char *const name[3] = { "y=xW'", "dx=dyW", "dW+=dy'x" };
         for (int k = 0; k < 3; k++) {
             char text[64];
-            for (size_t r = 0; r < repeat; r++) {
-                const double start = ij_seconds();
+            for (size_t r = 0; r < w->repeat; r++) {
+                ij_lap_start(w);
                 ij_matmul(&p[k], team);
-                time[r] = ij_seconds() - start;
+                ij_lap_end(w);
             }
             snprintf(text, sizeof text, "%lux%lux%lu %s", (unsigned long)t, (unsigned long)in, (unsigned long)out, name[k]);
-            ij_bench_print(o, text, ij_median(time, repeat), 2.0 * (double)t * (double)in * (double)out, 1, peak);
+            ij_bench_print(w, text, 2.0 * (double)t * (double)in * (double)out, 1);
         }
-        free(x), free(w), free(y);
+        free(x), free(m), free(y);
     }
-    return 0;
+    return ij_interrupted ? 130 : 0;
 }
 
 /* Fixed token counts: list i holds patches i, i+1, ... round the grid. */
@@ -5180,57 +5405,288 @@ static void ij_bench_lists(ij_lists *l, size_t lists, size_t tokens, size_t patc
     }
 }
 
-static int ij_bench(ij_options *o)
+/* A model with random images and lists of fixed length, and one timed repetition after another on it. */
+typedef struct { ij_model m; real *images, *pooled; ij_masks masks; void *memory, *work; size_t work_size; int step; } ij_bencher;
+
+static ij_bencher ij_bencher_start(const ij_config *c, size_t context_tokens, size_t target_tokens, int step, const ij_team *team)
 {
     ij_error why;
-    ij_config *c = &o->c;
-    ij_model m;
-    size_t size, work_size, gh, gw;
-    if (o->targets) c->num_pred_masks = o->targets;
-    if (!o->what) ij_die(2, "bench needs step, encode or matmul");
-    const size_t repeat = o->repeat ? o->repeat : 11;
-    double *time = ij_alloc(repeat * sizeof *time);
-    const ij_team team = ij_team_start(o->threads);
-    const double peak = ij_peak_rate();
-    if (!strcmp(o->what, "matmul")) return ij_bench_matmul(o, &team, peak, time, repeat);
-    const int step = !strcmp(o->what, "step");
-    if (!step && strcmp(o->what, "encode")) ij_die(2, "bench knows step, encode and matmul");
-    if (step && c->patch_size && o->context_tokens) {   /* room for what is asked for: any block may span the grid */
-        c->mask_mode = IJ_MASK_PAPER, c->enc_mask_scale[0] = 0.85, c->enc_mask_scale[1] = 1, c->min_keep = 0;
-        c->pred_mask_scale[1] = IJ_MAX(c->pred_mask_scale[1], 0.5);
-    }
+    ij_bencher b;
+    size_t size, gh, gw;
     ij_must(ij_model_size(&size, c, step ? IJ_TRAIN : IJ_INFER, &why), &why);
-    ij_must(ij_model_init(&m, ij_alloc(size), size, c, step ? IJ_TRAIN : IJ_INFER, &why), &why);
-    m.team = team;
+    b.memory = ij_alloc(size), b.step = step;
+    ij_must(ij_model_init(&b.m, b.memory, size, c, step ? IJ_TRAIN : IJ_INFER, &why), &why);
+    b.m.team = *team;
     ij_grid(&gh, &gw, c);
     const size_t pixels = c->batch_size * 3 * c->crop_size[0] * c->crop_size[1];
-    real *images = ij_alloc(pixels * sizeof *images), *pooled = ij_alloc(c->batch_size * c->embed_dim * sizeof *pooled);
+    b.images = ij_alloc(pixels * sizeof(real)), b.pooled = ij_alloc(c->batch_size * c->embed_dim * sizeof(real));
     uint64_t state = 1;
-    for (size_t i = 0; i < pixels; i++) images[i] = (real)((double)(ij_mix(&state) >> 40) / 8388608.0 - 1);
-    ij_must(ij_encode_size(&work_size, c, c->batch_size, c->crop_size[0], c->crop_size[1], &why), &why);
-    void *work = step ? NULL : ij_alloc(work_size);
-    const size_t k = IJ_MIN(gh * gw, o->context_tokens ? o->context_tokens : gh * gw / 4);
-    const size_t t = IJ_MIN(gh * gw, o->target_tokens ? o->target_tokens : gh * gw / 6);
-    ij_masks masks;
-    ij_bench_lists(&masks.context, c->num_enc_masks * c->batch_size, k, gh * gw);
-    ij_bench_lists(&masks.target, c->num_pred_masks * c->batch_size, t, gh * gw);
-    for (size_t i = 0; i < repeat + 2 && !ij_interrupted; i++) {
-        ij_report r;
-        const double start = ij_seconds();
-        const ij_status s = step ? ij_train_step(&m, images, &masks, &r)
-                                 : ij_encode(NULL, pooled, &m.target_encoder, images, c->batch_size, c->crop_size[0],
-                                             c->crop_size[1], work, work_size, &team);
-        if (s) ij_die(1, "%s", ij_status_string(s));
-        if (i >= 2) time[i - 2] = ij_seconds() - start;
+    for (size_t i = 0; i < pixels; i++) b.images[i] = (real)((double)(ij_mix(&state) >> 40) / 8388608.0 - 1);
+    ij_must(ij_encode_size(&b.work_size, c, c->batch_size, c->crop_size[0], c->crop_size[1], &why), &why);
+    b.work = step ? NULL : ij_alloc(b.work_size);
+    ij_bench_lists(&b.masks.context, c->num_enc_masks * c->batch_size, context_tokens, gh * gw);
+    ij_bench_lists(&b.masks.target, c->num_pred_masks * c->batch_size, target_tokens, gh * gw);
+    return b;
+}
+
+static void ij_bencher_lap(ij_bencher *b, ij_stopwatch *w)
+{
+    const ij_config *c = &b->m.config;
+    ij_report r;
+    ij_lap_start(w);
+    const ij_status s = b->step ? ij_train_step(&b->m, b->images, &b->masks, &r)
+                                : ij_encode(NULL, b->pooled, &b->m.target_encoder, b->images, c->batch_size, c->crop_size[0],
+                                            c->crop_size[1], b->work, b->work_size, &b->m.team);
+    ij_lap_end(w);
+    if (s) ij_die(1, "%s", ij_status_string(s));
+}
+
+static void ij_bencher_end(ij_bencher *b)
+{
+    free(b->memory), free(b->images), free(b->pooled), free(b->work);
+    free(b->masks.context.length), free(b->masks.context.index), free(b->masks.target.length), free(b->masks.target.index);
+}
+
+/* Room for lists of any length: any block may span the grid. */
+static void ij_bench_room(ij_config *c)
+{
+    c->mask_mode = IJ_MASK_PAPER, c->enc_mask_scale[0] = 0.85, c->enc_mask_scale[1] = 1, c->min_keep = 0;
+    c->pred_mask_scale[1] = IJ_MAX(c->pred_mask_scale[1], 0.5);
+}
+
+/* How the time of a step grows along each axis, beside how its arithmetic grows. */
+static int ij_bench_scale(ij_stopwatch *w, const ij_team *team)
+{
+    static const char *const axis[] = { "tokens", "width", "depth", "batch", "threads" };
+    double base_time = 0, base_flops = 0;
+    printf("%-8s %10s %9s %9s %11s %11s\n", "axis", "value", "ms", "GFLOP", "time / 1st", "work / 1st");
+    for (int a = 0; a < 5; a++)
+        for (size_t x = 1; x <= 4 && !ij_interrupted; x *= 2) {
+            ij_config c = w->o->c;
+            c.crop_size[0] = c.crop_size[1] = 32, c.patch_size = 4, c.embed_dim = 128, c.num_heads = 4, c.depth = 4;
+            c.pred_emb_dim = 64, c.pred_depth = 2, c.batch_size = 16;
+            if (a == 0) c.crop_size[0] *= x;
+            if (a == 1) c.embed_dim *= x, c.pred_emb_dim *= x;
+            if (a == 2) c.depth *= x, c.pred_depth *= x;
+            if (a == 3) c.batch_size *= x;
+            const ij_team one = { NULL, NULL, 1 }, t = a == 4 ? ij_team_start(x) : one;
+            if (a == 4 && x > team->threads) continue;
+            const size_t patches = c.crop_size[0] * c.crop_size[1] / 16, value[] = { patches, c.embed_dim, c.depth, c.batch_size, x };
+            ij_bench_room(&c);
+            ij_bencher b = ij_bencher_start(&c, patches / 4, patches / 6, 1, &t);
+            for (size_t i = 0; i < w->repeat + 1; i++) {
+                if (i == 1) w->done = 0;
+                ij_bencher_lap(&b, w);
+            }
+            for (size_t i = 0; i < w->done; i++) w->time[i] *= w->peak[i];      /* work that a core could have done */
+            const double flops = (double)c.batch_size * ij_flops(&c, patches / 4, patches / 6);
+            const double units = ij_median(w->time, w->done), time = units / ij_median(w->peak, w->done);
+            if (x == 1) base_time = units, base_flops = flops;
+            printf("%-8s %10lu %9.2f %9.3f %11.2f %11.2f\n", x == 1 ? axis[a] : "", (unsigned long)value[a], 1000 * time,
+                   flops / 1e9, units / base_time, a == 4 ? 1 / (double)x : flops / base_flops);
+            fflush(stdout);
+            ij_bencher_end(&b);
+        }
+    return ij_interrupted ? 130 : 0;
+}
+
+/* Reading and augmenting a batch, with one thread. */
+static int ij_bench_data(ij_stopwatch *w)
+{
+    const ij_options *o = w->o;
+    const ij_config *c = &o->c;
+    const ij_team one = { NULL, NULL, 1 };
+    ij_images s = ij_images_open(o->data ? o->data : "scenes", IJ_TRAIN_PART, 0, c, c->batch_size, &one);
+    for (size_t r = 0; r < w->repeat + 1 && !ij_interrupted; r++) {
+        if (r == 1) w->done = 0;
+        ij_lap_start(w);
+        for (size_t i = 0; i < c->batch_size; i++) ij_images_read(&s, i, (r * c->batch_size + i) * 7919 % s.count);
+        for (size_t i = 0; i < c->batch_size; i++) ij_augment_task(&s, i);
+        ij_lap_end(w);
     }
-    if (ij_interrupted) return 130;
-    const double batch = (double)c->batch_size;
-    ij_bench_print(o, o->what, ij_median(time, repeat),
-                   batch * (step ? ij_flops(c, k, t) : ij_encode_flops(c, c->crop_size[0], c->crop_size[1])), batch, peak);
+    const double seconds = ij_median(w->time, w->done);
+    printf("%s: %s: %.2f ms for %lu images, %.3f ms each\n", o->data ? o->data : "scenes", ij_data_kind(s.d), 1000 * seconds,
+           (unsigned long)c->batch_size, 1000 * seconds / (double)c->batch_size);
     return 0;
 }
 
-int main(int argc, char **argv)
+/* ---- bench --profile: every kind of work of a step by itself, on the arrays of its last part, with one thread ---- */
+
+enum { IJ_DO_LINEAR, IJ_DO_ATTENTION, IJ_DO_NORM, IJ_DO_GELU, IJ_DO_ADD, IJ_DO_DX, IJ_DO_DATTENTION, IJ_DO_DNORM, IJ_DO_DGELU,
+       IJ_DO_DW, IJ_DO_UPDATE, IJ_DOES };
+typedef struct { double seconds, flops, bytes; } ij_cost;
+
+static void ij_spent(ij_cost *cost, double *start, double flops, double numbers)
+{
+    const double now = ij_seconds();
+    cost->seconds += now - *start, cost->flops += flops, cost->bytes += numbers * (double)sizeof(real);
+    *start = ij_seconds();
+}
+
+static void ij_profile_stack(ij_cost cost[IJ_DOES], const ij_stack *s, const ij_block *w, const ij_block *dw, ij_stack_grads *g)
+{
+    for (size_t i = 0; i < s->depth; i++)
+        for (size_t piece = 0; piece < s->seqs.pieces; piece++) {
+            size_t s0, s1;
+            ij_piece(&s0, &s1, &s->seqs, piece);
+            const ij_seqs *all = &s->seqs, *asked = ij_asked(s, i);
+            const ij_block_acts a = ij_block_slice(&s->block[i], all, asked, s->heads, s0, s1);
+            const double t = (double)ij_rows(&a.x), q = (double)ij_rows(&a.q), d = (double)ij_cols(&a.x), f = (double)ij_cols(&a.fc1);
+            const double p = (double)(all->square[s1] - all->square[s0]) * q / t;       /* products of a query and a key */
+            const double weights = 4 * d * d + 2 * d * f, made = 2 * (t * 2 * d * d + q * (2 * d * d + 2 * d * f));
+            const double in_out = 3 * t * d + q * (6 * d + 2 * f), scores = p * (double)s->heads;
+            const ij_tensor q_w = ij_slice(&w[i].qkv_w, 0, ij_cols(&a.x)), kv_w = ij_slice(&w[i].qkv_w, ij_cols(&a.x), 3 * ij_cols(&a.x));
+            const ij_tensor q_b = ij_slice(&w[i].qkv_b, 0, ij_cols(&a.x)), kv_b = ij_slice(&w[i].qkv_b, ij_cols(&a.x), 3 * ij_cols(&a.x));
+            const size_t row = ij_cols(&a.x);
+            double start = ij_seconds();
+            ij_layernorm(a.norm1, a.stat1, a.x, &w[i].norm1_w, &w[i].norm1_b);
+            ij_layernorm(a.norm2, a.stat2, a.y, &w[i].norm2_w, &w[i].norm2_b);
+            ij_spent(&cost[IJ_DO_NORM], &start, 8 * (t + q) * d, 2 * (t + q) * d);
+            ij_linear(a.q, a.norm1q, &q_w, &q_b);
+            ij_linear(a.kv, a.norm1, &kv_w, &kv_b);
+            ij_linear(a.y, a.heads, &w[i].proj_w, &w[i].proj_b);
+            ij_linear(a.fc1, a.norm2, &w[i].fc1_w, &w[i].fc1_b);
+            ij_linear(a.xq, a.gelu, &w[i].fc2_w, &w[i].fc2_b);
+            ij_spent(&cost[IJ_DO_LINEAR], &start, made, in_out + weights);
+            ij_gelu(a.gelu, a.fc1);
+            ij_spent(&cost[IJ_DO_GELU], &start, 40 * q * f, 4 * q * f);
+            for (size_t k = s0; k < s1; k++)
+                ij_attention(a.heads.x + (asked->start[k] - asked->start[s0]) * row, a.prob + s->heads * (all->square[k] - all->square[s0]),
+                             a.q.x + (asked->start[k] - asked->start[s0]) * row, a.kv.x + (all->start[k] - all->start[s0]) * 2 * row,
+                             ij_length(asked, k), ij_length(all, k), row, s->heads);
+            ij_spent(&cost[IJ_DO_ATTENTION], &start, 4 * p * d + 20 * scores, 2 * (t + q) * d + 2 * scores);
+            ij_add(a.y, a.xq), ij_add(a.xq, a.y);
+            ij_spent(&cost[IJ_DO_ADD], &start, 2 * q * d, 6 * q * d);
+            if (!g) continue;
+            const ij_stack_grads b = ij_grads_slice(g, all, asked, s0, s1);
+            start = ij_seconds();
+            ij_linear_backward(b.dfc1, b.dz, &w[i].fc2_w, 0);
+            ij_linear_backward(b.dnorm2, b.dfc1, &w[i].fc1_w, 0);
+            ij_linear_backward(b.dheads, b.dy, &w[i].proj_w, 0);
+            ij_linear_backward(b.dnorm1, b.dkv, &kv_w, 0);
+            ij_linear_backward(b.dheads, b.dq, &q_w, 0);
+            ij_spent(&cost[IJ_DO_DX], &start, made, in_out + weights);
+            ij_gelu_backward(b.dfc1, a.fc1);
+            ij_spent(&cost[IJ_DO_DGELU], &start, q * f, 3 * q * f);
+            ij_layernorm_backward(b.dy, b.dnorm2, a.stat2, a.y, &w[i].norm2_w);
+            ij_layernorm_backward(b.dx, b.dnorm1, a.stat1, a.x, &w[i].norm1_w);
+            ij_spent(&cost[IJ_DO_DNORM], &start, 16 * (t + q) * d, 4 * (t + q) * d);
+            ij_copy(b.dy, b.dz), ij_copy(b.dz, b.dy);
+            ij_spent(&cost[IJ_DO_ADD], &start, 0, 4 * q * d);
+            for (size_t k = s0; k < s1; k++) {
+                const size_t r = (all->start[k] - all->start[s0]) * 2 * row, asks = (asked->start[k] - asked->start[s0]) * row;
+                const size_t square = all->square[k] - all->square[s0];
+                ij_attention_backward(b.dq.x + asks, b.dkv.x + r, b.dprob + square, b.dheads.x + asks, a.prob + s->heads * square,
+                                      a.q.x + asks, a.kv.x + r, ij_length(asked, k), ij_length(all, k), row, s->heads);
+            }
+            ij_spent(&cost[IJ_DO_DATTENTION], &start, 8 * p * d + 6 * scores, 3 * (t + q) * d + 3 * scores);
+            if (piece) continue;
+            ij_weight_jobs jobs = ij_block_weight_jobs(&dw[i], &s->block[i], g, all, asked);
+            const double whole = (double)all->tokens / t;
+            start = ij_seconds();
+            ij_weight_gradients(&jobs, NULL);
+            ij_spent(&cost[IJ_DO_DW], &start, made * whole, in_out * whole + 2 * weights);
+        }
+}
+
+static int ij_bench_profile(ij_stopwatch *w, ij_bencher *b, double flops)
+{
+    static const char *const name[IJ_DOES] = { "linear: y = x W' + b", "attention", "layer norm", "GELU", "residual sums, copies",
+        "linear backward: dx", "attention backward", "layer norm backward", "GELU backward", "linear backward: dW",
+        "AdamW and EMA" };
+    ij_model *m = &b->m;
+    ij_cost cost[IJ_DOES], total = { 0, 0, 0 };
+    ij_step s;
+    memset(cost, 0, sizeof cost);
+    const double seconds = ij_median(w->time, w->done), peak = ij_median(w->peak, w->done);
+    for (size_t first = 0; first < m->config.batch_size; first += s.predictor.part.images) {
+        ij_report r;
+        if (ij_step_begin(&s, m, b->images, &b->masks, first)) return 1;
+        ij_encode_targets(&s, NULL), ij_encode_context(&s, NULL), ij_predict(&s, NULL), ij_loss(&s, NULL), ij_backward(m, &s, NULL);
+        ij_profile_stack(cost, &s.predictor.stack, m->predictor.block, m->predictor_grad.block, &s.predictor_grads);
+        ij_profile_stack(cost, &s.context.stack, m->encoder.block, m->encoder_grad.block, &s.encoder_grads);
+        ij_profile_stack(cost, &s.target.stack, m->target_encoder.block, NULL, NULL);
+        memset(m->grad, 0, m->size * sizeof(real));
+        double start = ij_seconds();
+        if (!first) ij_update(m, &r), ij_spent(&cost[IJ_DO_UPDATE], &start, 14.0 * (double)m->size + 3.0 * (double)m->encoder_size,
+                                               9.0 * (double)m->size + 2.0 * (double)m->encoder_size);
+    }
+    printf("%-22s %9s %9s %10s %8s %8s %9s %7s\n", "part", "GFLOP", "MB", "FLOP/byte", "ms", "share", "GFLOP/s", "of peak");
+    for (int i = 0; i <= IJ_DOES; i++) {
+        const ij_cost *k = i < IJ_DOES ? &cost[i] : &total;
+        printf("%-22s %9.3f %9.1f %10.1f %8.2f %6.1f %% %9.1f %5.1f %%\n", i < IJ_DOES ? name[i] : "sum", k->flops / 1e9,
+               k->bytes / 1e6, k->flops / k->bytes, 1000 * k->seconds, 100 * k->seconds / seconds, k->flops / k->seconds / 1e9,
+               100 * k->flops / k->seconds / peak / 1e9);
+        total.seconds += k->seconds, total.flops += k->flops, total.bytes += k->bytes;
+    }
+    printf("%-22s %9.3f %9s %10s %8.2f %6.1f %% %9.1f %5.1f %%\n", "the step, whole", flops / 1e9, "", "", 1000 * seconds, 100.0,
+           flops / seconds / 1e9, 100 * flops / seconds / peak / 1e9);
+    return 0;
+}
+
+static int ij_bench(ij_options *o)
+{
+    ij_config *c = &o->c;
+    size_t gh, gw;
+    if (o->targets) c->num_pred_masks = o->targets;
+    if (!o->what) ij_die(2, "bench needs step, encode, matmul, data or scale");
+    if (o->profile) o->threads = 1;
+    const size_t repeat = o->repeat ? o->repeat : 11;
+    ij_stopwatch w = { o, repeat, 0, ij_alloc((repeat + 2) * sizeof(double)), ij_alloc((repeat + 2) * sizeof(double)), 0, 0 };
+    const double begin = ij_seconds();
+    const ij_team team = ij_team_start(o->threads);
+    if (!strcmp(o->what, "matmul")) return ij_bench_matmul(&w, &team);
+    if (!strcmp(o->what, "scale")) return ij_bench_scale(&w, &team);
+    if (!strcmp(o->what, "data")) return ij_bench_data(&w);
+    const int step = !strcmp(o->what, "step");
+    if (!step && strcmp(o->what, "encode")) ij_die(2, "bench knows step, encode, matmul, data and scale");
+    if (step && o->context_tokens) ij_bench_room(c);
+    ij_error why;
+    ij_must(ij_config_check(c, &why), &why);
+    ij_grid(&gh, &gw, c);
+    const size_t k = IJ_MAX(1, IJ_MIN(gh * gw, o->context_tokens ? o->context_tokens : gh * gw / 4));
+    const size_t t = IJ_MAX(1, IJ_MIN(gh * gw, o->target_tokens ? o->target_tokens : gh * gw / 6));
+    ij_bencher b = ij_bencher_start(c, k, t, step, &team);
+    for (size_t i = 0; i < repeat + 2 && !ij_interrupted; i++) {
+        if (i == 2) w.done = 0;                         /* the first two do not count */
+        const double peak = ij_seconds();
+        ij_bencher_lap(&b, &w);
+        if (i == 0) w.first = (peak - begin) + w.time[0];       /* from here to the end of the first step */
+    }
+    if (ij_interrupted) return 130;
+    const double batch = (double)c->batch_size;
+    const double flops = batch * (step ? ij_flops(c, k, t) : ij_encode_flops(c, c->crop_size[0], c->crop_size[1]));
+    if (step && o->profile) return ij_bench_profile(&w, &b, flops);
+    ij_bench_print(&w, o->what, flops, batch);
+    return 0;
+}
+
+/* Before anything else: does this processor have the instructions that the compiler was allowed to use? */
+static void ij_check_machine(void)
+{
+#if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
+    const char *missing = NULL;
+#ifdef __AVX__
+    if (!__builtin_cpu_supports("avx")) missing = "AVX";
+#endif
+#ifdef __FMA__
+    if (!__builtin_cpu_supports("fma")) missing = "FMA";
+#endif
+#ifdef __AVX2__
+    if (!__builtin_cpu_supports("avx2")) missing = "AVX2";
+#endif
+#ifdef __AVX512F__
+    if (!__builtin_cpu_supports("avx512f")) missing = "AVX-512";
+#endif
+    if (missing) {
+        fputs("ijepa: this processor lacks ", stderr), fputs(missing, stderr);
+        fputs(", which this binary was built with: build it here, or with make ARCH=\n", stderr);
+        exit(1);
+    }
+#endif
+}
+
+static int ij_main(int argc, char **argv)
 {
     ij_options o;
     ij_parse(&o, argc, argv);
@@ -5251,5 +5707,11 @@ int main(int argc, char **argv)
     }
     if (fflush(stdout) || ferror(stdout)) ij_die(1, "standard output cannot be written");
     return code;
+}
+
+int main(int argc, char **argv)
+{
+    ij_check_machine();
+    return ij_main(argc, argv);
 }
 #endif

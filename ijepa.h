@@ -18,8 +18,8 @@
  * keeps global state. Two models in two threads never meet. Not reentrant on one model.
  *
  * Dimensions, here and in ijepa.c:  B images · N patches of an image (gh rows by gw columns, row-major) ·
- *   K context patches · T tokens in all (the rows of a packed batch) · D width of the encoder · P width of the
- *   predictor · H heads · F hidden width of the MLP · p side of a patch.
+ *   K context patches · T tokens in all (the rows of a packed batch), Q those whose output is asked for · D width of
+ *   the encoder · P width of the predictor · H heads · F hidden width of the MLP · p side of a patch.
  * Terms: the reference code says "enc mask" for our context, "pred mask" for our target.
  */
 #ifndef IJEPA_H
@@ -133,15 +133,16 @@ typedef struct {
  * A pointer that knows its shape: row-major, no strides. Rows is the product of all but the last dimension. */
 typedef struct { ij_real *x; size_t rank, dim[4]; } ij_tensor;
 
-/* C[m,n] = (add ? C : 0) + A[m,k] B[k,n]. Element (i,j) of A lies at a[i*a_row + j*a_col], likewise B; C is dense
- * with row stride c_row. So a transpose is an exchange of strides. Each element is one chain of multiply-adds over
- * k ascending, in both versions: the results are equal to the last bit.  C must not overlap A or B. */
+/* C[m,n] = S + A[m,k] B[k,n]. Element (i,j) of A lies at a[i*a_row + j*a_col], likewise B, so a transpose is an
+ * exchange of strides; C is dense with row stride c_row. S[i,j] lies at start[i*start_row + j]: start = C adds to C,
+ * start_row = 0 adds a bias to each row, start = NULL is zero. Each element is one chain of multiply-adds over k
+ * ascending, in both versions: the results are equal to the last bit.  C must not overlap A or B. */
 typedef struct {
     size_t m, n, k;
     const ij_real *a; size_t a_row, a_col;
     const ij_real *b; size_t b_row, b_col;
     ij_real *c; size_t c_row;
-    int add;
+    const ij_real *start; size_t start_row;
 } ij_product;
 void ij_matmul_naive(const ij_product *p);
 void ij_matmul(const ij_product *p, const ij_team *team);
@@ -157,7 +158,7 @@ typedef struct { ij_lists context, target; } ij_masks;
 ij_status ij_masks_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images, ij_error *why);
 
 /* ---------------------------------------------------------------- model ---- */
-typedef struct {                   /* one transformer block: shapes in ijepa.c, block_params() */
+typedef struct {                   /* one transformer block: shapes in ijepa.c, ij_list_block() */
     ij_tensor norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b;
 } ij_block;
 typedef struct {                   /* VisionTransformer */
@@ -197,6 +198,10 @@ typedef struct {
     ij_rng mask_rng;
     uint64_t step, micro;          /* updates done; forward passes done */
     ij_team team;                  /* set it after init to use threads */
+    /* Optional, set after init: called once an update with all gradients, between backward and the optimizer, to
+     * average them over machines (README: MPI). A loss that is not finite arrives here as such a gradient. */
+    void (*reduce)(void *arg, ij_real *grad, size_t count);
+    void *reduce_arg;
     unsigned char *work; size_t work_size;     /* activations of one step */
 } ij_model;
 
@@ -334,8 +339,9 @@ ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *w
 #endif
 
 /* Limits: images of one batch have one size; sizes are size_t and checked; safetensors headers up to 100 MB, tensors of
- * rank 8; PNM up to 2^28 pixels; folders 16 deep, paths of 1,000 bytes. matmul keeps about 300 KB (double: 600) of
- * packed blocks on the stack: IJ_MC and IJ_KC in ijepa.c.
+ * rank 8; PNM up to 2^28 pixels; folders 16 deep, paths of 1,000 bytes. matmul keeps about 230 KB (double: 450) of
+ * packed blocks on the stack: IJ_MC and IJ_KC in ijepa.c. Activations and weights on large pages (Linux: madvise) are
+ * worth a few per cent.
  *
  * Checkpoint format 1 (2026-11-24).
  *

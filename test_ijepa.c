@@ -158,15 +158,30 @@ static void golden_act(golden_group *g, const golden_file *f, const char *name, 
     free(want);
 }
 
+/* The output of the last block and of the norm: of each sequence the last rows, which are all that was asked for. */
+static void golden_asked(golden_group *g, const golden_file *f, const char *name, const ij_stack *s, const ij_tensor *x)
+{
+    size_t n, d = ij_cols(x), row = 0;
+    char full[80];
+    snprintf(full, sizeof full, "step0.act.%s", name);
+    double *want = golden_read(f, full, &n);
+    CHECK(want && n == s->seqs.tokens * d, "%s: %lu numbers", full, (unsigned long)n);
+    for (size_t i = 0; want && i < s->seqs.count; i++)
+        for (size_t r = s->seqs.start[i + 1] - ij_length(&s->asked, i); r < s->seqs.start[i + 1]; r++, row++)
+            group_add(g, compare(x->x + row * d, want + r * d, d, 0), full);
+    CHECK(row == ij_rows(x), "%s: %lu rows", full, (unsigned long)row);
+    free(want);
+}
 static void golden_stack(golden_group *g, const golden_file *f, const char *part, const ij_stack *s)
 {
     char name[64];
     for (size_t i = 0; i < s->depth; i++) {
         snprintf(name, sizeof name, "%s.block%lu", part, (unsigned long)i);
-        golden_act(&g[G_BLOCK], f, name, i + 1 < s->depth ? s->block[i + 1].x.x : s->out.x, ij_count(&s->out));
+        if (i + 1 < s->depth) golden_act(&g[G_BLOCK], f, name, s->block[i + 1].x.x, ij_count(&s->block[i + 1].x));
+        else golden_asked(&g[G_BLOCK], f, name, s, &s->out);
     }
     snprintf(name, sizeof name, "%s.norm", part);
-    golden_act(&g[G_NORM], f, name, s->norm.x, ij_count(&s->norm));
+    golden_asked(&g[G_NORM], f, name, s, &s->norm);
     snprintf(name, sizeof name, "%s.%s", part, strcmp(part, "predictor") ? "embed" : "in");
     golden_act(&g[G_EMBED], f, name, s->block[0].x.x, ij_count(&s->block[0].x));
 }
@@ -324,7 +339,7 @@ static void golden_run(const char *path, int print)
         for (size_t i = 0; pixels && i < n; i++) images[i] = (real)pixels[i];
         if (k == 0) {                                   /* activations and gradients of the first step */
             ij_step s;
-            CHECK(!ij_step_begin(&s, &m, images, &m.masks), "step does not begin");
+            CHECK(!ij_step_begin(&s, &m, images, &m.masks, 0), "step does not begin");
             ij_encode_targets(&s, NULL), ij_encode_context(&s, NULL), ij_predict(&s, NULL), ij_loss(&s, NULL);
             golden_stack(group, &g, "context", &s.context.stack);
             golden_stack(group, &g, "predictor", &s.predictor.stack);
@@ -338,7 +353,7 @@ static void golden_run(const char *path, int print)
                 ij_encoder_place(&keep, &a, c.depth, c.num_heads, c.patch_size, c.embed_dim, ij_hidden(&c), b, b * patches,
                                  b * patches * patches, 1);
             }
-            keep.stack.seqs = s.target.stack.seqs;
+            keep.stack.seqs = keep.stack.asked = s.target.stack.seqs;
             ij_each(NULL, keep.stack.seqs.pieces, ij_encoder_task, &keep);
             golden_stack(group, &g, "target", &keep.stack);
             for (size_t r = 0, d = c.embed_dim; r < b * patches; r++) {
@@ -427,23 +442,27 @@ static double random_unit(uint64_t *state) { return (double)(ij_mix(state) >> 11
 /* ---- matmul ---- */
 
 /* fast against naive, to the last bit, with NaN where nothing may be read and a guard where nothing may be written */
-static void matmul_case(size_t m, size_t n, size_t k, int ta, int tb, int add, const ij_team *team)
+enum { FROM_ZERO, FROM_C, FROM_BIAS };
+static void matmul_case(size_t m, size_t n, size_t k, int ta, int tb, int from, const ij_team *team)
 {
     uint64_t state = m * 1000003 + n * 1009 + k;
     const size_t row = n + 3;
     real *a = need((m * k + 1) * sizeof *a), *b = need((k * n + 1) * sizeof *b);
-    real *c = need((m * row + 1) * sizeof *c), *want = need((m * row + 1) * sizeof *want);
+    real *c = need((m * row + 1) * sizeof *c), *want = need((m * row + 1) * sizeof *want), *bias = need(n * sizeof *bias);
+    for (size_t i = 0; i < n; i++) bias[i] = (real)random_unit(&state);
     for (size_t i = 0; i < m * k; i++) a[i] = (real)random_unit(&state);
     for (size_t i = 0; i < k * n; i++) b[i] = (real)random_unit(&state);
     for (size_t i = 0; i < m * row; i++)
-        c[i] = want[i] = i % row >= n ? 7 : add ? (real)random_unit(&state) : (real)NAN;
-    ij_product p = { m, n, k, a, ta ? 1 : k, ta ? m : 1, b, tb ? 1 : n, tb ? k : 1, c, row, add };
+        c[i] = want[i] = i % row >= n ? 7 : from == FROM_C ? (real)random_unit(&state) : (real)NAN;
+    ij_product p = { m, n, k, a, ta ? 1 : k, ta ? m : 1, b, tb ? 1 : n, tb ? k : 1, c, row,
+                     from == FROM_C ? c : from == FROM_BIAS ? bias : NULL, from == FROM_C ? row : 0 };
     ij_matmul(&p, team);
     p.c = want;
+    if (from == FROM_C) p.start = want;
     ij_matmul_naive(&p);
-    CHECK(!memcmp(c, want, m * row * sizeof *c), "%lux%lux%lu ta %d tb %d add %d differs", (unsigned long)m, (unsigned long)n,
-          (unsigned long)k, ta, tb, add);
-    free(a), free(b), free(c), free(want);
+    CHECK(!memcmp(c, want, m * row * sizeof *c), "%lux%lux%lu ta %d tb %d from %d differs", (unsigned long)m, (unsigned long)n,
+          (unsigned long)k, ta, tb, from);
+    free(a), free(b), free(c), free(want), free(bias);
 }
 
 static void backwards(void *pool, size_t count, ij_task *task, void *arg)       /* the last task first */
@@ -458,39 +477,47 @@ static void test_matmul_equals_naive(void)
     const ij_team team = { backwards, NULL, 3 };
     for (size_t i = 0; i < 9; i++)
         for (size_t j = 0; j < 9; j++)
-            for (int form = 0; form < 8; form++)
+            for (int form = 0; form < 12; form++)
                 matmul_case(edge[i], edge[j], edge[(i + j) % 9], form & 1, form >> 1 & 1, form >> 2, form & 1 ? &team : NULL);
-    for (int form = 0; form < 8; form++) {
+    for (int form = 0; form < 12; form++) {
         matmul_case(2 * IJ_MC + 7, 19, IJ_KC + 1, form & 1, form >> 1 & 1, form >> 2, form & 2 ? &team : NULL);
         matmul_case(5, 2 * IJ_NR, 3 * IJ_KC, form & 1, form >> 1 & 1, form >> 2, NULL);
     }
-    matmul_case(IJ_MC + 5, 7, IJ_FAR + 3, 0, 1, 0, NULL);       /* A packed: far rows, far columns */
-    matmul_case(IJ_FAR + 3, 7, 2 * IJ_KC + 9, 1, 0, 1, &team);
+    matmul_case(IJ_MC + 5, 7, 4 * IJ_KC + 3, 0, 1, 0, NULL);
+    matmul_case(2 * IJ_MC + 3, 7, 2 * IJ_KC + 9, 1, 0, 1, &team);
     matmul_case(3, 5, 0, 0, 0, 0, NULL);
     matmul_case(3, 5, 0, 0, 0, 1, NULL);
 }
 
 /* ---- exp, normal ---- */
 
+static double ulps(double got, double want)         /* in units of the last place of a real */
+{
+    return fabs(got - want) / ldexp(1, ilogb(want) - (IN_DOUBLE ? 52 : 23));
+}
+
+static void worse(double *worst, double error) { if (!(error <= *worst)) *worst = error; }
+
+/* Against libm in double, over the whole range: exp where it is not held, the normal distribution where it is one. */
 static void test_exp_and_normal(void)
 {
-    double worst_exp = 0, worst_cdf = 0, worst_pdf = 0;
-    for (double x = -87; x <= 88; x += 0.00037) {
-        const real r = (real)x;
-        const double want = exp((double)r), ulp = ldexp(1, ilogb(want) - (IN_DOUBLE ? 52 : 23));
-        const double error = fabs((double)ij_exp(r) - want) / ulp;
-        if (!(error <= worst_exp)) worst_exp = error;
-    }
+    double worst_exp = 0, worst_cdf = 0, worst_pdf = 0, near_cdf = 0, tail_cdf = 0, near_pdf = 0, tail_pdf = 0;
+    for (double x = -87; x <= 88; x += 0.00037) worse(&worst_exp, ulps((double)ij_exp((real)x), exp((double)(real)x)));
     for (double x = -40; x <= 40; x += 0.00011) {
         real pdf, cdf;
         const double u = (double)(real)x, want = 0.5 * erfc(-u * sqrt(0.5)), density = exp(-u * u / 2) / sqrt(2 * IJ_PI);
         ij_normal(&pdf, &cdf, (real)x);
-        if (!(fabs((double)cdf - want) <= worst_cdf)) worst_cdf = fabs((double)cdf - want);
-        if (!(fabs((double)pdf - density) <= worst_pdf)) worst_pdf = fabs((double)pdf - density);
+        worse(&worst_cdf, fabs((double)cdf - want));
+        worse(&worst_pdf, fabs((double)pdf - density));
+        if (fabs(u) > 13) continue;                     /* beyond, both are below 1e-37 and count as nothing */
+        worse(u < -4 ? &tail_cdf : &near_cdf, ulps((double)cdf, want));
+        worse(fabs(u) > 4 ? &tail_pdf : &near_pdf, ulps((double)pdf, density));
     }
     CHECK(worst_exp <= (IN_DOUBLE ? 1 : 1.4), "exp is wrong by %g ulp", worst_exp);
     CHECK(worst_cdf <= (IN_DOUBLE ? 1e-15 : 2.5e-7), "normal cdf is wrong by %g", worst_cdf);
     CHECK(worst_pdf <= (IN_DOUBLE ? 1e-15 : 6e-8), "normal density is wrong by %g", worst_pdf);
+    CHECK(near_cdf <= (IN_DOUBLE ? 1 : 9) && tail_cdf <= (IN_DOUBLE ? 1 : 67), "cdf is wrong by %g ulp, below -4 by %g", near_cdf, tail_cdf);
+    CHECK(near_pdf <= (IN_DOUBLE ? 1 : 5.5) && tail_pdf <= (IN_DOUBLE ? 1 : 65), "pdf is wrong by %g ulp, beyond 4 by %g", near_pdf, tail_pdf);
 }
 
 /* ---- golden masks, streams, tables, schedules ---- */
@@ -910,6 +937,16 @@ static void test_model_not_finite(void)
     free(images), free(before), free(mem);
 }
 
+static double compare_reals(const real *want, const real *got, size_t n)        /* relative error of the norm */
+{
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < n; i++) {
+        const double e = (double)got[i] - (double)want[i];
+        error += e * e, norm += (double)want[i] * (double)want[i];
+    }
+    return sqrt(error / norm);
+}
+
 static void test_model_accumulates_and_clips(void)
 {
     ij_config c = small_config();
@@ -939,6 +976,46 @@ static void test_model_accumulates_and_clips(void)
             error += e * e, norm += want * want;
         }
         CHECK(sqrt(error / norm) < 1e-5 && r.grad_norm > 1e-3, "run %d: the gradient differs by %g", run, sqrt(error / norm));
+        free(images), free(mem);
+    }
+    free(mean);
+}
+
+static void count_numbers(void *arg, ij_real *grad, size_t count)
+{
+    (void)grad;
+    *(size_t *)arg += count;
+}
+
+/* A batch that is taken in two parts, and the same images one by one: the same gradient, one call of the hook. */
+static void test_model_parts(void)
+{
+    ij_config c = small_config();
+    real *mean = NULL;
+    c.crop_size[0] = c.crop_size[1] = 32, c.patch_size = 4, c.min_keep = 4;
+    c.pred_mask_scale[0] = c.pred_mask_scale[1] = 0.16, c.aspect_ratio[0] = c.aspect_ratio[1] = 1;
+    for (int run = 0; run < 2; run++) {
+        ij_model m;
+        ij_error why;
+        ij_report r;
+        size_t size, numbers = 0;
+        c.batch_size = run ? 1 : 40, c.accumulate = run ? 40 : 1;
+        CHECK(ij_part_images(&c) == (run ? 1 : 20), "parts of %lu images", (unsigned long)ij_part_images(&c));
+        void *mem = start_model(&m, &c, &size);
+        m.reduce = count_numbers, m.reduce_arg = &numbers;
+        real *images = need(40 * 3 * 32 * 32 * sizeof *images);
+        uint64_t state = 5;
+        for (size_t i = 0; i < 40 * 3 * 32 * 32; i++) images[i] = (real)random_unit(&state);
+        double loss = 0;
+        for (size_t i = 0; i < c.accumulate; i++) {
+            CHECK(!ij_masks_draw(&m.masks, &c, &m.mask_rng, i, c.batch_size, &why), "%s", why.text);
+            CHECK(!ij_train_step(&m, images + i * 3 * 32 * 32, &m.masks, &r), "a step failed");
+            loss += r.loss / (double)c.accumulate;
+        }
+        CHECK(numbers == m.size && m.step == 1, "the hook saw %lu numbers", (unsigned long)numbers);
+        if (!run) mean = need((m.size + 1) * sizeof *mean), memcpy(mean, m.adam_m, m.size * sizeof *mean), mean[m.size] = (real)loss;
+        else CHECK(compare_reals(mean, m.adam_m, m.size) < (IN_DOUBLE ? 1e-12 : 1e-5) && fabs(loss - (double)mean[m.size]) < 1e-6,
+                   "the gradient differs by %g, the loss by %g", compare_reals(mean, m.adam_m, m.size), loss - (double)mean[m.size]);
         free(images), free(mem);
     }
     free(mean);
@@ -2677,7 +2754,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(golden_masks), TEST(golden_random), TEST(golden_positions), TEST(golden_schedules), TEST(masks_paper_mode),
     TEST(masks_impossible), TEST(model_every_parameter_moves), TEST(model_threads_same_bytes),
     TEST(model_resume_same_bytes), TEST(model_memory_ladder), TEST(model_sizes), TEST(model_bad_settings),
-    TEST(model_not_finite), TEST(model_accumulates_and_clips), TEST(encode_other_sizes), TEST(init_statistics),
+    TEST(model_not_finite), TEST(model_accumulates_and_clips), TEST(model_parts), TEST(encode_other_sizes), TEST(init_statistics),
     TEST(settings_round_trip), TEST(settings_bad_values), TEST(settings_files), TEST(checkpoint_refuses),
     TEST(readme_names_exist), TEST(status_strings), TEST(pnm_flavours), TEST(pnm_hostile), TEST(records_formats),
     TEST(folder_trees), TEST(held_out_tenth), TEST(resize_golden), TEST(crop_and_normalise), TEST(scenes),
