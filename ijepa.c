@@ -5510,7 +5510,7 @@ static int ij_bench_data(ij_stopwatch *w)
     return 0;
 }
 
-/* ---- bench --profile: every kind of work of a step by itself, on the arrays of its last part, with one thread ---- */
+/* ---- bench --profile: every kind of work of a step by itself, on the arrays of the step, with one thread ---- */
 
 enum { IJ_DO_LINEAR, IJ_DO_ATTENTION, IJ_DO_NORM, IJ_DO_GELU, IJ_DO_ADD, IJ_DO_DX, IJ_DO_DATTENTION, IJ_DO_DNORM, IJ_DO_DGELU,
        IJ_DO_DW, IJ_DO_UPDATE, IJ_DOES };
