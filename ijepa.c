@@ -28,9 +28,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Nobody listens for floating-point traps or reads errno after sqrt: then gcc may use vectors. Results are the same. */
+/* Nobody listens for floating-point traps or reads errno after sqrt: then gcc may use vectors. Results are the same.
+ * Loops begin where cores fetch instructions from, every 64 bytes: that is worth 5 % of a product. */
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-trapping-math", "no-math-errno")
+#pragma GCC optimize("no-trapping-math", "no-math-errno", "align-loops=64")
 #endif
 
 typedef ij_real real;
@@ -182,14 +183,13 @@ enum { IJ_LANES = 16 };
  * The naive version is the definition. The fast one computes the same chains of multiply-adds, so its results are
  * equal to the last bit:
  *
- *        B: a KC x NR panel, packed        The sum is cut into slices of at most KC terms. For each, panels of B are
- *          +----NR----+                    packed one after another and meet all rows of A. The tile kernel keeps
- *          |  b[k][]  |                    MR x NR sums of C in vector registers and walks down k:
- *   A      +----------+                          C[i][j] += a[i][k] * b[k][j]
- *  +--KC--+ +---------+                    beginning with S, or with the C of the slice before. A is read where it
- *  |  MR  | | MR x NR |                    lies, along its rows; its columns (a transposed A) are packed first. A panel
- *  |      | |         |                    of B stays in the L1 cache, the rows of A that it meets in the L2.
- *  +------+ +---------+                                                                                              */
+ *            B, packed: NC columns      The sum is cut into slices of at most KC terms. For each, a block of B is packed
+ *           +--NR--+------+------+      as panels of NR columns; then MR rows of A after MR rows meet the panels. The
+ *           | b[k] |      |      | KC   tile kernel keeps MR x NR sums of C in vector registers and walks down k:
+ *    A      +------+------+------+            C[i][j] += a[i][k] * b[k][j]
+ *  +-KC-+   +------+------+------+      beginning with S, or with the C of the slice before. A is read where it lies,
+ *  | MR |   |MR x NR      |      | C    along its rows; the columns of a transposed A are packed. The MR rows of A stay
+ *  +----+   +------+------+------+      in the L1 cache, the block of B in the L2.                                    */
 
 #if defined(FP_FAST_FMA) || defined(FP_FAST_FMAF) || defined(__FMA__)
 #define IJ_HAS_FMA                        /* one instruction, one rounding: then both versions use it everywhere */
@@ -228,9 +228,8 @@ enum { IJ_VL = 1 };
 #endif
 enum {
     IJ_NR = 2 * IJ_VL, IJ_KC = 256,       /* a panel of B: at most 16 KB (AVX-512: 32), half of an L1 cache */
-    IJ_MC = 192,                          /* rows of a packed A */
-    IJ_FEW = 64,                          /* rows of A for which packing B does not pay */
-    IJ_NEAR = 1 << 14                     /* numbers of a transposed A that are read well enough where they lie */
+    IJ_NC = 12 * IJ_NR,                   /* a block of B: 192 KB (AVX-512: 384), on the stack */
+    IJ_STRIP = 2 * IJ_MR                  /* columns of a transposed A that are packed at once */
 };
 
 void ij_matmul_naive(const ij_product *p)
@@ -250,16 +249,17 @@ static inline ij_vec ij_vec_madd(real a, ij_vec b, ij_vec c)
     return c;
 }
 
-static void ij_tile(size_t kc, const real *a, size_t a_row, size_t a_col, const real *b, size_t b_row, real *c,
-                    size_t c_row, const real *start, size_t start_row)
+static void ij_tile(size_t kc, const real *a, size_t a_row, size_t a_col, const real *b, real *c, size_t c_row,
+                    const real *start, size_t start_row)
 {
     ij_vec sum[IJ_MR][2];
     IJ_UNROLL for (size_t i = 0; i < IJ_MR; i++)
         IJ_UNROLL for (size_t j = 0; j < 2; j++) sum[i][j] = *(const ij_vec *)(start + i * start_row + j * IJ_VL);
-    for (size_t k = 0; k < kc; k++, a += a_col, b += b_row)
-        IJ_UNROLL for (size_t i = 0; i < IJ_MR; i++)
-            IJ_UNROLL for (size_t j = 0; j < 2; j++)
-                sum[i][j] = ij_vec_madd(a[i * a_row], *(const ij_vec *)(b + j * IJ_VL), sum[i][j]);
+    for (size_t k = 0; k < kc; k++, a += a_col, b += IJ_NR)
+        IJ_UNROLL for (size_t i = 0; i < IJ_MR; i++) {
+            sum[i][0] = ij_vec_madd(a[i * a_row], *(const ij_vec *)b, sum[i][0]);
+            sum[i][1] = ij_vec_madd(a[i * a_row], *(const ij_vec *)(b + IJ_VL), sum[i][1]);
+        }
     IJ_UNROLL for (size_t i = 0; i < IJ_MR; i++)
         IJ_UNROLL for (size_t j = 0; j < 2; j++) *(ij_vec *)(c + i * c_row + j * IJ_VL) = sum[i][j];
 }
@@ -316,36 +316,38 @@ static inline void ij_pack(real *to, size_t width, const real *from, size_t used
         for (size_t k = 0; k < kc; k++) to[k * width + i] = i < used ? from[k * step + i * next] : 0;
 }
 
-/* Slice k0.. of the sum, rows i0..i1. What hangs over the edge of C is computed aside. */
-static void ij_matmul_slice(const ij_product *p, size_t i0, size_t i1, size_t k0, size_t kc, int pack_a)
+/* Rows i0..i1 of C, columns j0..j1 (at most NC), slice k0.. of the sum. What hangs over C's edge is computed aside. */
+static void ij_matmul_block(const ij_product *p, size_t i0, size_t i1, size_t j0, size_t j1, size_t k0, size_t kc)
 {
     static const real zero[IJ_NR] = { 0 };
-    IJ_ALIGNED real b_panel[IJ_KC * IJ_NR], a_packed[IJ_MC * IJ_KC], c_edge[IJ_MR * IJ_NR];
+    IJ_ALIGNED real b_block[IJ_KC * IJ_NC], a_packed[IJ_KC * IJ_STRIP], c_edge[IJ_MR * IJ_NR];
     const real *first = k0 ? p->c : p->start;
-    const size_t first_row = k0 ? p->c_row : p->start_row, whole = pack_a ? i0 : i1 - (i1 - i0) % IJ_MR;
-    for (size_t i = whole; i < i1; i += IJ_MR)          /* packed: all of A, or just its last, partial tile */
-        ij_pack(a_packed + (i - whole) * kc, IJ_MR, p->a + i * p->a_row + k0 * p->a_col, IJ_MIN(IJ_MR, i1 - i), kc,
-                p->a_row, p->a_col);
-    for (size_t j = 0; j < p->n; j += IJ_NR) {
-        const size_t nr = IJ_MIN(IJ_NR, p->n - j);
-        const int lies = p->b_col == 1 && nr == IJ_NR && i1 - i0 <= IJ_FEW;     /* too few rows to pack B for */
-        const real *b = p->b + k0 * p->b_row + j * p->b_col;
-        if (!lies) ij_pack(b_panel, IJ_NR, b, nr, kc, p->b_col, p->b_row), b = b_panel;
-        for (size_t i = i0; i < i1; i += IJ_MR) {
-            const size_t mr = IJ_MIN(IJ_MR, i1 - i), start_row = first ? first_row : 0, b_row = lies ? p->b_row : IJ_NR;
-            const int packed = i >= whole, inside = mr == IJ_MR && nr == IJ_NR;
-            const real *a = packed ? a_packed + (i - whole) * kc : p->a + i * p->a_row + k0 * p->a_col;
+    const size_t first_row = k0 ? p->c_row : p->start_row, start_row = first ? first_row : 0;
+    for (size_t j = j0; j < j1; j += IJ_NR)
+        ij_pack(b_block + (j - j0) * kc, IJ_NR, p->b + k0 * p->b_row + j * p->b_col, IJ_MIN(IJ_NR, j1 - j), kc, p->b_col,
+                p->b_row);
+    for (size_t i = i0; i < i1; i += IJ_MR) {
+        const size_t mr = IJ_MIN(IJ_MR, i1 - i);
+        const real *a = p->a + i * p->a_row + k0 * p->a_col;
+        const int packed = p->a_col != 1 || mr < IJ_MR;
+        const size_t width = p->a_col == 1 ? IJ_MR : IJ_STRIP, done = (i - i0) % width;
+        if (packed && p->a_col == 1) ij_pack(a_packed, IJ_MR, a, mr, kc, p->a_row, 1);
+        else if (packed && !done) ij_pack(a_packed, IJ_STRIP, a, IJ_MIN(IJ_STRIP, i1 - i), kc, p->a_row, p->a_col);
+        if (packed) a = a_packed + done;
+        for (size_t j = j0; j < j1; j += IJ_NR) {
+            const size_t nr = IJ_MIN(IJ_NR, j1 - j);
+            const int inside = mr == IJ_MR && nr == IJ_NR;
             const real *start = first ? first + i * first_row + j : zero;
             real *c = p->c + i * p->c_row + j;
             if (!inside) {
                 memset(c_edge, 0, sizeof c_edge);
                 for (size_t r = 0; r < mr; r++)
-                    for (size_t s = 0; s < nr; s++) c_edge[r * IJ_NR + s] = start[r * start_row + s];
+                    for (size_t l = 0; l < nr; l++) c_edge[r * IJ_NR + l] = start[r * start_row + l];
             }
-            ij_tile(kc, a, packed ? 1 : p->a_row, packed ? IJ_MR : p->a_col, b, b_row, inside ? c : c_edge,
+            ij_tile(kc, a, packed ? 1 : p->a_row, packed ? width : p->a_col, b_block + (j - j0) * kc, inside ? c : c_edge,
                     inside ? p->c_row : IJ_NR, inside ? start : c_edge, inside ? start_row : IJ_NR);
             for (size_t r = 0; !inside && r < mr; r++)
-                for (size_t s = 0; s < nr; s++) c[r * p->c_row + s] = c_edge[r * IJ_NR + s];
+                for (size_t l = 0; l < nr; l++) c[r * p->c_row + l] = c_edge[r * IJ_NR + l];
         }
     }
 }
@@ -364,12 +366,11 @@ static void ij_matmul_rows(void *arg, size_t index)
     const ij_matmul_work *w = arg;
     const ij_product *p = w->p;
     const size_t i0 = index * w->rows, i1 = IJ_MIN(i0 + w->rows, p->m), slice = ij_share(p->k, IJ_KC);
-    const int pack_a = p->a_col != 1 && slice * p->a_col > IJ_NEAR;
-    const size_t block = pack_a ? IJ_MC : i1 - i0;
-    for (size_t i = i0; i < i1; i += block) {
-        size_t k = 0;
-        do ij_matmul_slice(p, i, IJ_MIN(i + block, i1), k, IJ_MIN(slice, p->k - k), pack_a); while ((k += slice) < p->k);
-    }
+    size_t k = 0;
+    do
+        for (size_t j = 0; j < p->n; j += IJ_NC)
+            ij_matmul_block(p, i0, i1, j, IJ_MIN(j + IJ_NC, p->n), k, IJ_MIN(slice, p->k - k));
+    while ((k += slice) < p->k);
 }
 
 void ij_matmul(const ij_product *p, const ij_team *team)
@@ -385,13 +386,15 @@ void ij_matmul(const ij_product *p, const ij_team *team)
  * (layer norm adds to it: it closes a residual branch), and adds to the gradients of parameters. Those sum over all
  * rows of a batch, so they are made apart from dx, cut by rows of the weight: any cut gives the same bits.          */
 
+enum { IJ_WORTH = 1 << 24 };            /* multiply-adds for which waking threads pays: some 0.3 ms */
+
 /* y = x W' + b      x [T,in]  W [out,in]  b [out]  y [T,out] */
-static void ij_linear(ij_tensor y, ij_tensor x, const ij_tensor *w, const ij_tensor *b)
+static void ij_linear(ij_tensor y, ij_tensor x, const ij_tensor *w, const ij_tensor *b, const ij_team *team)
 {
     const size_t rows = ij_rows(&x), in = ij_cols(&x), out = ij_cols(&y);
     assert(w->dim[0] == out && ij_count(w) == out * in && ij_count(b) == out && ij_rows(&y) == rows);
     const ij_product p = { rows, out, in, x.x, in, 1, w->x, 1, in, y.x, out, b->x, 0 };
-    ij_matmul(&p, NULL);
+    ij_matmul(&p, (double)rows * (double)in * (double)out < IJ_WORTH ? NULL : team);
 }
 
 /* dx = dy W, or dx += dy W */
@@ -627,13 +630,15 @@ static void ij_attention_backward(real *dq, real *dkv, real *ds, const real *d_o
 
 /* ---- transformer -------------------------------------------------------------------------------------------------
  * A stack of pre-norm blocks and a final norm, the body of encoder and predictor alike. A batch of sequences is cut
- * into pieces of whole sequences; a thread takes a piece through all layers.                                        */
+ * into pieces of whole sequences; a thread takes a piece through all layers. The products of a lone piece, such as one
+ * image to encode, are shared by the threads instead.                                                                */
 
 typedef struct {                /* a packed batch of sequences */
     size_t count, tokens;
     size_t *start;              /* [count+1] first row of each */
     size_t *square;             /* [count+1] sum of the squared lengths before it: where its attention begins */
     size_t pieces;
+    const ij_team *team;        /* for the products within a piece, if there is only one; else NULL */
 } ij_seqs;
 
 typedef struct {                /* activations of one block, kept for the backward */
@@ -687,6 +692,7 @@ static void ij_seqs_set(ij_seqs *s, size_t count, const ij_team *team)
     }
     const size_t pieces = ((s->tokens + 511) / 512 + threads - 1) / threads * threads;
     s->pieces = IJ_MIN(pieces, count);
+    s->team = s->pieces < 2 ? team : NULL;
 }
 
 /* Sequences [first,last) of a piece. */
@@ -799,20 +805,20 @@ static void ij_block_forward(ij_tensor z, const ij_block_acts *all, const ij_blo
 
     ij_layernorm(a.norm1, a.stat1, a.x, &w->norm1_w, &w->norm1_b);
     if (q != s) ij_ask(a.xq, a.x, s, q, s0, s1), ij_ask(a.norm1q, a.norm1, s, q, s0, s1);
-    ij_linear(a.q, a.norm1q, &q_w, &q_b);
-    ij_linear(a.kv, a.norm1, &kv_w, &kv_b);
+    ij_linear(a.q, a.norm1q, &q_w, &q_b, s->team);
+    ij_linear(a.kv, a.norm1, &kv_w, &kv_b, s->team);
     for (size_t i = s0; i < s1; i++) {
         const size_t row = s->start[i] - s->start[s0], asks = q->start[i] - q->start[s0];
         ij_attention(a.heads.x + asks * d, a.prob + heads * (s->square[i] - s->square[s0]), a.q.x + asks * d,
                      a.kv.x + row * 2 * d, ij_length(q, i), ij_length(s, i), d, heads);
     }
-    ij_linear(a.y, a.heads, &w->proj_w, &w->proj_b);
+    ij_linear(a.y, a.heads, &w->proj_w, &w->proj_b, s->team);
     ij_add(a.y, a.xq);
 
     ij_layernorm(a.norm2, a.stat2, a.y, &w->norm2_w, &w->norm2_b);
-    ij_linear(a.fc1, a.norm2, &w->fc1_w, &w->fc1_b);
+    ij_linear(a.fc1, a.norm2, &w->fc1_w, &w->fc1_b, s->team);
     ij_gelu(a.gelu, a.fc1);
-    ij_linear(z, a.gelu, &w->fc2_w, &w->fc2_b);
+    ij_linear(z, a.gelu, &w->fc2_w, &w->fc2_b, s->team);
     ij_add(z, a.y);
 }
 
@@ -869,10 +875,10 @@ static void ij_stack_forward(const ij_stack *s, const ij_block *w, const ij_tens
     ij_layernorm(ij_slice(&s->norm, r0, r1), ij_slice(&s->stat, r0, r1), ij_slice(&s->out, r0, r1), norm_w, norm_b);
 }
 
-/* Gradients of the parameters of up to seven layers, cut into tasks of IJ_MC outputs. */
+/* Gradients of the parameters of up to seven layers, cut into tasks of IJ_JOB_OUTPUTS outputs. */
 typedef struct { ij_tensor dw, db, dy, x; const ij_tensor *stat; } ij_weight_job;       /* stat NULL: linear; else norm */
 typedef struct { ij_weight_job job[7]; size_t jobs; } ij_weight_jobs;
-enum { IJ_JOB_OUTPUTS = IJ_MC };
+enum { IJ_JOB_OUTPUTS = 192 };
 
 static void ij_weight_task(void *arg, size_t index)
 {
@@ -1028,7 +1034,7 @@ static void ij_encoder_task(void *arg, size_t piece)
         for (size_t j = 0; j < seqs->start[i + 1] - seqs->start[i]; j++, row++)
             ij_patch_copy(patches.x + row * pixels, image, s->height, s->width, e->patch, list ? list[j] : j);
     }
-    ij_linear(x, patches, &e->patch_w, &e->patch_b);
+    ij_linear(x, patches, &e->patch_w, &e->patch_b, seqs->team);
     for (size_t i = s0, row = 0; i < s1; i++) {
         const size_t *list = s->lists ? s->lists->index + ij_list_of(&s->part, i) * s->lists->stride : NULL;
         for (size_t j = 0; j < seqs->start[i + 1] - seqs->start[i]; j++, row++) {
@@ -1243,7 +1249,8 @@ static void ij_predictor_embed_task(void *arg, size_t piece)
     size_t s0, s1;
     ij_piece(&s0, &s1, seqs, piece);
     const ij_tensor embed = ij_slice(&s->embed, seqs->start[s0], seqs->start[s1]);
-    ij_linear(embed, ij_slice(&s->context->norm, seqs->start[s0], seqs->start[s1]), &s->p->embed_w, &s->p->embed_b);
+    ij_linear(embed, ij_slice(&s->context->norm, seqs->start[s0], seqs->start[s1]), &s->p->embed_w, &s->p->embed_b,
+              seqs->team);
     for (size_t i = s0; i < s1; i++)
         ij_add_rows(s->embed.x + seqs->start[i] * ij_cols(&embed), s->pos,
                     l->index + ij_list_of(&s->part, i) * l->stride, ij_length(seqs, i));
@@ -1269,7 +1276,7 @@ static void ij_predictor_task(void *arg, size_t piece)
     }
     ij_stack_forward(&s->stack, p->block, &p->norm_w, &p->norm_b, s0, s1);
     const size_t q0 = s->stack.asked.start[s0], q1 = s->stack.asked.start[s1];
-    ij_linear(ij_slice(&s->out, q0, q1), ij_slice(&s->stack.norm, q0, q1), &p->proj_w, &p->proj_b);
+    ij_linear(ij_slice(&s->out, q0, q1), ij_slice(&s->stack.norm, q0, q1), &p->proj_w, &p->proj_b, NULL);
 }
 
 static void ij_predictor_out_backward_task(void *arg, size_t piece)
@@ -4228,7 +4235,7 @@ typedef struct {                /* a layer with input x, parameters w and b, out
 static double ij_check_layer(const ij_check_case *c)
 {
     const ij_tensor x = c->part[0];
-    if (c->layer == IJ_CHECK_LINEAR) ij_linear(c->y, x, &c->part[1], &c->part[2]);
+    if (c->layer == IJ_CHECK_LINEAR) ij_linear(c->y, x, &c->part[1], &c->part[2], NULL);
     if (c->layer == IJ_CHECK_NORM) ij_layernorm(c->y, c->stat, x, &c->part[1], &c->part[2]);
     if (c->layer == IJ_CHECK_GELU) ij_copy(c->stat, x), ij_gelu(c->y, c->stat);
     if (c->layer == IJ_CHECK_ATTENTION)
@@ -5326,7 +5333,7 @@ static double ij_peak_rate(void)
     const double start = ij_seconds();
     double tiles = 0, time;
     do {
-        for (int k = 0; k < 100; k++) ij_tile(IJ_KC, a, 1, IJ_MR, b, IJ_NR, c, IJ_NR, c, IJ_NR);
+        for (int k = 0; k < 100; k++) ij_tile(IJ_KC, a, 1, IJ_MR, b, c, IJ_NR, c, IJ_NR);
         tiles += 100;
     } while ((time = ij_seconds() - start) < 0.02);
     return 2.0 * IJ_MR * IJ_NR * IJ_KC * tiles / time / 1e9;
@@ -5542,11 +5549,11 @@ static void ij_profile_stack(ij_cost cost[IJ_DOES], const ij_stack *s, const ij_
             ij_layernorm(a.norm1, a.stat1, a.x, &w[i].norm1_w, &w[i].norm1_b);
             ij_layernorm(a.norm2, a.stat2, a.y, &w[i].norm2_w, &w[i].norm2_b);
             ij_spent(&cost[IJ_DO_NORM], &start, 8 * (t + q) * d, 2 * (t + q) * d);
-            ij_linear(a.q, a.norm1q, &q_w, &q_b);
-            ij_linear(a.kv, a.norm1, &kv_w, &kv_b);
-            ij_linear(a.y, a.heads, &w[i].proj_w, &w[i].proj_b);
-            ij_linear(a.fc1, a.norm2, &w[i].fc1_w, &w[i].fc1_b);
-            ij_linear(a.xq, a.gelu, &w[i].fc2_w, &w[i].fc2_b);
+            ij_linear(a.q, a.norm1q, &q_w, &q_b, NULL);
+            ij_linear(a.kv, a.norm1, &kv_w, &kv_b, NULL);
+            ij_linear(a.y, a.heads, &w[i].proj_w, &w[i].proj_b, NULL);
+            ij_linear(a.fc1, a.norm2, &w[i].fc1_w, &w[i].fc1_b, NULL);
+            ij_linear(a.xq, a.gelu, &w[i].fc2_w, &w[i].fc2_b, NULL);
             ij_spent(&cost[IJ_DO_LINEAR], &start, made, in_out + weights);
             ij_gelu(a.gelu, a.fc1);
             ij_spent(&cost[IJ_DO_GELU], &start, 40 * q * f, 4 * q * f);

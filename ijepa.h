@@ -339,9 +339,9 @@ ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *w
 #endif
 
 /* Limits: images of one batch have one size; sizes are size_t and checked; safetensors headers up to 100 MB, tensors of
- * rank 8; PNM up to 2^28 pixels; folders 16 deep, paths of 1,000 bytes. matmul keeps about 230 KB (double: 450) of
- * packed blocks on the stack: IJ_MC and IJ_KC in ijepa.c. Activations and weights on large pages (Linux: madvise) are
- * worth a few per cent.
+ * rank 8; PNM up to 2^28 pixels; folders 16 deep, paths of 1,000 bytes. matmul keeps about 110 KB (AVX: 220,
+ * AVX-512: 430) of packed blocks on the stack: IJ_NC and IJ_KC in ijepa.c. Activations and weights on large pages
+ * (Linux: madvise) are worth a few per cent.
  *
  * Checkpoint format 1 (2026-11-24).
  *

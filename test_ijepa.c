@@ -480,11 +480,11 @@ static void test_matmul_equals_naive(void)
             for (int form = 0; form < 12; form++)
                 matmul_case(edge[i], edge[j], edge[(i + j) % 9], form & 1, form >> 1 & 1, form >> 2, form & 1 ? &team : NULL);
     for (int form = 0; form < 12; form++) {
-        matmul_case(2 * IJ_MC + 7, 19, IJ_KC + 1, form & 1, form >> 1 & 1, form >> 2, form & 2 ? &team : NULL);
+        matmul_case(IJ_MR + 1, IJ_NC + 3, IJ_KC + 1, form & 1, form >> 1 & 1, form >> 2, form & 2 ? &team : NULL);
         matmul_case(5, 2 * IJ_NR, 3 * IJ_KC, form & 1, form >> 1 & 1, form >> 2, NULL);
     }
-    matmul_case(IJ_MC + 5, 7, 4 * IJ_KC + 3, 0, 1, 0, NULL);
-    matmul_case(2 * IJ_MC + 3, 7, 2 * IJ_KC + 9, 1, 0, 1, &team);
+    matmul_case(5, 2 * IJ_NC + 7, 4 * IJ_KC + 3, 0, 1, 0, NULL);
+    matmul_case(8 * IJ_MR + 3, IJ_NC + IJ_NR, 2 * IJ_KC + 9, 1, 0, 1, &team);
     matmul_case(3, 5, 0, 0, 0, 0, NULL);
     matmul_case(3, 5, 0, 0, 0, 1, NULL);
 }
@@ -1046,6 +1046,33 @@ static void test_encode_other_sizes(void)
     CHECK(!memcmp(alone, pooled + d, sizeof alone), "features depend on the batch");
     CHECK(ij_encode_size(&work_size, &c, 1, 3, 40, &why) == IJ_EARG, "an image smaller than a patch is accepted");
     free(mem), free(work), free(image), free(token);
+}
+
+static void counted(void *runs, size_t count, ij_task *task, void *arg)
+{
+    ++*(size_t *)runs;
+    while (count--) task(arg, count);
+}
+
+static void test_encode_one_image_shared(void)          /* by the threads, product by product: the same bytes */
+{
+    ij_config c = small_config();
+    ij_model m;
+    ij_error why;
+    size_t size, work_size, runs = 0;
+    c.embed_dim = 256, c.num_heads = 4, c.depth = 1;
+    void *mem = start_model(&m, &c, &size);
+    const ij_team team = { counted, &runs, 3 };
+    CHECK(!ij_encode_size(&work_size, &c, 1, 40, 40, &why), "%s", why.text);
+    void *work = need(work_size);
+    real *image = need(3 * 40 * 40 * sizeof *image), alone[256], shared[256];
+    uint64_t state = 4;
+    for (size_t i = 0; i < 3 * 40 * 40; i++) image[i] = (real)random_unit(&state);
+    CHECK(!ij_encode(NULL, alone, &m.target_encoder, image, 1, 40, 40, work, work_size, NULL), "encode failed");
+    CHECK(!ij_encode(NULL, shared, &m.target_encoder, image, 1, 40, 40, work, work_size, &team), "encode failed");
+    CHECK(runs, "no product was shared");
+    CHECK(!memcmp(alone, shared, sizeof alone), "threads give other bytes");
+    free(mem), free(work), free(image);
 }
 
 static void test_init_statistics(void)
@@ -2754,7 +2781,8 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(golden_masks), TEST(golden_random), TEST(golden_positions), TEST(golden_schedules), TEST(masks_paper_mode),
     TEST(masks_impossible), TEST(model_every_parameter_moves), TEST(model_threads_same_bytes),
     TEST(model_resume_same_bytes), TEST(model_memory_ladder), TEST(model_sizes), TEST(model_bad_settings),
-    TEST(model_not_finite), TEST(model_accumulates_and_clips), TEST(model_parts), TEST(encode_other_sizes), TEST(init_statistics),
+    TEST(model_not_finite), TEST(model_accumulates_and_clips), TEST(model_parts), TEST(encode_other_sizes),
+    TEST(encode_one_image_shared), TEST(init_statistics),
     TEST(settings_round_trip), TEST(settings_bad_values), TEST(settings_files), TEST(checkpoint_refuses),
     TEST(readme_names_exist), TEST(status_strings), TEST(pnm_flavours), TEST(pnm_hostile), TEST(records_formats),
     TEST(folder_trees), TEST(held_out_tenth), TEST(resize_golden), TEST(crop_and_normalise), TEST(scenes),
