@@ -257,7 +257,7 @@ static void ij_tile(size_t kc, const real *a, size_t a_row, size_t a_col, const 
         IJ_UNROLL for (size_t j = 0; j < 2; j++) sum[i][j] = *(const ij_vec *)(start + i * start_row + j * IJ_VL);
     for (size_t k = 0; k < kc; k++, a += a_col, b += IJ_NR)
         IJ_UNROLL for (size_t i = 0; i < IJ_MR; i++) {
-            sum[i][0] = ij_vec_madd(a[i * a_row], *(const ij_vec *)b, sum[i][0]);
+            sum[i][0] = ij_vec_madd(a[i * a_row], *(const ij_vec *)b, sum[i][0]);   /* looped, gcc 12 does not align it */
             sum[i][1] = ij_vec_madd(a[i * a_row], *(const ij_vec *)(b + IJ_VL), sum[i][1]);
         }
     IJ_UNROLL for (size_t i = 0; i < IJ_MR; i++)
