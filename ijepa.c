@@ -228,7 +228,7 @@ enum { IJ_VL = 1 };
 #endif
 enum {
     IJ_NR = 2 * IJ_VL, IJ_KC = 256,       /* a panel of B: at most 16 KB (AVX-512: 32), half of an L1 cache */
-    IJ_NC = 12 * IJ_NR,                   /* a block of B: 192 KB (AVX-512: 384), on the stack */
+    IJ_NC = 12 * IJ_NR,                   /* a block of B: at most 192 KB (AVX-512: 384), on the stack */
     IJ_STRIP = 2 * IJ_MR                  /* columns of a transposed A that are packed at once */
 };
 
@@ -1276,7 +1276,7 @@ static void ij_predictor_task(void *arg, size_t piece)
     }
     ij_stack_forward(&s->stack, p->block, &p->norm_w, &p->norm_b, s0, s1);
     const size_t q0 = s->stack.asked.start[s0], q1 = s->stack.asked.start[s1];
-    ij_linear(ij_slice(&s->out, q0, q1), ij_slice(&s->stack.norm, q0, q1), &p->proj_w, &p->proj_b, NULL);
+    ij_linear(ij_slice(&s->out, q0, q1), ij_slice(&s->stack.norm, q0, q1), &p->proj_w, &p->proj_b, seqs->team);
 }
 
 static void ij_predictor_out_backward_task(void *arg, size_t piece)
