@@ -432,6 +432,15 @@ static void ij_moments(real *mean, real *rstd, const real *x, size_t d, double e
     *rstd = 1 / (real)sqrt((double)(square / (real)d) + eps);
 }
 
+/* y [T,D] = rows of x, each with mean 0 and variance 1; add: y += */
+static void ij_normalise_rows(real *y, const real *x, size_t rows, size_t d, int add)
+{
+    for (real mean, rstd; rows--; y += d, x += d) {
+        ij_moments(&mean, &rstd, x, d, IJ_TARGET_EPS);
+        for (size_t c = 0; c < d; c++) y[c] = (add ? y[c] : 0) + (x[c] - mean) * rstd;
+    }
+}
+
 /* y = (x - mean) rstd w + b      stat [T,2]: mean, rstd, kept for the backward */
 static void ij_layernorm(ij_tensor y, ij_tensor stat, ij_tensor x, const ij_tensor *w, const ij_tensor *b)
 {
@@ -662,6 +671,8 @@ typedef struct {
     ij_block_acts *block;       /* [depth] */
     ij_tensor out;              /* [Q,D] output of the last block */
     ij_tensor norm, stat;       /* [Q,D] [Q,2] final norm */
+    size_t average;             /* of a target encoder: average_top_k_layers, */
+    ij_tensor top;              /* [T,D] and the sum of these layers' outputs, each normalised */
 } ij_stack;
 
 typedef struct {                /* gradients while walking back through one stack */
@@ -706,7 +717,7 @@ static void ij_piece(size_t *first, size_t *last, const ij_seqs *s, size_t piece
 static void ij_stack_place(ij_stack *s, ij_arena *a, size_t depth, size_t heads, size_t d, size_t f, size_t count,
                            size_t tokens, size_t asked, size_t squares, int keep)
 {
-    s->depth = depth, s->heads = heads;
+    s->depth = depth, s->heads = heads, s->average = 0;
     ij_seqs_place(&s->seqs, a, count);
     s->asked = s->seqs;
     if (asked < tokens) ij_seqs_place(&s->asked, a, count);
@@ -869,9 +880,14 @@ static void ij_stack_forward(const ij_stack *s, const ij_block *w, const ij_tens
                              size_t s0, size_t s1)
 {
     const size_t r0 = s->asked.start[s0], r1 = s->asked.start[s1];
-    for (size_t i = 0; i < s->depth; i++)
-        ij_block_forward(i + 1 < s->depth ? s->block[i + 1].x : s->out, &s->block[i], &w[i], &s->seqs, ij_asked(s, i),
-                         s->heads, s0, s1);
+    for (size_t i = 0; i <= s->depth; i++) {
+        const ij_tensor x = i < s->depth ? s->block[i].x : s->out;
+        if (i + s->average > s->depth)                  /* data2vec's target; layer 0 is the patch embedding */
+            ij_normalise_rows(s->top.x + r0 * ij_cols(&x), x.x + r0 * ij_cols(&x), r1 - r0, ij_cols(&x), i + s->average > s->depth + 1);
+        if (i < s->depth)
+            ij_block_forward(i + 1 < s->depth ? s->block[i + 1].x : s->out, &s->block[i], &w[i], &s->seqs, ij_asked(s, i),
+                             s->heads, s0, s1);
+    }
     ij_layernorm(ij_slice(&s->norm, r0, r1), ij_slice(&s->stat, r0, r1), ij_slice(&s->out, r0, r1), norm_w, norm_b);
 }
 
@@ -1344,6 +1360,9 @@ typedef struct {
     ij_tensor want;             /* [Q,D] what the loss compares with */
 } ij_loss_pass;
 
+/* [T,D] before its last normalisation: the encoder's output (the code), or the sum of its top layers (data2vec 3.3) */
+static const ij_tensor *ij_targets(const ij_stack *s) { return s->average ? &s->top : &s->norm; }
+
 static inline real ij_smooth_l1(real e) { return e > -1 && e < 1 ? e * e / 2 : (e < 0 ? -e : e) - (real)0.5; }
 
 static void ij_loss_task(void *arg, size_t piece)
@@ -1357,11 +1376,11 @@ static void ij_loss_task(void *arg, size_t piece)
     for (size_t i = s0; i < s1; i++)
         for (size_t t = ij_target_of(&s->part, s->contexts, i), row = s->stack.asked.start[i], j = 0; j < targets->length[t]; j++, row++) {
             const size_t patch = targets->index[t * targets->stride + j];
-            const real *h = l->target->norm.x + (l->target->seqs.start[i % s->part.images] + patch) * d;
+            const real *h = ij_targets(l->target)->x + (l->target->seqs.start[i % s->part.images] + patch) * d;
             const real *out = s->out.x + row * d;
-            real *want = l->want.x + row * d, *dout = s->dout.x + row * d, mean, rstd, sum;
-            ij_moments(&mean, &rstd, h, d, IJ_TARGET_EPS);
-            for (size_t c = 0; c < d; c++) want[c] = (h[c] - mean) * rstd, dout[c] = out[c] - want[c];
+            real *want = l->want.x + row * d, *dout = s->dout.x + row * d, sum;
+            ij_normalise_rows(want, h, 1, d, 0);
+            for (size_t c = 0; c < d; c++) dout[c] = out[c] - want[c];
             if (l->kind == IJ_LOSS_L2) IJ_SUM(real, sum, c, d, dout[c] * dout[c]);
             else IJ_SUM(real, sum, c, d, ij_smooth_l1(dout[c]));
             l->row_loss[row] = (double)sum;
@@ -1531,6 +1550,8 @@ typedef struct {                /* everything one part needs, laid out anew for 
     ij_loss_pass loss;
     ij_tensor pooled;           /* [B,D] of the whole batch */
     ij_tensor dcontext;         /* [Tc,D] */
+    double vicreg, vicreg_grad; /* weight of that term, and of its gradient */
+    ij_tensor z, dz, cov;       /* [n,D] mean of each context's tokens, and its gradient; [D,D] */
     ij_stack_grads encoder_grads, predictor_grads;
 } ij_step;
 
@@ -1541,7 +1562,7 @@ static size_t ij_part_images(const ij_config *c)
 {
     size_t gh, gw;
     ij_grid(&gh, &gw, c);
-    return ij_share(c->batch_size, IJ_MAX(1, IJ_PART_PATCHES / (gh * gw)));
+    return c->vicreg > 0 ? c->batch_size : ij_share(c->batch_size, IJ_MAX(1, IJ_PART_PATCHES / (gh * gw)));
 }
 
 static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_counts *n)
@@ -1552,6 +1573,8 @@ static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_
     s->pooled = ij_matrix(a, n->batch, d);              /* first: it outlasts the parts */
     ij_encoder_place(&s->target, a, c->depth, c->num_heads, c->patch_size, d, f, n->images, ij_mul(n->images, patches),
                      ij_mul(n->images, ij_mul(patches, patches)), 0);
+    s->target.stack.average = IJ_MIN(c->average_top_k_layers, c->depth + 1);
+    if (c->average_top_k_layers) s->target.stack.top = ij_matrix(a, ij_mul(n->images, patches), d);
     ij_encoder_place(&s->context, a, c->depth, c->num_heads, c->patch_size, d, f, n->contexts, n->context_tokens,
                      n->context_squares, 1);
     ij_predictor_pass *p = &s->predictor;
@@ -1565,6 +1588,8 @@ static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_
     s->loss.want = ij_matrix(a, n->queries, d);
     s->loss.row_loss = ij_take(a, n->queries, sizeof(double));
     s->dcontext = ij_matrix(a, n->context_tokens, d);
+    const size_t contexts = c->vicreg > 0 ? n->contexts : 0, square = c->vicreg > 0 ? d : 0;
+    s->z = ij_matrix(a, contexts, d), s->dz = ij_matrix(a, contexts, d), s->cov = ij_matrix(a, square, d);
     const size_t mark = a->used;                        /* the two backward passes follow one another: same memory */
     ij_stack_grads_place(&s->predictor_grads, a, width, ij_mul(4, width), n->tokens, n->squares);
     const size_t end = a->used;
@@ -1636,6 +1661,7 @@ static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, cons
     s->loss.scale = 1 / (c->loss == IJ_LOSS_L2 ? (double)(batch * c->num_enc_masks * c->num_pred_masks)
                                                : (double)queries * (double)c->embed_dim);
     s->loss.grad_scale = (real)(s->loss.scale / (double)c->accumulate);
+    s->vicreg = n.contexts > 1 ? c->vicreg : 0, s->vicreg_grad = s->vicreg / (double)c->accumulate;
     return IJ_OK;
 }
 
@@ -1694,9 +1720,47 @@ static double ij_loss(ij_step *s, const ij_team *team)
     return sum * s->loss.scale;
 }
 
+/* Variance and covariance (VICReg; C-JEPA 3.2) of z, the mean of each context's tokens, over the n contexts of a batch:
+ *   v = 1/D sum_i max(0, 1 - sqrt(C_ii + 1e-4))      c = 1/D sum_(i != j) C_ij^2      C = z'z / (n - 1), z less its mean
+ * in VICReg's proportion 25 : 1. C becomes the matrix that takes z to the gradient. */
+static double ij_vicreg(ij_step *s)
+{
+    const size_t n = ij_rows(&s->z), d = ij_cols(&s->z);
+    double sum = 0;
+    if (!(s->vicreg > 0)) return 0;
+    ij_pool(s->z.x, &s->context.stack);
+    for (size_t i = 0; i < d; i++) {
+        double mean = 0;
+        for (size_t b = 0; b < n; b++) mean += (double)s->z.x[b * d + i] / (double)n;
+        for (size_t b = 0; b < n; b++) s->z.x[b * d + i] = (real)((double)s->z.x[b * d + i] - mean);
+    }
+    const ij_product cov = { d, d, n, s->z.x, 1, d, s->z.x, d, 1, s->cov.x, d, NULL, 0 };
+    ij_matmul(&cov, NULL);
+    for (size_t i = 0; i < d * d; i++) {
+        const double c = (double)s->cov.x[i] / (double)(n - 1), std = sqrt(c + 1e-4);
+        const int diagonal = i % (d + 1) == 0;
+        sum += diagonal ? IJ_MAX(0, 1 - std) : c * c / 25;
+        s->cov.x[i] = (real)((diagonal ? std < 1 ? -1 / std : 0 : 4 * c / 25) / (double)(d * (n - 1)));
+    }
+    const ij_product grad = { n, d, d, s->z.x, d, 1, s->cov.x, d, 1, s->dz.x, d, NULL, 0 };
+    ij_matmul(&grad, NULL);
+    return s->vicreg * sum / (double)d;
+}
+
+static void ij_vicreg_backward(ij_step *s)
+{
+    const ij_seqs *q = &s->context.stack.seqs;
+    const size_t d = ij_cols(&s->dcontext);
+    for (size_t b = 0; s->vicreg > 0 && b < q->count; b++)
+        for (size_t r = q->start[b]; r < q->start[b + 1]; r++)
+            for (size_t i = 0; i < d; i++)
+                s->dcontext.x[r * d + i] += (real)s->vicreg_grad / (real)ij_length(q, b) * s->dz.x[b * d + i];
+}
+
 static void ij_backward(ij_model *m, ij_step *s, const ij_team *team)
 {
     ij_predictor_backward(&s->dcontext, &m->predictor_grad, &s->predictor_grads, &s->predictor, team);
+    ij_vicreg_backward(s);
     ij_encoder_backward(&m->encoder_grad, &s->encoder_grads, &s->dcontext, &s->context, team);
 }
 
@@ -1737,7 +1801,7 @@ ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *mask
         ij_encode_targets(&s, team);
         ij_encode_context(&s, team);
         ij_predict(&s, team);
-        r->loss += ij_loss(&s, team);
+        r->loss += ij_loss(&s, team) + ij_vicreg(&s);
         ij_backward(m, &s, team);
 
         ij_pool(s.pooled.x + first * ij_cols(&s.pooled), &s.target.stack);
@@ -1800,6 +1864,8 @@ static const struct { const char *name; int kind; size_t offset; double low, hig
     { "pred_depth", IJ_SET_SIZE, IJ_AT(pred_depth, 1, 1 << 20), "blocks of the predictor" },
     { "init_std", IJ_SET_REAL, IJ_AT(init_std, 0, 10), "of first weights; 0: Xavier-uniform; reference 0.02" },
     { "patch_init_std", IJ_SET_REAL, IJ_AT(patch_init_std, 0, 10), "of the patch embedding; reference 0.02" },
+    { "average_top_k_layers", IJ_SET_SIZE, IJ_AT(average_top_k_layers, 0, 1 << 20), "targets: mean of the last so many layers (depth + 1: all); 0: final norm" },
+    { "vicreg", IJ_SET_REAL, IJ_AT(vicreg, 0, 1e3), "weight of the variance and covariance of the contexts' means; 0: none" },
     { "loss", IJ_SET_CHOICE, offsetof(ij_config, loss), 0, 1, { "smooth_l1", "l2" }, "the code's or the paper's" },
     { "epochs", IJ_SET_REAL, IJ_AT(epochs, 0, 1e9), "length of the run" },
     { "warmup", IJ_SET_REAL, IJ_AT(warmup, 0, 1e9), "epochs of rising learning rate" },
@@ -3254,14 +3320,15 @@ void ij_normalise(ij_real *planes, const uint8_t *rgb, size_t height, size_t wid
 
 /* ---- built-in scenes ---------------------------------------------------------------------------------------------
  * One to eight spheres, cubes and cylinders on a grey ground, after CLEVR: data that needs no download, with the labels
- * of the paper's low-level tasks. The camera stands at (0,0,height) and looks along y, down on the ground z = 0; depth
- * is y. The nearest object's depth class is drawn first, so classes are balanced; the others stand farther away.    */
+ * of the paper's low-level tasks. The camera stands at (0,0,height) and looks along y, down on the ground z = 0. It
+ * rises with its distance, and objects spread over the picture alike at every distance, anywhere in it: what tells how
+ * far the nearest one is, is how large objects look, not where they are nor how bright a pixel is. Classes are balanced. */
 
-enum { IJ_SPHERE, IJ_CUBE, IJ_CYLINDER, IJ_OBJECTS_MOST = 8, IJ_DEPTHS = 6 };
-static const double ij_nearest = 4.2, ij_depth_step = 0.8, ij_farthest = 13.5;
+enum { IJ_SPHERE, IJ_CUBE, IJ_CYLINDER, IJ_OBJECTS_MOST = 8, IJ_DISTANCES = 6 };
+static const double ij_nearest = 5.0, ij_distance_ratio = 1.22, ij_view = 0.40;       /* tan of half the angle of view */
 
-typedef struct { int kind; double x, y, size, c, s; const double *colour; } ij_object;      /* size: half its height */
-typedef struct {
+typedef struct { int kind; double x, y, u, v, size, c, s; const double *colour; } ij_object;     /* size: half its height; */
+typedef struct {                                                                   /* u, v: where in the picture, -view..view */
     int objects;
     ij_object object[IJ_OBJECTS_MOST];
     double height, pitch, light[3], ground, bright;
@@ -3272,17 +3339,13 @@ static double ij_pick(uint64_t *state, double low, double high)
     return low + (high - low) * (double)(ij_mix(state) >> 11) / 9007199254740992.0;
 }
 
-/* Half the width that the camera sees at depth y, less a margin. */
-static double ij_half_width(double y) { return 0.33 * (y + 2.2); }
-
 /* Apart on the ground, and apart in the picture: the eye and a patch of four pixels can tell them from one another. */
 static int ij_world_free(const ij_world *w, const ij_object *o, double gap)
 {
     for (int i = 0; i < w->objects; i++) {
         const ij_object *p = &w->object[i];
-        const double dx = o->x - p->x, dy = o->y - p->y, apart = 1.45 * (o->size + p->size);
-        const double across = o->x / (o->y + 2.2) - p->x / (p->y + 2.2), up = 5 / o->y - 5 / p->y;
-        if (dx * dx + dy * dy < apart * apart || across * across + up * up < gap * gap) return 0;
+        const double dx = o->x - p->x, dy = o->y - p->y, apart = 1.45 * (o->size + p->size), du = o->u - p->u, dv = o->v - p->v;
+        if (dx * dx + dy * dy < apart * apart || du * du + dv * dv < gap * gap) return 0;
     }
     return 1;
 }
@@ -3294,28 +3357,32 @@ static void ij_world_draw(ij_world *w, uint64_t seed, uint64_t index, int labels
     uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
     state = ij_mix(&state) + index * 0xd1342543de82ef95u;
     labels[IJ_SCENE_COUNT] = (int)(ij_mix(&state) % IJ_OBJECTS_MOST);
-    labels[IJ_SCENE_DIST] = (int)(ij_mix(&state) % IJ_DEPTHS);
-    const double near = ij_nearest + ij_depth_step * labels[IJ_SCENE_DIST];
-    const double scale = ij_pick(&state, 0.5, 0.75);    /* of this scene: area does not give the count away */
+    labels[IJ_SCENE_DIST] = (int)(ij_mix(&state) % IJ_DISTANCES);
+    const double near = ij_nearest * pow(ij_distance_ratio, labels[IJ_SCENE_DIST] + ij_pick(&state, 0, 1));
+    w->pitch = ij_pick(&state, 0.85, 1.05);
+    const double cp = cos(w->pitch), sp = sin(w->pitch);
     w->objects = 0;
     for (int i = 0; i <= labels[IJ_SCENE_COUNT]; i++) {
         ij_object o;
         o.kind = (int)(ij_mix(&state) % 3);
         o.colour = colour[ij_mix(&state) % 8];
-        o.size = scale * ij_pick(&state, 0.8, 1.25);
+        o.size = ij_pick(&state, 0.60, 0.65);
         const double turn = ij_pick(&state, 0, 2 * IJ_PI);
         o.c = cos(turn), o.s = sin(turn);
         double gap = 0.12;
         for (int tries = 0; tries < 4000; tries++) {    /* smaller and closer, if there is no room */
             if (tries % 40 == 39) o.size *= 0.96, gap *= 0.96;
-            o.y = i ? ij_pick(&state, w->object[0].y + 0.15, ij_farthest) : ij_pick(&state, near, near + ij_depth_step);
-            o.x = ij_pick(&state, -1, 1) * ij_half_width(o.y);
-            if (ij_world_free(w, &o, gap)) break;
+            o.u = ij_pick(&state, -0.85, 0.85) * ij_view;
+            o.v = i ? ij_pick(&state, w->object[0].v, 0.85 * ij_view) : ij_pick(&state, -0.8, 0) * ij_view;
+            const double ray = sqrt(1 + o.u * o.u + o.v * o.v), down = sp - o.v * cp;
+            if (!i) w->height = o.size + near * down / ray;
+            const double t = (w->height - o.size) / down;
+            o.x = t * o.u, o.y = t * (cp + o.v * sp);
+            if ((!i || t * ray > near) && ij_world_free(w, &o, gap)) break;
         }
         w->object[w->objects++] = o;
     }
     labels[IJ_SCENE_KIND] = w->object[0].kind;
-    w->height = ij_pick(&state, 4.6, 5.4), w->pitch = ij_pick(&state, 0.53, 0.57);
     const double a = ij_pick(&state, -1, 1), b = ij_pick(&state, -1, 0.3), n = sqrt(a * a + b * b + 1.7 * 1.7);
     w->light[0] = a / n, w->light[1] = b / n, w->light[2] = 1.7 / n;
     w->ground = ij_pick(&state, 0.48, 0.52), w->bright = ij_pick(&state, 0.9, 1.1);
@@ -3397,7 +3464,7 @@ void ij_scene(uint8_t *rgb, size_t side, uint64_t seed, uint64_t index, int labe
     ij_world w;
     ij_world_draw(&w, seed, index, labels);
     if (!rgb) return;
-    const double cp = cos(w.pitch), sp = sin(w.pitch), view = 0.40 / (double)(side * SAMPLES) * 2;   /* tan of half the angle */
+    const double cp = cos(w.pitch), sp = sin(w.pitch), view = ij_view / (double)(side * SAMPLES) * 2;
     for (size_t y = 0; y < side; y++)
         for (size_t x = 0; x < side; x++) {
             double sum[3] = { 0, 0, 0 };
@@ -4212,6 +4279,92 @@ ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *w
     return IJ_OK;
 }
 
+/* ---- is it learning? ---------------------------------------------------------------------------------------------
+ * A falling loss says little: in small images a patch's position alone predicts most of a fresh encoder's target, and
+ * the EMA follows what is learnt. So the loss is held against the best guess that knows nothing but the position.    */
+
+size_t ij_watch_size(const ij_config *c)                /* a model that fits memory has far more activations */
+{
+    size_t gh, gw;
+    ij_grid(&gh, &gw, c);
+    return c->embed_dim * ((gh * gw + 1) * sizeof(double) + c->batch_size * gh * gw * sizeof(real));
+}
+
+ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *images, const ij_masks *masks, void *work, size_t size)
+{
+    const ij_config *c = &m->config;
+    const size_t d = c->embed_dim, n = ij_rows(&m->encoder_pos), row = n * d, batch = masks->target.lists / c->num_pred_masks;
+    double *place = work, *mean = place + row, within = 0, all = 0, guess = 0;    /* [N,D] of each patch; [D] of them all */
+    real *want = (real *)(mean + d);                    /* [B,N,D] what the loss compares with, of every patch */
+    ij_step s;
+    if (batch < 2 || batch > c->batch_size) return IJ_EARG;
+    if (size < ij_watch_size(c)) return IJ_EMEM;
+    memset(h, 0, sizeof *h), memset(place, 0, (row + d) * sizeof *place);
+    for (size_t first = 0; first < batch; first += s.predictor.part.images) {
+        const ij_status status = ij_step_begin(&s, m, images, masks, first);
+        if (status) return status;
+        ij_encode_targets(&s, &m->team), ij_encode_context(&s, &m->team), ij_predict(&s, &m->team);
+        h->loss += ij_loss(&s, &m->team);
+        ij_pool(pooled + first * d, &s.target.stack);
+        const ij_tensor *target = ij_targets(&s.target.stack);
+        ij_normalise_rows(want + first * row, target->x, ij_rows(target), d, 0);
+    }
+    for (size_t i = 0; i < batch * row; i++) place[i % row] += (double)want[i] / (double)batch;
+    for (size_t i = 0; i < row; i++) mean[i % d] += place[i] / (double)n;
+    for (size_t i = 0; i < batch * row; i++) {
+        const double e = (double)want[i] - place[i % row], f = (double)want[i] - mean[i % d];
+        within += e * e, all += f * f;
+    }
+    const double others = (double)batch / (double)(batch - 1);  /* a guess must not know the image it is made for */
+    for (size_t t = 0; t < masks->target.lists; t++)
+        for (size_t j = 0; j < masks->target.length[t] * d; j++) {
+            const size_t at = masks->target.index[t * masks->target.stride + j / d] * d + j % d;
+            const real e = (real)(((double)want[t % batch * row + at] - place[at]) * others);
+            guess += (double)(c->loss == IJ_LOSS_L2 ? e * e : ij_smooth_l1(e)) * (double)c->num_enc_masks * s.loss.scale;
+        }
+    h->skill = guess > 0 ? 1 - h->loss / guess : 0, h->position = all > 0 ? 1 - within * others / all : 1;
+    return IJ_OK;
+}
+
+/* RankMe: exp of the entropy of z's singular values. Their squares are the eigenvalues of z'z (or zz', if smaller),
+ * by Jacobi rotations: each clears one pair of off-diagonal numbers. */
+ij_status ij_rankme(double *rank, const ij_real *z, size_t n, size_t d, void *work, size_t size)
+{
+    const size_t k = IJ_MIN(n, d), sum = IJ_MAX(n, d), row = n < d ? d : 1, col = n < d ? 1 : d;
+    double *g = work, trace = 0, off = 1, total = 0;
+    if (size / sizeof *g / IJ_MAX(k, 1) < k) return IJ_EMEM;
+    memset(g, 0, k * k * sizeof *g);
+    for (size_t r = 0; r < sum; r++)
+        for (size_t i = 0; i < k; i++)
+            for (size_t j = 0; j < k; j++) g[i * k + j] += (double)z[i * row + r * col] * (double)z[j * row + r * col];
+    for (size_t i = 0; i < k; i++) trace += g[i * k + i];
+    for (int sweep = 0; sweep < 40 && off > 1e-28 * trace * trace; sweep++) {
+        off = 0;
+        for (size_t p = 0; p < k; p++)
+            for (size_t q = p + 1; q < k; q++) {
+                const double pq = g[p * k + q];
+                off += pq * pq;
+                if (fabs(pq) <= 1e-18 * trace) continue;
+                const double a = (g[q * k + q] - g[p * k + p]) / (2 * pq), t = (a < 0 ? -1 : 1) / (fabs(a) + sqrt(a * a + 1));
+                const double cosine = 1 / sqrt(t * t + 1), sine = t * cosine;
+                for (int side = 0; side < 2; side++)    /* columns p and q, then the rows */
+                    for (size_t i = 0; i < k; i++) {
+                        double *x = &g[side ? p * k + i : i * k + p], *y = &g[side ? q * k + i : i * k + q];
+                        const double xi = *x;
+                        *x = cosine * xi - sine * *y, *y = sine * xi + cosine * *y;
+                    }
+            }
+    }
+    *rank = 0;
+    for (size_t i = 0; i < k; i++) total += sqrt(IJ_MAX(g[i * k + i], 0));
+    for (size_t i = 0; i < k; i++) {
+        const double share = (total > 0 ? sqrt(IJ_MAX(g[i * k + i], 0)) / total : 0) + 1e-7;
+        *rank -= share * log(share);
+    }
+    *rank = exp(*rank);
+    return IJ_OK;
+}
+
 /* ---- gradient check ----------------------------------------------------------------------------------------------
  * Every backward against central differences: of one layer, the objective sum(y * r) for a random r; of the whole
  * loss, every parameter tensor of a small model. In double the errors are about 1e-9; in float differences are so
@@ -4334,7 +4487,7 @@ static double ij_check_loss(void *arg)
     ij_encode_targets(&s, NULL);
     ij_encode_context(&s, NULL);
     ij_predict(&s, NULL);
-    return ij_loss(&s, NULL);
+    return ij_loss(&s, NULL) + ij_vicreg(&s);
 }
 
 static ij_config ij_check_config(int loss)
@@ -4343,12 +4496,13 @@ static ij_config ij_check_config(int loss)
     c.batch_size = 2, c.crop_size[0] = 20, c.crop_size[1] = 24, c.embed_dim = 8, c.depth = 2, c.num_heads = 2;
     c.pred_emb_dim = 12, c.pred_depth = 2, c.num_enc_masks = 2, c.num_pred_masks = 3, c.min_keep = 1;
     c.init_std = 0.3, c.mlp_ratio = 2, c.loss = loss, c.allow_overlap = 1;
+    c.average_top_k_layers = loss == IJ_LOSS_L2 ? 2 : 0, c.vicreg = loss == IJ_LOSS_L2 ? 3 : 0;
     return c;
 }
 
 size_t ij_check_size(void)
 {
-    const ij_config c = ij_check_config(0);
+    const ij_config c = ij_check_config(IJ_LOSS_L2);
     size_t size = 0;
     return ij_model_size(&size, &c, IJ_TRAIN, NULL) ? 0 : size + 2 * 3 * 20 * 24 * sizeof(real) + 64;
 }
@@ -4373,7 +4527,7 @@ ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, siz
         for (size_t i = 0; i < w.m.size; i++) w.m.weight[i] += (real)(((double)(ij_mix(&state) >> 40) / 8388608.0 - 1) * 0.1);
         ij_step step;
         ij_step_begin(&step, &w.m, w.images, &w.masks, 0);
-        ij_encode_targets(&step, NULL), ij_encode_context(&step, NULL), ij_predict(&step, NULL), ij_loss(&step, NULL);
+        ij_encode_targets(&step, NULL), ij_encode_context(&step, NULL), ij_predict(&step, NULL), ij_loss(&step, NULL), ij_vicreg(&step);
         ij_backward(&w.m, &step, NULL);
         for (size_t p = 0; p < w.m.params; p++) {
             const ij_param *at = &w.m.param[p];
@@ -4433,11 +4587,17 @@ static void *ij_alloc(size_t size)
 
 static const struct { const char *name, *help, *settings; } ij_preset[] = {
     { "scenes", "the built-in scenes, what `make run` trains",
-      "embed_dim=64 depth=4 num_heads=4 pred_emb_dim=32 pred_depth=2 patch_init_std=0.4 crop_scale=1,1 batch_size=64 "
-      "epochs=10 warmup=1 lr=0.003 ema=0.98,1" },
-    { "cifar", "CIFAR-10 and the like: 32 pixels, small objects",
-      "embed_dim=128 depth=4 num_heads=4 pred_emb_dim=64 pred_depth=2 patch_init_std=0.14 crop_scale=0.4,1 batch_size=64 "
-      "epochs=5 warmup=0.5 lr=0.001 ema=0.99,1" },
+      "patch_size=8 embed_dim=64 depth=4 num_heads=4 pred_emb_dim=32 pred_depth=2 patch_init_std=0.2 crop_scale=1,1 batch_size=32 "
+      "pred_mask_scale=0.2,0.3 num_pred_masks=3 min_keep=1 epochs=30 warmup=2 lr=0.002 ema=0.98,1" },
+    { "cifar", "CIFAR-10 and the like: 32 pixels, an hour on two cores",
+      "embed_dim=128 depth=4 num_heads=4 pred_emb_dim=64 pred_depth=2 patch_init_std=0.14 average_top_k_layers=5 crop_scale=0.4,1 "
+      "batch_size=32 epochs=20 warmup=1 lr=0.001 ema=0.995,1" },
+    { "cifar-long", "the same with 2.7 million parameters, 300 epochs: days on two cores",
+      "embed_dim=192 depth=6 num_heads=3 pred_emb_dim=96 pred_depth=4 patch_init_std=0.14 average_top_k_layers=7 crop_scale=0.4,1 "
+      "batch_size=32 epochs=300 warmup=5 lr=0.001 ema=0.995,1" },
+    { "stl", "STL-10 and larger pictures: 96 pixels, patches of 8",
+      "crop_size=96 patch_size=8 embed_dim=192 depth=6 num_heads=3 pred_emb_dim=96 pred_depth=4 patch_init_std=0.07 "
+      "average_top_k_layers=7 crop_scale=0.3,1 batch_size=32 epochs=20 warmup=1 lr=0.001 ema=0.995,1" },
     { "paper", "the published settings (ViT-H/14, in1k_vith14_ep300)",
       "model_name=vit_huge crop_size=224 patch_size=14 crop_scale=0.3,1 use_horizontal_flip=false mask_mode=reference "
       "min_keep=10 pred_emb_dim=384 pred_depth=12 init_std=0.02 patch_init_std=0.02 batch_size=128 epochs=300 warmup=40 "
@@ -4448,7 +4608,7 @@ enum { IJ_PRESETS = sizeof ij_preset / sizeof *ij_preset };
 typedef struct {
     const char *command, *what, *data, *test, *out, *model, *preset, *config;
     size_t threads, images, context_tokens, target_tokens, targets, repeat;
-    int json, resume, dry_run, tokens, profile, help, configured;
+    int json, resume, dry_run, tokens, profile, help, configured, picked;
     ij_config c;
 } ij_options;
 
@@ -4473,7 +4633,7 @@ static const struct { const char *name; int commands; size_t offset; char kind; 
     { "out", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_RENDERS, offsetof(ij_options, out), 's',
       "where results go (probe: the table as JSON, too)" },
     { "model", IJ_PROBES | IJ_FEATURES, offsetof(ij_options, model), 's', "a checkpoint (FILE.safetensors, or its folder)" },
-    { "preset", IJ_CONFIGURED, offsetof(ij_options, preset), 's', "scenes, cifar or paper: settings to start from" },
+    { "preset", IJ_CONFIGURED, offsetof(ij_options, preset), 's', "settings to start from: below; train takes one that fits the data" },
     { "config", IJ_CONFIGURED, offsetof(ij_options, config), 's', "settings from a file: key = value, or the reference's YAML" },
     { "threads", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_BENCHES, offsetof(ij_options, threads), 'n',
       "threads; 0: one per processor" },
@@ -4542,7 +4702,7 @@ static void ij_use_preset(ij_config *c, const char *name)
         }
         return;
     }
-    ij_die(2, "no preset is called %s; there are scenes, cifar and paper", name);
+    ij_die(2, "no preset is called %s; there are scenes, cifar, cifar-long, stl and paper", name);
 }
 
 static int ij_is_yaml(const char *path)                 /* the reference's files have sections */
@@ -4604,11 +4764,28 @@ static void ij_parse_arguments(ij_options *o, int bit, int argc, char **argv, in
             char *end;
             *(size_t *)at = strtoul(value, &end, 10);
             if (*end || end == value || *value == '-') ij_die(2, "--%s is \"%s\", expected a whole number", name, value);
-        } else if (settings) {
+        } else {
             o->configured = 1;
-            if (ij_config_set(&o->c, name, value, &why)) ij_die(2, "%s", why.text);
+            if (settings && ij_config_set(&o->c, name, value, &why)) ij_die(2, "%s", why.text);
         }
     }
+}
+
+/* By the size of the first image. */
+static void ij_pick_preset(ij_options *o)
+{
+    ij_error why;
+    ij_data *d;
+    size_t size, h, w;
+    const char *path = o->data ? o->data : "scenes";
+    ij_must(ij_data_size(&size, path, IJ_TRAIN_PART, 1, &why), &why);
+    void *mem = ij_alloc(size);
+    ij_must(ij_data_open(&d, mem, size, path, IJ_TRAIN_PART, 1, &why), &why);
+    ij_must(ij_data_shape(&h, &w, d, 0, &why), &why);
+    o->picked = 1, o->preset = !strcmp(ij_data_kind(d), "scenes") ? "scenes" : h <= 48 && w <= 48 ? "cifar" : "stl";
+    fprintf(stderr, "preset: %s, for images of %lu x %lu (--preset NAME takes another)\n", o->preset, (unsigned long)w, (unsigned long)h);
+    ij_data_close(d);
+    free(mem);
 }
 
 static void ij_parse(ij_options *o, int argc, char **argv)
@@ -4627,6 +4804,7 @@ static void ij_parse(ij_options *o, int argc, char **argv)
         if (ij_distance(o->command, ij_command[i].name) < ij_distance(o->command, ij_command[near].name)) near = i;
     if (!bit) ij_die(2, "no command is called %s; the nearest is %s", o->command, ij_command[near].name);
     ij_parse_arguments(o, bit, argc, argv, 0);
+    if (bit == IJ_TRAINS && !o->preset && !o->config && !o->help && (!o->resume || o->configured)) ij_pick_preset(o);
     if (o->preset) ij_use_preset(&o->c, o->preset);
     if (o->config) {
         if (!o->preset && ij_is_yaml(o->config)) ij_use_preset(&o->c, "paper");
@@ -4833,7 +5011,7 @@ static void ij_dry_run(const ij_config *c, const ij_images *data, const ij_team 
            (unsigned long)ij_rows(&m.encoder_pos));
     printf("work         %.1f MFLOP per image, %.3g TFLOP in all\n", flops / 1e6, flops * total / 1e12);
     memory -= m.work_size - work;
-    memory += c->batch_size * pixels * (sizeof(real) + 1) + ij_save_size(&m) + images * sizeof(size_t);
+    memory += c->batch_size * pixels * (sizeof(real) + 1) + ij_save_size(&m) + images * sizeof(size_t) + ij_watch_size(c);
     if (data->drawn) memory += images * data->slot->height * data->slot->width * 3;
     printf("memory       %.1f MiB\n", (double)memory / 1048576);
     printf("time         about %.0f s at %.0f GFLOP/s\n", flops * total / rate / 1e9, rate);
@@ -4881,7 +5059,25 @@ static void ij_resume_config(ij_file *f, ij_config *c, const char *latest, int g
     *c = saved;
 }
 
-typedef struct { ij_model m; ij_images s; ij_team team; char latest[1100], log_path[1100]; FILE *log; } ij_run;
+/* Every epoch, or tenth of the run. */
+static uint64_t ij_watch_every(const ij_config *c) { return IJ_MAX(1, IJ_MIN(c->ipe, ij_steps(c) / 10)); }
+
+typedef struct {
+    ij_model m;
+    ij_images s;
+    ij_team team;
+    char latest[1100], log_path[1100], health_path[1100];
+    FILE *log, *health;
+} ij_run;
+
+static FILE *ij_open_log(char path[1100], const ij_options *o, const char *name, const char *head, uint64_t lines)
+{
+    ij_path(path, o->out, name);
+    if (o->resume) ij_log_cut(path, lines);
+    FILE *f = ij_open_or_die(path, o->resume ? "a" : "w");
+    if (!o->resume) fputs(head, f);
+    return f;
+}
 
 /* Data, model and folder for a run, new or resumed. Nothing is written before everything is known to be in order. */
 static void ij_train_start(ij_run *t, ij_options *o)
@@ -4897,7 +5093,7 @@ static void ij_train_start(ij_run *t, ij_options *o)
         if (old && !o->resume && !o->dry_run)
             ij_die(1, "%s: a run is there already: --resume goes on with it, or choose another --out", t->latest);
     }
-    if (o->resume) ij_resume_config(&f, c, t->latest, o->preset || o->config || o->configured);
+    if (o->resume) ij_resume_config(&f, c, t->latest, (o->preset && !o->picked) || o->config || o->configured);
     ij_must(ij_config_check(c, &why), &why);
     t->team = ij_team_start(o->threads);
     t->s = ij_images_open(o->data, IJ_TRAIN_PART, o->test != NULL, c, c->batch_size, &t->team);
@@ -4929,10 +5125,9 @@ static void ij_train_start(ij_run *t, ij_options *o)
     FILE *out = ij_open_or_die(t->log_path, "w");
     ij_print_config(out, c);
     ij_close_or_die(out, t->log_path);
-    ij_path(t->log_path, o->out, "log.csv");
-    if (o->resume) ij_log_cut(t->log_path, t->m.step);
-    t->log = ij_open_or_die(t->log_path, o->resume ? "a" : "w");
-    if (!o->resume) fputs(ij_log_head, t->log);
+    t->log = ij_open_log(t->log_path, o, "log.csv", ij_log_head, t->m.step);
+    t->health = ij_open_log(t->health_path, o, "health.csv", "step,loss,skill,position,rank,feature std\n",
+                            t->m.step < ij_steps(c) ? t->m.step / ij_watch_every(c) + 1 : UINT64_MAX);
 }
 
 /* One forward and backward pass on the next batch. Order, crops and masks follow from the seed and its number. */
@@ -4961,12 +5156,42 @@ static ij_report ij_train_pass(ij_run *t, size_t *order, uint64_t *ordered)
     return r;
 }
 
+/* A line of health.csv, and on the screen: some 500 images spread over the data, the same crops and masks each time. */
+static void ij_train_watch(ij_run *t)
+{
+    ij_error why;
+    ij_model *m = &t->m;
+    ij_rng rng;
+    const ij_config *c = &m->config;
+    const size_t images = c->batch_size, d = c->embed_dim, batches = IJ_MAX(1, IJ_MIN(512, t->s.count / 8) / images);
+    const size_t seen = batches * images, side = IJ_MIN(seen, d), size = ij_watch_size(c), gram_size = side * side * sizeof(double);
+    void *work = ij_alloc(IJ_MAX(size, gram_size));
+    real *pooled = ij_alloc(seen * d * sizeof *pooled);
+    double sum[3] = { 0, 0, 0 }, rank;
+    ij_rng_seed(&rng, c->seed);
+    for (size_t k = 0; k < batches; k++) {
+        ij_health h;
+        for (size_t i = 0; i < images; i++) ij_images_read(&t->s, i, (k * images + i) * t->s.count / seen);
+        t->s.stream = k * images;
+        ij_each(&t->team, images, ij_augment_task, &t->s);
+        ij_must(ij_masks_draw(&m->masks, c, &rng, k, images, &why), &why);
+        if (ij_watch(&h, pooled + k * images * d, m, t->s.images, &m->masks, work, size)) h.skill = h.position = (double)NAN;
+        sum[0] += h.loss / (double)batches, sum[1] += h.skill / (double)batches, sum[2] += h.position / (double)batches;
+    }
+    const ij_tensor all = { pooled, 2, { seen, d, 0, 0 } };
+    const double std = ij_feature_std(&all);
+    if (ij_rankme(&rank, pooled, seen, d, work, gram_size)) rank = (double)NAN;
+    fprintf(t->health, "%lu,%.6f,%.5f,%.5f,%.4f,%.5g\n", (unsigned long)m->step, sum[0], sum[1], sum[2], rank, std);
+    fprintf(stderr, "%sepoch %.2f  loss %.4f  skill %.3f  position %.3f  rank %.1f  std %.3f%s\n", ij_terminal() ? "\r" : "",
+            (double)m->step / (double)c->ipe, sum[0], sum[1], sum[2], rank, std, ij_terminal() ? "                    " : "");
+    free(work), free(pooled);
+}
+
 static int ij_train(ij_options *o)
 {
     ij_error why;
     ij_run t;
     if (!o->out && !o->dry_run) ij_die(2, "train needs --out DIR");
-    if (!o->data && !o->preset && !o->config && !o->configured && !o->resume) ij_use_preset(&o->c, "scenes");
     if (!o->data) fprintf(stderr, "data: the built-in scenes (--data PATH for your own)\n"), o->data = "scenes";
     ij_train_start(&t, o);
     if (o->dry_run) return 0;
@@ -4979,6 +5204,7 @@ static int ij_train(ij_options *o)
     const uint64_t from = m->step, steps = ij_steps(c);
     const double start = ij_seconds();
     double shown = start;
+    if (!from) ij_train_watch(&t);
     while (m->step < steps && !ij_interrupted) {
         const double begin = ij_seconds();
         ij_report r;
@@ -4988,13 +5214,16 @@ static int ij_train(ij_options *o)
         fprintf(t.log, "%lu,%lu,%.6f,%.2f,%.2f,%.2f,%.6g,%.6g,%.8g,%.5g,%.5g\n", (unsigned long)((done - 1) / c->ipe + 1),
                 (unsigned long)((done - 1) % c->ipe), r.loss, r.context_tokens, r.target_tokens,
                 1000 * (ij_seconds() - begin), r.lr, r.weight_decay, r.ema, r.grad_norm, r.feature_std);
+        if (done % ij_watch_every(c) == 0 || done == steps) ij_train_watch(&t);
         if (done % c->ipe == 0 && done < steps) {
             if (fflush(t.log)) ij_die(1, "%s: cannot be written: %s", t.log_path, strerror(errno));
+            if (fflush(t.health)) ij_die(1, "%s: cannot be written: %s", t.health_path, strerror(errno));
             ij_must(ij_save(m, t.latest, save_work, save_size, &why), &why);
         }
         ij_progress(m, &r, start, from, &shown, done == steps || ij_interrupted);
     }
     ij_close_or_die(t.log, t.log_path);
+    ij_close_or_die(t.health, t.health_path);
     ij_must(ij_save(m, t.latest, save_work, save_size, &why), &why);
     fprintf(stderr, "%s: step %lu of %lu\n", t.latest, (unsigned long)m->step, (unsigned long)steps);
     return ij_interrupted ? 130 : 0;
@@ -5144,9 +5373,12 @@ static int ij_probe(const ij_options *o)
     if (json) ij_print_scores(json, &a, knn, linear), ij_close_or_die(json, o->out);
     if (o->json) return ij_print_scores(stdout, &a, knn, linear), 0;
     printf("%-10s %8s %10s %10s\n", "task", "features", "k-NN %", "linear %");
-    for (size_t t = 0; t < a.tasks; t++)
+    for (size_t t = 0; t < a.tasks; t++) {
         for (int i = 0; i < 3; i++)
             printf("%-10s %8s %10.1f %10.1f\n", i ? "" : a.task[t], ij_scored_name[i], knn[i][t], linear[i][t]);
+        printf("%-10s %8s %+10.1f %+10.1f\n", "", "margin", knn[0][t] - IJ_MAX(knn[1][t], knn[2][t]),      /* over the better */
+               linear[0][t] - IJ_MAX(linear[1][t], linear[2][t]));
+    }
     return 0;
 }
 
@@ -5609,7 +5841,7 @@ static int ij_bench_profile(ij_stopwatch *w, ij_bencher *b, double flops)
     for (size_t first = 0; first < m->config.batch_size; first += s.predictor.part.images) {
         ij_report r;
         if (ij_step_begin(&s, m, b->images, &b->masks, first)) return 1;
-        ij_encode_targets(&s, NULL), ij_encode_context(&s, NULL), ij_predict(&s, NULL), ij_loss(&s, NULL), ij_backward(m, &s, NULL);
+        ij_encode_targets(&s, NULL), ij_encode_context(&s, NULL), ij_predict(&s, NULL), ij_loss(&s, NULL), ij_vicreg(&s), ij_backward(m, &s, NULL);
         ij_profile_stack(cost, &s.predictor.stack, m->predictor.block, m->predictor_grad.block, &s.predictor_grads);
         ij_profile_stack(cost, &s.context.stack, m->encoder.block, m->encoder_grad.block, &s.encoder_grads);
         ij_profile_stack(cost, &s.target.stack, m->target_encoder.block, NULL, NULL);

@@ -87,6 +87,10 @@ typedef struct {
     double init_std;               /* of every weight matrix; 0: Xavier-uniform, as in MAE */
     double patch_init_std;         /* of the patch embedding */
     /* optimisation: appendix A.1; src/helper.py, src/utils/schedulers.py */
+    size_t average_top_k_layers;   /* targets: mean of the last so many layers' outputs, each normalised (data2vec), the
+                                      patch embedding being the first of depth + 1, more mean all; 0: the encoder's output (the paper) */
+    double vicreg;                 /* weight of variance + covariance / 25 of the mean of each context's tokens, over the
+                                      contexts of a batch (VICReg, C-JEPA); 0: none */
     int loss;                      /* IJ_LOSS_SMOOTH_L1 (the code) or IJ_LOSS_L2 (the paper) */
     double epochs, warmup;         /* both in epochs */
     size_t steps;                  /* length of the run in updates; 0: epochs * ipe */
@@ -99,7 +103,7 @@ typedef struct {
     size_t seed;
 } ij_config;
 
-ij_config ij_config_default(void);                      /* what `ijepa train` uses without a preset */
+ij_config ij_config_default(void);                      /* a small model for 32x32 images */
 ij_status ij_config_check(const ij_config *c, ij_error *why);   /* every range */
 /* The settings by name, as in config files and checkpoints: "ema", "0.996,1". Also model_name, vit_tiny ... vit_giant. */
 ij_status ij_config_set(ij_config *c, const char *name, const char *value, ij_error *why);
@@ -306,6 +310,21 @@ size_t ij_save_size(const ij_model *m);
 ij_status ij_save(const ij_model *m, const char *path, void *work, size_t size, ij_error *why);
 ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why);
 ij_status ij_load(ij_model *m, const ij_file *f, ij_error *why);
+
+/* ---------------------------------------------------- is it learning? ----
+ * What the model makes of images [B,3,H,W], B >= 2, without changing it: pooled [B,D] target features, and of the
+ * targets (as the loss sees them) and their prediction: */
+typedef struct {
+    double loss;                   /* as in training */
+    double skill;                  /* 1 - loss / loss of the best guess that knows only where a patch lies (the mean of
+                                      the batch's other images there); 0 or less: nothing but position was learnt */
+    double position;               /* share of the targets' variance that lies between positions, 0..1 */
+} ij_health;
+size_t ij_watch_size(const ij_config *c);
+ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *images, const ij_masks *masks, void *work,
+                   size_t size);
+/* RankMe (Garrido et al., ICML 2023) of z [n,D], not centred: 1..min(n,D). work: min(n,D)^2 doubles */
+ij_status ij_rankme(double *rank, const ij_real *z, size_t n, size_t d, void *work, size_t size);
 
 /* ------------------------------------------------------- gradient check ----
  * Every backward against central differences. bound: 1e-7 in the double build; in float only blunders show. */

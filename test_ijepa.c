@@ -1582,20 +1582,23 @@ static void test_scenes(void)
     enum { N = 12000 };
     for (uint64_t i = 0; i < N; i++) {
         int label[3];
+        double nearest = 0;
         ij_world w;
         ij_world_draw(&w, 0, i, label);
         count[label[0]]++, dist[label[1]]++, kind[label[2]]++;
         CHECK(w.objects == label[0] + 1 && w.object[0].kind == label[2], "scene %lu: labels", (unsigned long)i);
         for (int k = 0; k < w.objects; k++) {
             const ij_object *o = &w.object[k];
-            CHECK(!k || o->y > w.object[0].y, "scene %lu: object %d is nearer than the nearest", (unsigned long)i, k);
+            const double far = sqrt(o->x * o->x + o->y * o->y + (w.height - o->size) * (w.height - o->size));
+            if (!k) nearest = far;
+            CHECK(!k || far > nearest, "scene %lu: object %d is nearer than the nearest", (unsigned long)i, k);
             for (int j = 0; j < k; j++) {
                 const double dx = o->x - w.object[j].x, dy = o->y - w.object[j].y;
                 CHECK(sqrt(dx * dx + dy * dy) > 1.4 * (o->size + w.object[j].size), "scene %lu: objects %d and %d touch", (unsigned long)i, j, k);
             }
         }
-        const int bin = (int)floor((w.object[0].y - ij_nearest) / ij_depth_step);
-        CHECK(bin == label[1], "scene %lu: depth %g is not of class %d", (unsigned long)i, w.object[0].y, label[1]);
+        const int bin = (int)floor(log(nearest / ij_nearest) / log(ij_distance_ratio));
+        CHECK(bin == label[1], "scene %lu: distance %g is not of class %d", (unsigned long)i, nearest, label[1]);
     }
     for (int i = 0; i < 8; i++) CHECK(fabs((double)count[i] / N - 1.0 / 8) < 0.012, "count %d: %lu", i, (unsigned long)count[i]);
     for (int i = 0; i < 6; i++) CHECK(fabs((double)dist[i] / N - 1.0 / 6) < 0.013, "distance %d: %lu", i, (unsigned long)dist[i]);
@@ -2536,6 +2539,176 @@ static void test_knn_equals_definition(void)
 
 /* One channel, -1 -1 1 1 and a fifth row that is held: with n = 4, X'X = 4 and X'Y = (-2,2) about the mean, so that
  * W = (-2,2) / (4 + 4 lambda) and the bias is a half. */
+/* ij_watch against its definition: each image's guess is the mean of the others at that place. Two parts, both losses. */
+static void test_watch_equals_definition(void)
+{
+    enum { B = 40, N = 48, D = 24, PIXELS = 3 * 24 * 32 };
+    static double want[B][N][D];
+    for (int loss = 0; loss < 2; loss++) {
+        ij_config c = small_config();
+        ij_model m;
+        ij_health h;
+        ij_error why;
+        ij_report r;
+        size_t size, work_size;
+        c.batch_size = B, c.loss = loss, c.num_enc_masks = 2;
+        void *mem = start_model(&m, &c, &size);
+        CHECK(!ij_encode_size(&work_size, &c, B, 24, 32, &why), "%s", why.text);
+        real *images = need(B * PIXELS * sizeof *images), *token = need(B * N * D * sizeof *token), *before = need(2 * m.size * sizeof *before);
+        real pooled[B * D], watched[B * D];
+        void *work = need(work_size), *room = need(ij_watch_size(&c));
+        uint64_t state = 7;
+        for (size_t i = 0; i < B * PIXELS; i++) images[i] = (real)random_unit(&state);
+        train_some(&m, 2);
+        CHECK(!ij_encode(token, pooled, &m.target_encoder, images, B, 24, 32, work, work_size, NULL), "encode failed");
+        CHECK(!ij_masks_draw(&m.masks, &c, &m.mask_rng, 9, B, &why), "%s", why.text);
+        memcpy(before, m.weight, m.size * sizeof *before), memcpy(before + m.size, m.grad, m.size * sizeof *before);
+        CHECK(ij_watch(&h, watched, &m, images, &m.masks, room, ij_watch_size(&c) - 1) == IJ_EMEM, "too little memory");
+        CHECK(!ij_watch(&h, watched, &m, images, &m.masks, room, ij_watch_size(&c)), "watch failed");
+        CHECK(!memcmp(before, m.weight, m.size * sizeof *before) && !memcmp(before + m.size, m.grad, m.size * sizeof *before),
+              "watching changes the model");
+        CHECK(!memcmp(pooled, watched, sizeof pooled), "pooled features differ from ij_encode's");
+        for (size_t i = 0; i < B * N; i++) {
+            const real *t = token + i * D;
+            double mean = 0, variance = 0;
+            for (size_t k = 0; k < D; k++) mean += (double)t[k] / D;
+            for (size_t k = 0; k < D; k++) variance += ((double)t[k] - mean) * ((double)t[k] - mean) / D;
+            for (size_t k = 0; k < D; k++) want[i / N][i % N][k] = ((double)t[k] - mean) / sqrt(variance + 1e-5);
+        }
+        double within = 0, all = 0, mean[D] = { 0 }, guess = 0, terms = 0;      /* within: half the mean square of differences */
+        for (size_t k = 0; k < D; k++)
+            for (size_t i = 0; i < B * N; i++) mean[k] += want[i / N][i % N][k] / (B * N);
+        for (size_t n = 0; n < N; n++)
+            for (size_t a = 0; a < B; a++)
+                for (size_t k = 0; k < D; k++) {
+                    all += (want[a][n][k] - mean[k]) * (want[a][n][k] - mean[k]) / (B * N);
+                    for (size_t b = 0; b < B; b++)
+                        within += (want[a][n][k] - want[b][n][k]) * (want[a][n][k] - want[b][n][k]) / (2.0 * N * B * (B - 1));
+                }
+        for (size_t l = 0; l < m.masks.target.lists; l++)
+            for (size_t j = 0; j < m.masks.target.length[l]; j++, terms += 1)
+                for (size_t k = 0; k < D; k++) {
+                    const size_t n = m.masks.target.index[l * m.masks.target.stride + j];
+                    double others = 0;
+                    for (size_t b = 0; b < B; b++) others += b == l % B ? 0 : want[b][n][k] / (B - 1);
+                    const double e = fabs(want[l % B][n][k] - others);
+                    guess += loss == IJ_LOSS_L2 ? e * e : e < 1 ? e * e / 2 : e - 0.5;
+                }
+        guess /= loss == IJ_LOSS_L2 ? (double)m.masks.target.lists : terms * D;
+        CHECK(fabs(h.position - (1 - within / all)) < (IN_DOUBLE ? 1e-12 : 1e-5), "position share %g, expected %g", h.position, 1 - within / all);
+        CHECK(fabs(h.skill - (1 - h.loss / guess)) < (IN_DOUBLE ? 1e-12 : 1e-5), "skill %g, expected %g", h.skill, 1 - h.loss / guess);
+        CHECK(!ij_train_step(&m, images, &m.masks, &r), "a step failed");
+        CHECK(!(r.loss < h.loss || r.loss > h.loss), "the loss is %g, that of the step %g", h.loss, r.loss);
+        free(mem), free(images), free(token), free(before), free(work), free(room);
+    }
+}
+
+/* Targets that average layers, against encoders that end after each: with first weights their norm is the plain one. */
+static void test_targets_average_layers(void)
+{
+    enum { B = 3, N = 48, D = 24, PIXELS = 3 * 24 * 32 };
+    for (size_t k = 1; k <= 4; k++) {
+        ij_config c = small_config();
+        ij_model m;
+        ij_error why;
+        ij_step s;
+        size_t size, work_size;
+        c.average_top_k_layers = k;
+        void *mem = start_model(&m, &c, &size);
+        CHECK(!ij_encode_size(&work_size, &c, B, 24, 32, &why), "%s", why.text);
+        void *work = need(work_size);
+        real *images = need(B * PIXELS * sizeof *images), *token = need(B * N * D * sizeof *token), *sum = need(B * N * D * sizeof *sum);
+        uint64_t state = 8;
+        for (size_t i = 0; i < B * PIXELS; i++) images[i] = (real)random_unit(&state);
+        memset(sum, 0, B * N * D * sizeof *sum);
+        for (size_t layer = k < 3 ? 3 - k : 0; layer < 3; layer++) {      /* of 4 there are 3 */
+            ij_encoder e = m.target_encoder;
+            e.depth = layer;
+            CHECK(!ij_encode(token, NULL, &e, images, B, 24, 32, work, work_size, NULL), "encode failed");
+            for (size_t i = 0; i < B * N * D; i++) sum[i] += token[i];
+        }
+        CHECK(!ij_masks_draw(&m.masks, &c, &m.mask_rng, 0, B, &why), "%s", why.text);
+        CHECK(!ij_step_begin(&s, &m, images, &m.masks, 0), "a step failed");
+        ij_encode_targets(&s, NULL), ij_encode_context(&s, NULL), ij_predict(&s, NULL), ij_loss(&s, NULL);
+        CHECK(compare_reals(sum, s.target.stack.top.x, B * N * D) < 1e-4, "layers %lu: differ by %g", (unsigned long)k,
+              compare_reals(sum, s.target.stack.top.x, B * N * D));
+        double mean = 0, square = 0;                    /* what the loss wants of the first patch asked for */
+        const real *h = sum + m.masks.target.index[0] * D;
+        for (size_t i = 0; i < D; i++) mean += (double)h[i] / D;
+        for (size_t i = 0; i < D; i++) square += ((double)h[i] - mean) * ((double)h[i] - mean) / D;
+        for (size_t i = 0; i < D; i++)
+            CHECK(fabs((double)s.loss.want.x[i] - ((double)h[i] - mean) / sqrt(square)) < 1e-4, "layers %lu: target %lu", (unsigned long)k, (unsigned long)i);
+        free(mem), free(work), free(images), free(token), free(sum);
+    }
+}
+
+/* VICReg's term from its definition, over a batch that would be taken in two parts without it. */
+static void test_vicreg_equals_definition(void)
+{
+    enum { B = 40, D = 24, PIXELS = 3 * 24 * 32 };
+    ij_config c = small_config();
+    ij_model m;
+    ij_error why;
+    ij_step s;
+    size_t size;
+    double z[B][D] = { { 0 } }, v = 0, cov = 0, plain;
+    ij_report r;
+    c.batch_size = B, c.vicreg = 0.5, c.min_keep = 4;
+    void *mem = start_model(&m, &c, &size);
+    for (size_t i = 0; i < m.encoder.norm_w.dim[0]; i += 2) m.encoder.norm_w.x[i] = 5;      /* some deviations above 1 */
+    real *images = need(B * PIXELS * sizeof *images);
+    uint64_t state = 9;
+    for (size_t i = 0; i < B * PIXELS; i++) images[i] = (real)random_unit(&state) * (real)(i / PIXELS % 4);
+    CHECK(!ij_masks_draw(&m.masks, &c, &m.mask_rng, 0, B, &why), "%s", why.text);
+    CHECK(!ij_step_begin(&s, &m, images, &m.masks, 0), "a step failed");
+    CHECK(s.predictor.part.images == B, "a part of %lu images", (unsigned long)s.predictor.part.images);
+    ij_encode_targets(&s, NULL), ij_encode_context(&s, NULL), ij_predict(&s, NULL);
+    plain = ij_loss(&s, NULL);
+    const double term = ij_vicreg(&s);
+    for (size_t b = 0; b < B; b++)
+        for (size_t k = s.context.stack.seqs.start[b]; k < s.context.stack.seqs.start[b + 1]; k++)
+            for (size_t i = 0; i < D; i++) z[b][i] += (double)s.context.stack.norm.x[k * D + i] / (double)ij_length(&s.context.stack.seqs, b);
+    size_t above = 0;
+    for (size_t i = 0; i < D; i++)
+        for (size_t j = 0; j < D; j++) {
+            double mi = 0, mj = 0, dot = 0;
+            for (size_t b = 0; b < B; b++) mi += z[b][i] / B, mj += z[b][j] / B;
+            for (size_t b = 0; b < B; b++) dot += (z[b][i] - mi) * (z[b][j] - mj) / (B - 1);
+            if (i == j) v += fmax(0, 1 - sqrt(dot + 1e-4)) / D, above += dot > 1;
+            else cov += dot * dot / D;
+        }
+    CHECK(above > 0 && above < D, "%lu of %d deviations are above 1", (unsigned long)above, D);
+    CHECK(fabs(term / (0.5 * (v + cov / 25)) - 1) < (IN_DOUBLE ? 1e-12 : 1e-5), "the term is %.12g, expected %.12g", term, 0.5 * (v + cov / 25));
+    CHECK(!ij_train_step(&m, images, &m.masks, &r), "a step failed");
+    CHECK(fabs(r.loss - plain - term) < 1e-9, "a step's loss is %.12g, expected %.12g", r.loss, plain + term);
+    free(mem), free(images);
+}
+
+/* z = U diag(s) V' with U and V from Hadamard's matrix: its singular values are s. Wide and tall. */
+static void test_rankme_by_hand(void)
+{
+    static const double s[4] = { 5, 2, 1, 0 };
+    double expected = 0, rank, work[16];
+    real z[2][32];
+    memset(z, 0, sizeof z);
+    for (size_t k = 0; k < 4; k++) {
+        expected -= (s[k] / 8 + 1e-7) * log(s[k] / 8 + 1e-7);
+        for (size_t i = 0; i < 8; i++)
+            for (size_t j = 0; j < 4; j++) {
+                const double u = (i & k & 1) ^ ((i & k) >> 1 & 1) ? -sqrt(0.125) : sqrt(0.125);
+                const double v = (j & k & 1) ^ ((j & k) >> 1 & 1) ? -0.5 : 0.5;
+                z[0][i * 4 + j] += (real)(u * s[k] * v), z[1][j * 8 + i] += (real)(u * s[k] * v);
+            }
+    }
+    for (size_t i = 0; i < 2; i++) {
+        CHECK(ij_rankme(&rank, z[i], i ? 4 : 8, i ? 8 : 4, work, sizeof work - 1) == IJ_EMEM, "too little memory");
+        CHECK(!ij_rankme(&rank, z[i], i ? 4 : 8, i ? 8 : 4, work, sizeof work), "rankme failed");
+        CHECK(fabs(rank - exp(expected)) < (IN_DOUBLE ? 1e-6 : 2e-3), "rank %.9g, expected %.9g", rank, exp(expected));
+    }
+    memset(z, 0, sizeof z);
+    CHECK(!ij_rankme(&rank, z[0], 8, 4, work, sizeof work) && fabs(rank - 1) < 1e-4, "zeros: rank %g", rank);
+}
+
 static void test_ridge_by_hand(void)
 {
     real train[5] = { -1, -1, 1, 1, 1 }, test[3] = { -3, 2, (real)0.5 };
@@ -2791,7 +2964,9 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(safetensors_half), TEST(safetensors_numbers), TEST(safetensors_ladder), TEST(safetensors_changed),
     TEST(safetensors_large), TEST(safetensors_write_fails), TEST(file_round_trip), TEST(file_hostile),
     TEST(file_halves), TEST(file_failed_write), TEST(standardise_by_hand), TEST(standardise_moments),
-    TEST(knn_by_hand), TEST(knn_equals_definition), TEST(ridge_by_hand), TEST(ridge_normal_equations),
+    TEST(watch_equals_definition),
+    TEST(targets_average_layers), TEST(vicreg_equals_definition), TEST(rankme_by_hand), TEST(knn_by_hand), TEST(knn_equals_definition),
+    TEST(ridge_by_hand), TEST(ridge_normal_equations),
     TEST(ridge_equals_definition), TEST(scores_of_signal_and_noise), TEST(scores_same_in_any_order),
     TEST(scores_memory_ladder), TEST(scores_refuse),
 };
