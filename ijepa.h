@@ -362,7 +362,7 @@ ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *w
  * AVX-512: 430) of packed blocks on the stack: IJ_NC and IJ_KC in ijepa.c. Activations and weights on large pages
  * (Linux: madvise) are worth a few per cent.
  *
- * Checkpoint format 1 (2026-11-24).
+ * Checkpoint format 1 (2026-11-26: every setting must be there, average_top_k_layers and vicreg too).
  *
  * MIT License
  *
