@@ -2158,16 +2158,17 @@ static void ij_model_place(ij_model *m, ij_arena *a)
     m->param = ij_take(a, m->params, sizeof *m->param);
     m->target = ij_take(a, m->encoder_size, sizeof(real));
     m->target_encoder.block = ij_take(a, c->depth, sizeof(ij_block));
-    if (!train) return;
     size_t gh, gw;
     ij_grid(&gh, &gw, c);
+    m->encoder_pos = ij_matrix(a, gh * gw, c->embed_dim);
+    if (!train) m->file_pos = ij_matrix(a, gh * gw, c->embed_dim);
+    if (!train) return;
     real **part[4] = { &m->weight, &m->grad, &m->adam_m, &m->adam_v };
     for (size_t i = 0; i < 4; i++) *part[i] = ij_take(a, m->size, sizeof(real));
     m->encoder.block = ij_take(a, c->depth, sizeof(ij_block));
     m->encoder_grad.block = ij_take(a, c->depth, sizeof(ij_block));
     m->predictor.block = ij_take(a, c->pred_depth, sizeof(ij_block));
     m->predictor_grad.block = ij_take(a, c->pred_depth, sizeof(ij_block));
-    m->encoder_pos = ij_matrix(a, gh * gw, c->embed_dim);
     m->predictor_pos = ij_matrix(a, gh * gw, c->pred_emb_dim);
     ij_masks_place(&m->masks, a, c);
 
@@ -2255,7 +2256,7 @@ ij_status ij_model_size(size_t *size, const ij_config *c, int training, ij_error
     ij_arena a = { NULL, 0, 0 };
     memset(&m, 0, sizeof m);
     m.config = *c;
-    m.training = training;
+    m.training = training == IJ_TRAIN;
     ij_model_place(&m, &a);
     if (a.used == SIZE_MAX || m.work_size == SIZE_MAX)
         return ij_fail(why, IJ_EMEM, "this model needs more memory than the machine can address");
@@ -2273,15 +2274,15 @@ ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c,
     ij_arena a = { mem, size, 0 };
     memset(m, 0, sizeof *m);
     m->config = *c;
-    m->training = training;
+    m->training = training == IJ_TRAIN;
     ij_model_place(m, &a);
     memset(mem, 0, need - m->work_size);                /* the work area comes last; only what a step uses is touched */
-    ij_model_name_parts(m);
-    ij_model_draw(m);
-    if (!training) return IJ_OK;
     size_t gh, gw;
     ij_grid(&gh, &gw, c);
     ij_positions(m->encoder_pos, gh, gw);
+    ij_model_name_parts(m);
+    if (training != IJ_LOADED) ij_model_draw(m);
+    if (training != IJ_TRAIN) return IJ_OK;
     ij_positions(m->predictor_pos, gh, gw);
     ij_rng_seed(&m->mask_rng, c->seed);
     return ij_masks_check(&m->masks, c, why);
@@ -2351,8 +2352,9 @@ ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const
     if (!work || size < a.used) return IJ_EMEM;
     a.base = work, a.size = size, a.used = 0;
     ij_encode_place(&s, &pos, &a, e->depth, e->heads, e->patch, d, f, batch, gh * gw);
-    ij_positions(pos, gh, gw);
-    s.pos = &pos;
+    s.pos = e->pos.x ? &e->pos : &pos;
+    if (ij_rows(s.pos) != gh * gw) return IJ_EARG;      /* positions of a file, for images of one size */
+    if (!e->pos.x) ij_positions(pos, gh, gw);
     for (size_t i = 0; i <= batch; i++) s.stack.seqs.start[i] = i * gh * gw;
     ij_seqs_set(&s.stack.seqs, batch, team);
     ij_each(team, s.stack.seqs.pieces, ij_encoder_task, &s);
@@ -2364,6 +2366,14 @@ ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const
  * All that is not C99 is here, in POSIX and without it: folders, flushing; for the program, threads and clock.       */
 
 enum { IJ_PATH = 1024, IJ_FOLDER_DEPTH = 16 };
+
+/* A name in the folder of a path. */
+static ij_status ij_beside(char to[1024], const char *path, const char *name, ij_error *why)
+{
+    const char *slash = strrchr(path, '/');
+    if (snprintf(to, 1024, "%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, name) < 1024) return IJ_OK;
+    return ij_fail(why, IJ_EARG, "%.200s...: the path is too long", path);
+}
 
 /* Names of the pictures below a folder: counted, and noted if there is room. */
 typedef struct { size_t count, others, bytes; const char **name; char *text; size_t room_names, room_text; char other[16]; } ij_walk;
@@ -2427,10 +2437,8 @@ static int ij_replace(const char *aside, const char *path) { return rename(aside
 static int ij_flush_file(FILE *f) { return fsync(fileno(f)); }
 static void ij_flush_folder(const char *path)           /* so that the new name survives a power cut */
 {
-    char folder[1100];
-    const char *slash = strrchr(path, '/');
-    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
-    const int f = open(folder, O_RDONLY);
+    char folder[1024];
+    const int f = ij_beside(folder, path, ".", NULL) ? -1 : open(folder, O_RDONLY);
     if (f >= 0) fsync(f), close(f);
 }
 
@@ -2493,6 +2501,19 @@ static ij_status ij_make_folder(const char *path, ij_error *why)        /* and i
                 return ij_fail(why, IJ_EFILE, "%.300s: cannot make the folder: %s", part, strerror(errno));
         }
     return IJ_OK;
+}
+
+/* One run in a folder: the lock ends with the process, however that ends. */
+static ij_status ij_lock(const char *path, ij_error *why)
+{
+    struct flock lock;
+    memset(&lock, 0, sizeof lock);
+    lock.l_type = F_WRLCK, lock.l_whence = SEEK_SET;
+    const int f = open(path, O_RDWR | O_CREAT, 0666);
+    if (f < 0) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
+    if (!fcntl(f, F_SETLK, &lock) || (errno != EACCES && errno != EAGAIN)) return IJ_OK;      /* or a system without locks */
+    close(f);
+    return ij_fail(why, IJ_EFILE, "%.300s: another run writes into this folder", path);
 }
 
 /* A pool of threads that sleep until there are tasks; the caller works too. */
@@ -2582,7 +2603,8 @@ static double ij_seconds(void) { return (double)clock() / CLOCKS_PER_SEC; }
 static size_t ij_processors(void) { return 1; }
 static double ij_peak_mib(void) { return 0; }
 static int ij_terminal(void) { return 0; }
-static ij_status ij_make_folder(const char *path, ij_error *why) { (void)path, (void)why; return IJ_OK; }
+static ij_status ij_make_folder(const char *path, ij_error *why) { return ij_fail(why, IJ_OK, "%.300s", path); }
+static ij_status ij_lock(const char *path, ij_error *why) { return ij_fail(why, IJ_OK, "%.300s", path); }
 static ij_team ij_team_start(size_t threads)
 {
     const ij_team team = { NULL, NULL, 1 };
@@ -2630,10 +2652,12 @@ static uint64_t ij_little(const unsigned char *p, size_t bytes)
 static const char *ij_foreign_format(const unsigned char *b)
 {
     static const struct { const char *bytes; size_t n; const char *name; } known[] = {
-        { "\x89PNG", 4, "a PNG picture" }, { "\xff\xd8\xff", 3, "a JPEG picture" }, { "GIF8", 4, "a GIF picture" },
-        { "RIFF", 4, "a WebP or other RIFF file" }, { "BM", 2, "a BMP picture" }, { "PK\x03\x04", 4, "a zip or .pth.tar archive" },
-        { "\x1f\x8b", 2, "a gzip archive" }, { "\x89HDF", 4, "an HDF5 file" }, { "\x80\x02", 2, "a Python pickle" },
-        { "\x93NUMPY", 6, "a NumPy file" } };
+        { "\x89PNG", 4, "a PNG picture (magick FILE.png FILE.ppm)" }, { "\xff\xd8\xff", 3, "a JPEG picture (magick FILE.jpg FILE.ppm)" },
+        { "GIF8", 4, "a GIF picture (magick 'FILE.gif[0]' FILE.ppm)" }, { "BM", 2, "a BMP picture (magick FILE.bmp FILE.ppm)" },
+        { "RIFF", 4, "a WebP or other RIFF file (magick FILE.webp FILE.ppm)" },
+        { "PK\x03\x04", 4, "a zip or .pth.tar archive (README, Interchange: torch.load, save_file)" },
+        { "\x80", 1, "a Python pickle (README, Interchange: torch.load, save_file)" }, { "\x1f\x8b", 2, "a gzip archive (gunzip)" },
+        { "\x89HDF", 4, "an HDF5 file (h5py.File, safetensors.numpy.save_file)" }, { "\x93NUMPY", 6, "a NumPy file (numpy.load)" } };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!memcmp(b, known[i].bytes, known[i].n)) return known[i].name;
     return NULL;
@@ -3643,7 +3667,7 @@ static void ij_file_header(ij_file *f, ij_json *j)
     for (size_t i = 0, seen = 0; (name = ij_json_key(j, i)) != NULL; i++)
         if (strcmp(name, "__metadata__")) ij_file_entry(&f->entry[f->entries++], j, name);
         else if (seen++) ij_json_fail(j, "__metadata__ once");
-        else for (; (name = ij_json_key(j, f->metas)) != NULL; f->metas++)
+        else for (size_t k = 0; (name = ij_json_key(j, k)) != NULL; k++, f->metas++)
             f->meta[2 * f->metas] = name, f->meta[2 * f->metas + 1] = ij_json_string(j);
     ij_json_peek(j);
     if (j->s < j->text + j->n) ij_json_fail(j, "the end of the header");
@@ -3660,59 +3684,136 @@ static int ij_entry_by_place(const void *a, const void *b)
     return x->begin + x->end < y->begin + y->end ? -1 : x->begin + x->end > y->begin + y->end;
 }
 
-/* No name twice, and sorted by place the tensors tile the data. */
-static ij_status ij_file_tiles(const ij_file *f, uint64_t data, ij_error *why)
+/* No name twice, and sorted by place the tensors of a shard tile its data. */
+static ij_status ij_file_tiles(ij_entry *e, size_t entries, const char *path, uint64_t data, ij_error *why)
 {
     uint64_t at = 0;
-    ij_sort(f->entry, f->entries, sizeof *f->entry, ij_entry_by_name);
-    for (size_t i = 1; i < f->entries; i++)
-        if (!ij_entry_by_name(&f->entry[i - 1], &f->entry[i]))
-            return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" is there twice", f->path, f->entry[i].name);
-    ij_sort(f->entry, f->entries, sizeof *f->entry, ij_entry_by_place);
-    for (size_t i = 0; i < f->entries; at = f->entry[i++].end)
-        if (f->entry[i].begin != at)
+    ij_sort(e, entries, sizeof *e, ij_entry_by_name);
+    for (size_t i = 1; i < entries; i++)
+        if (!ij_entry_by_name(&e[i - 1], &e[i]))
+            return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" is there twice", path, e[i].name);
+    ij_sort(e, entries, sizeof *e, ij_entry_by_place);
+    for (size_t i = 0; i < entries; at = e[i++].end)
+        if (e[i].begin != at)
             return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" begins at data byte %.0f, expected %.0f",
-                           f->path, f->entry[i].name, (double)f->entry[i].begin, (double)at);
+                           path, e[i].name, (double)e[i].begin, (double)at);
     if (at == data) return IJ_OK;
-    return ij_fail(why, IJ_EDATA, "%.200s: %.0f bytes of data, the header says %.0f", f->path, (double)data, (double)at);
+    return ij_fail(why, IJ_EDATA, "%.200s: %.0f bytes of data, the header says %.0f", path, (double)data, (double)at);
 }
 
-/* Opens the file, finds the lengths of its header and of the data. */
-static ij_status ij_file_start(ij_file *f, size_t *header, uint64_t *data, ij_error *why)
+/* Opens a shard, finds the lengths of its header and of its data. */
+static ij_status ij_file_start(ij_file *f, const char *path, uint64_t *data, ij_error *why)
 {
     unsigned char b[9] = { 0 };
-    FILE *s = f->stream = fopen(f->path, "rb");
+    FILE *s = f->shard[f->shards].stream = fopen(path, "rb");
     const size_t got = s ? fread(b, 1, 9, s) : 0;
     const long end = !s || ferror(s) || fseek(s, 0, SEEK_END) ? -1 : ftell(s);
     const uint64_t n = ij_little(b, 8), file = (uint64_t)end;
-    if (end < 0) return ij_fail(why, IJ_EFILE, "%.200s: cannot be read: %s", f->path, strerror(errno));
-    *header = (size_t)n, f->data = 8 + n, *data = file - f->data;
-    if (got == 9 && n <= IJ_HEADER_MOST && f->data <= file && b[8] == '{') return IJ_OK;
-    const char *other = *b == 0x80 ? "a Python pickle" : *b == 'P' && b[1] > '0' && b[1] < '8' ? "a PNM picture"
+    f->shards += s != NULL;
+    if (end < 0) return ij_fail(why, IJ_EFILE, "%.200s: cannot be read: %s", path, strerror(errno));
+    f->shard[f->shards - 1].header = n, f->shard[f->shards - 1].data = 8 + n, *data = file - n - 8;
+    if (got == 9 && n <= IJ_HEADER_MOST && 8 + n <= file && b[8] == '{') return IJ_OK;
+    const char *other = *b == 'P' && b[1] > '0' && b[1] < '8' ? "a PNM picture"
                         : ij_foreign_format(b);
     const char *found = other ? other : got == 9 && n <= IJ_HEADER_MOST && b[8] == '{' ? "a file cut short" : "something else";
     return ij_fail(why, IJ_EDATA, "%.200s: byte 0: expected safetensors, found %s (header of %.17g bytes, file of %ld)",
-                   f->path, found, (double)n, end);
+                   path, found, (double)n, end);
+}
+
+/* Walks the strings of an index {..., "weight_map": {"tensor": "shard.safetensors", ...}}: opens the shards, or, once they
+ * are read, looks whether each holds what the index says. */
+static ij_status ij_file_index(ij_file *f, int check, ij_error *why)
+{
+    char text[2][256] = { "", "" }, path[1024];
+    uint64_t data;
+    ij_status s = IJ_OK;
+    FILE *index = fopen(f->path, "rb");
+    if (!index) return ij_fail(why, IJ_EFILE, "%.200s: cannot be read: %s", f->path, strerror(errno));
+    for (int c; !s && (c = fgetc(index)) != EOF;) {
+        size_t n = 0, k = 0;
+        if (c != '"') continue;
+        memcpy(text[0], text[1], sizeof *text);
+        while ((c = fgetc(index)) != EOF && c != '"' && c != '\\' && n < 255) text[1][n++] = (char)c;
+        text[1][n] = 0;
+        if (c != '"') s = ij_fail(why, IJ_EDATA, "%.200s: byte %ld: expected plain strings", f->path, ftell(index));
+        if (s || n < 12 || strcmp(text[1] + n - 12, ".safetensors")) continue;
+        while (k < f->shards && strcmp(f->shard[k].name, text[1])) k++;
+        const ij_entry *e = check ? ij_file_find(f, text[0]) : NULL;
+        if (check && (!e || e->shard != k))
+            s = ij_fail(why, IJ_EDATA, "%.200s: tensor \"%.60s\" is not in %.63s", f->path, text[0], text[1]);
+        if (check || k < f->shards) continue;
+        if (k == IJ_SHARDS || n > 63 || strchr(text[1], '/'))
+            s = ij_fail(why, IJ_EDATA, "%.200s: shard \"%.63s\": expected a name below 64 bytes, at most %d", f->path, text[1], IJ_SHARDS);
+        else if (!(s = ij_beside(path, f->path, strcpy(f->shard[k].name, text[1]), why))) s = ij_file_start(f, path, &data, why);
+    }
+    if (!s && !f->shards) s = ij_fail(why, IJ_EDATA, "%.200s: names no .safetensors file", f->path);
+    fclose(index);
+    return s;
+}
+
+/* Of Hugging Face's config.json only the heads are not in the tensors' shapes; what we compute is not "relu" or "vit". */
+static void ij_file_config(ij_file *f, ij_json *j)
+{
+    const char *name, *value;
+    for (size_t i = 0; (name = ij_json_key(j, i)) != NULL; i++) {
+        const char c = ij_json_peek(j);
+        char *const at = j->s;
+        if (!strcmp(name, "num_attention_heads")) f->heads = (size_t)strtoul(at, NULL, 10);
+        else if (!strcmp(name, "layer_norm_eps") && strtod(at, NULL) > 1e-5) ij_json_fail(j, "layer_norm_eps of at most 1e-5");
+        if (c != '"' || (strcmp(name, "model_type") && strcmp(name, "hidden_act"))) { ij_json_skip(j, 0); continue; }
+        value = ij_json_string(j);
+        if (strcmp(value, *name == 'm' ? "ijepa" : "gelu"))
+            j->s = at, ij_json_fail(j, *name == 'm' ? "model_type \"ijepa\"" : "hidden_act \"gelu\"");
+    }
 }
 
 /* The table lies in mem: the shortest tensor takes 50 bytes of the header, the shortest pair of metadata 6. */
 static ij_status ij_file_load(ij_file *f, void *mem, size_t size, size_t *need, const char *path, ij_error *why)
 {
+    const size_t length = strlen(path), end = sizeof ".safetensors.index.json" - 1;
+    const int index = length >= end && !strcmp(path + length - end, ".safetensors.index.json");
+    char other[1024];
+    size_t entries = 0, metas = 0, text = 0;
     uint64_t data = 0;
     ij_json j = { NULL, NULL, 0, path, why, IJ_OK };
     memset(f, 0, sizeof *f);
     f->path = path;
-    if ((j.status = ij_file_start(f, &j.n, &data, why)) != IJ_OK) return j.status;
-    const size_t entries = j.n / 50 + 1, metas = j.n / 6 + 1;
-    *need = entries * sizeof *f->entry + 2 * metas * sizeof *f->meta + j.n + 1;
-    if (*need > size)
+    if ((j.status = index ? ij_file_index(f, 0, why) : ij_file_start(f, path, &data, why)) != IJ_OK) return j.status;
+    for (size_t i = 0; i < f->shards; i++) {
+        const size_t n = (size_t)f->shard[i].header;
+        entries += n / 50 + 1, metas += n / 6 + 1, text += n + 1;
+        if (text > SIZE_MAX / 32) return ij_fail(why, IJ_EMEM, "%.200s: headers of more memory than can be addressed", path);
+    }
+    if ((j.status = ij_beside(other, path, "config.json", why)) != IJ_OK) return j.status;
+    FILE *config = fopen(other, "rb");
+    const long most = config && !fseek(config, 0, SEEK_END) ? ftell(config) : 0;
+    const size_t configs = most > 0 && most < IJ_HEADER_MOST ? (size_t)most : 0;
+    *need = entries * sizeof *f->entry + 2 * metas * sizeof *f->meta + text + configs + 1;
+    if (*need > size) {
+        if (config) fclose(config);
         return ij_fail(why, IJ_EMEM, "%.200s needs %lu bytes, has %lu", path, (unsigned long)*need, (unsigned long)size);
-    f->entry = mem, f->meta = (const char **)(void *)(f->entry + entries), j.s = j.text = (char *)(f->meta + 2 * metas);
-    j.text[j.n] = 0;
-    if (fseek(f->stream, 8, SEEK_SET) || fread(j.text, 1, j.n, f->stream) != j.n)
-        return ij_fail(why, IJ_EFILE, "%.200s: its header cannot be read", path);
-    ij_file_header(f, &j);
-    return j.status ? j.status : ij_file_tiles(f, data, why);
+    }
+    f->entry = mem, f->meta = (const char **)(void *)(f->entry + entries);
+    char *at = (char *)(f->meta + 2 * metas);
+    for (size_t i = 0; i < f->shards && !j.status; i++) {
+        FILE *s = f->shard[i].stream;
+        const size_t before = f->entries;
+        j.n = (size_t)f->shard[i].header, j.s = j.text = at, at += j.n + 1, j.text[j.n] = 0;
+        if (index) j.path = f->shard[i].name;
+        if (fseek(s, 0, SEEK_END) || (data = (uint64_t)ftell(s) - f->shard[i].data, fseek(s, 8, SEEK_SET)) || fread(j.text, 1, j.n, s) != j.n)
+            j.status = ij_fail(why, IJ_EFILE, "%.200s: its header cannot be read", j.path);
+        ij_file_header(f, &j);
+        for (size_t k = before; k < f->entries; k++) f->entry[k].shard = i;
+        if (!j.status) j.status = ij_file_tiles(f->entry + before, f->entries - before, j.path, data, why);
+    }
+    if (!j.status && index) j.status = ij_file_index(f, 1, why);
+    if (!j.status && configs && ij_file_kind(f) && *ij_file_kind(f) == 'H') {
+        j.path = other, j.n = configs, j.s = j.text = at, j.text[j.n] = 0;
+        if (fseek(config, 0, SEEK_SET) || fread(at, 1, configs, config) != configs) ij_json_fail(&j, "to be readable");
+        ij_file_config(f, &j);
+    }
+    if (config) fclose(config);
+    return j.status;
 }
 
 ij_status ij_file_size(size_t *size, const char *path, ij_error *why)
@@ -3733,7 +3834,7 @@ ij_status ij_file_open(ij_file *f, void *mem, size_t size, const char *path, ij_
 
 void ij_file_close(ij_file *f)
 {
-    if (f->stream) fclose(f->stream);
+    for (size_t i = 0; i < f->shards; i++) fclose(f->shard[i].stream);
     memset(f, 0, sizeof *f);
 }
 
@@ -3751,7 +3852,8 @@ const ij_entry *ij_file_find(const ij_file *f, const char *name)
 
 static double ij_number(int dtype, uint64_t bits)
 {
-    const uint32_t word = (uint32_t)(dtype == IJ_BF16 ? bits << 16 : bits), e = word >> 10 & 31, m = word & 1023;
+    const uint32_t half = (uint32_t)bits, e = half >> 10 & 31, m = half & 1023;         /* an F16 as an F32, but for e = 0 */
+    const uint32_t word = dtype == IJ_BF16 ? half << 16 : dtype == IJ_F16 ? (e < 31 ? e + 112 : 255) << 23 | m << 13 : half;
     double wide;
     float narrow;
     memcpy(&wide, &bits, sizeof wide);
@@ -3759,8 +3861,7 @@ static double ij_number(int dtype, uint64_t bits)
     switch (dtype) {
     case IJ_F64: return wide;
     case IJ_F32: case IJ_BF16: return (double)narrow;
-    case IJ_F16: wide = e < 31 ? ldexp(e ? 1024 + m : m, e ? (int)e - 25 : -24) : m ? (double)NAN : HUGE_VAL;
-                 return word >> 15 ? -wide : wide;
+    case IJ_F16: wide = e ? (double)narrow : m / 16777216.0; return half >> 15 ? -wide : wide;
     case IJ_I64: return (double)(int64_t)bits;
     case IJ_I32: return (double)(int32_t)word;
     default: return (double)bits;
@@ -3771,16 +3872,20 @@ static double ij_number(int dtype, uint64_t bits)
 static ij_status ij_file_numbers(double *wide, real *narrow, const ij_file *f, const ij_entry *e, ij_error *why)
 {
     unsigned char buffer[8192];
-    const uint64_t at = f->data + e->begin;
+    const uint64_t at = f->shard[e->shard].data + e->begin;
+    const uint16_t one = 1;
+    FILE *stream = f->shard[e->shard].stream;
     if (e->dtype == IJ_OTHER)
         return ij_fail(why, IJ_EDATA, "%.200s: tensor \"%.60s\": dtype %s is not read", f->path, e->name, e->type);
     const size_t size = ij_dtype[e->dtype].bits / 8;
-    if (at > LONG_MAX || fseek(f->stream, (long)at, SEEK_SET))
+    if (at > LONG_MAX || fseek(stream, (long)at, SEEK_SET))
         return ij_fail(why, IJ_EFILE, "%.200s: byte %.0f cannot be reached", f->path, (double)at);
+    const int same = !wide && e->dtype == (sizeof(real) == 8 ? IJ_F64 : IJ_F32) && *(const unsigned char *)&one;
     for (size_t i = 0; i < e->count;) {
-        const size_t n = IJ_MIN(sizeof buffer / size, e->count - i);
-        if (fread(buffer, size, n, f->stream) != n)
+        const size_t n = same ? e->count : IJ_MIN(sizeof buffer / size, e->count - i);
+        if (fread(same ? (void *)narrow : buffer, size, n, stream) != n)
             return ij_fail(why, IJ_EFILE, "%.200s: tensor \"%.60s\" cannot be read: the file ends", f->path, e->name);
+        if (same) break;
         for (const unsigned char *p = buffer; p < buffer + n * size; p += size, i++)
             if (wide) wide[i] = ij_number(e->dtype, ij_little(p, size));
             else narrow[i] = (real)ij_number(e->dtype, ij_little(p, size));
@@ -3885,9 +3990,10 @@ ij_status ij_file_write(const char *path, const ij_item *item, size_t items, con
 
 /* ---- checkpoints -------------------------------------------------------------------------------------------------
  * encoder.* target_encoder.* predictor.* opt.m.* opt.v.* under the reference's names; settings, step and the state of
- * the mask generator as metadata. What is drawn for crops and order follows from seed and step.                      */
+ * the mask generator as metadata. What is drawn for crops and order follows from seed and step. Tensors lie in the
+ * order of the reference's state dicts, from which the way back numbers the optimizer's state.                       */
 
-typedef struct { char name[96]; } ij_long_name;
+typedef struct { char name[128]; } ij_long_name;
 typedef struct { ij_item *item; ij_long_name *name; const char **meta; char (*value)[IJ_TEXT]; char *rng; size_t items; } ij_saving;
 enum { IJ_RNG_TEXT = 625 * 8 + 1 };
 
@@ -3934,18 +4040,16 @@ ij_status ij_save(const ij_model *m, const char *path, void *work, size_t size, 
     static const char *const opt[2][2] = { { "opt.m.encoder", "opt.m.predictor" }, { "opt.v.encoder", "opt.v.predictor" } };
     for (size_t i = 0; i < m->params; i++) {
         const ij_param *p = &m->param[i];
+        const ij_tensor *pos = p->predictor ? &m->predictor_pos : &m->encoder_pos;
+        const ij_tensor pos_shape = { NULL, 3, { 1, pos->dim[0], pos->dim[1], 0 } };
+        if (i == 0 && m->training) ij_saving_add(&s, "encoder", "pos_embed", &pos_shape, pos->x);
+        if (i == 0 && m->training) ij_saving_add(&s, "target_encoder", "pos_embed", &pos_shape, pos->x);
         if (!p->predictor) ij_saving_add(&s, "target_encoder", p->name, &p->shape, m->target + p->offset);
         if (!m->training) continue;
         ij_saving_add(&s, p->predictor ? "predictor" : "encoder", p->name, &p->shape, m->weight + p->offset);
+        if (i == m->encoder_params) ij_saving_add(&s, "predictor", "predictor_pos_embed", &pos_shape, pos->x);
         ij_saving_add(&s, opt[0][p->predictor], p->name, &p->shape, m->adam_m + p->offset);
         ij_saving_add(&s, opt[1][p->predictor], p->name, &p->shape, m->adam_v + p->offset);
-    }
-    if (m->training) {
-        const ij_tensor *e = &m->encoder_pos, *p = &m->predictor_pos;
-        const ij_tensor es = { NULL, 3, { 1, e->dim[0], e->dim[1], 0 } }, ps = { NULL, 3, { 1, p->dim[0], p->dim[1], 0 } };
-        ij_saving_add(&s, "encoder", "pos_embed", &es, e->x);
-        ij_saving_add(&s, "target_encoder", "pos_embed", &es, e->x);
-        ij_saving_add(&s, "predictor", "predictor_pos_embed", &ps, p->x);
     }
     for (size_t i = 0; i < IJ_SETTINGS; i++) {
         s.meta[2 * i] = ij_setting[i].name;
@@ -3962,68 +4066,212 @@ ij_status ij_save(const ij_model *m, const char *path, void *work, size_t size, 
     return ij_file_write(path, s.item, s.items, s.meta, IJ_SETTINGS + (m->training ? 3 : 1), why);
 }
 
+/* Names of a reference tensor in Hugging Face's files, and those that transformers 5 has in memory. qkv is three there. */
+static const char *const ij_hf[][3] = {
+    { "patch_embed.proj.", "embeddings.patch_embeddings.projection.", NULL }, { "norm.", "layernorm.", NULL },
+    { "norm1.", "layernorm_before.", NULL }, { "norm2.", "layernorm_after.", NULL },
+    { "attn.qkv.", "attention.attention.%s.", "attention.%.1s_proj." }, { "attn.proj.", "attention.output.dense.", "attention.o_proj." },
+    { "mlp.fc1.", "intermediate.dense.", "mlp.fc1." }, { "mlp.fc2.", "output.dense.", "mlp.fc2." },
+    { "pos_embed", "embeddings.position_embeddings", NULL } };
+
+static void ij_hf_name(char to[128], const char *name, size_t third, int memory)
+{
+    static const char *const qkv[3] = { "query", "key", "value" };
+    unsigned long block = 0;
+    int used = 0, n = 0;
+    to[0] = 0;
+    if (sscanf(name, "blocks.%lu.%n", &block, &used) == 1) n = snprintf(to, 128, memory ? "layers.%lu." : "encoder.layer.%lu.", block);
+    for (size_t i = 0; i < sizeof ij_hf / sizeof *ij_hf; i++) {
+        const size_t k = strlen(ij_hf[i][0]);
+        if (strncmp(name + used, ij_hf[i][0], k)) continue;
+        n += snprintf(to + n, 40, ij_hf[i][memory && ij_hf[i][2] ? 2 : 1], qkv[third]);
+        snprintf(to + n, 20, "%.16s", name + used + k);
+    }
+}
+
+/* Tensor part.name, or by what the other kinds of files call it: third 0..2 of a Hugging Face qkv, 0 of all else. */
+static const ij_entry *ij_find_named(const ij_file *f, const char *part, const char *name, size_t third)
+{
+    static const char *const own[2] = { "%s.%s", "%s.module.%s" }, *const prefix[2] = { "", "ijepa." };
+    char full[144], hf[128];
+    const ij_entry *e = NULL;
+    for (int i = 0; i < 2 && !e && !third; i++) snprintf(full, sizeof full, own[i], part, name), e = ij_file_find(f, full);
+    for (int i = 0; i < 4 && !e && strstr(part, "encoder") && *part != 'o'; i++) {
+        ij_hf_name(hf, name, third, i / 2);
+        snprintf(full, sizeof full, "%s%s", prefix[i % 2], hf), e = ij_file_find(f, full);
+    }
+    return e;
+}
+
+const char *ij_file_kind(const ij_file *f)
+{
+    const ij_entry *e = ij_find_named(f, "encoder", "patch_embed.proj.weight", 0);
+    if (!e) e = ij_find_named(f, "target_encoder", "patch_embed.proj.weight", 0);
+    if (ij_file_meta(f, "ijepa")) return "ijepa";
+    return !e ? NULL : strstr(e->name, "patch_embed.proj") ? "reference" : "Hugging Face";
+}
+
+static size_t ij_dim(const ij_file *f, const char *part, const char *name, size_t i)       /* 0: no such tensor */
+{
+    const ij_entry *e = ij_find_named(f, part, name, 0);
+    return e && e->rank > i ? e->dim[i] : 0;
+}
+
+static size_t ij_blocks(const ij_file *f, const char *part, const char *stack)
+{
+    char name[64];
+    size_t n = 0;
+    do snprintf(name, sizeof name, "%s.%lu.norm1.weight", stack, (unsigned long)n++);
+    while (ij_dim(f, part, name, 0));
+    return n - 1;
+}
+
+/* Sizes from the shapes of the tensors; a square image. */
+static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
+{
+    static const char patch[] = "patch_embed.proj.weight";
+    const char *part = ij_dim(f, "target_encoder", patch, 0) ? "target_encoder" : "encoder";
+    const size_t n = ij_dim(f, part, "pos_embed", 1), f1 = ij_dim(f, part, "blocks.0.mlp.fc1.weight", 0);
+    const size_t width = ij_dim(f, "predictor", "mask_token", 2), sizes = sizeof ij_size_name / sizeof *ij_size_name;
+    const char *heads = ij_file_meta(f, "num_heads");
+    size_t side = 0, i = 0;
+    c->embed_dim = ij_dim(f, part, patch, 0), c->patch_size = ij_dim(f, part, patch, 2), c->depth = ij_blocks(f, part, "blocks");
+    if (!c->embed_dim || !c->patch_size || c->embed_dim > 1 << 20 || c->patch_size > 1 << 16)
+        return ij_fail(why, IJ_EDATA, "%.200s: the patch embedding's shape is not [D,3,p,p]", f->path);
+    while (side * side < n && side < 1 << 16) side++;
+    if (!n || side * side != n)
+        return ij_fail(why, IJ_EDATA, "%.200s: %lu positions, expected a square of patches (a class token is not I-JEPA's)",
+                       f->path, (unsigned long)n);
+    c->crop_size[0] = c->crop_size[1] = side * c->patch_size;
+    while (i < sizes && ij_size_name[i].embed_dim != c->embed_dim) i++;
+    if (i < sizes) c->num_heads = ij_size_name[i].num_heads;
+    if (f->heads) c->num_heads = f->heads;
+    else if (heads) c->num_heads = (size_t)strtoul(heads, NULL, 10);
+    else if (i == sizes)
+        return ij_fail(why, IJ_EDATA, "%.200s: no published model is %lu wide: the number of heads, num_heads, must be in the metadata",
+                       f->path, (unsigned long)c->embed_dim);
+    c->mlp_ratio = (double)(f1 ? f1 : 1) / (double)c->embed_dim;
+    if (f1 && ij_hidden(c) != f1) c->mlp_ratio = ((double)f1 + 0.5) / (double)c->embed_dim;
+    c->pred_emb_dim = width ? width : c->embed_dim;     /* without a predictor: any that fits */
+    if (width) c->pred_depth = ij_blocks(f, "predictor", "predictor_blocks");
+    return IJ_OK;
+}
+
 ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
 {
     ij_error inner;
+    const char *kind = ij_file_kind(f);
+    ij_status s = IJ_OK;
     *c = ij_config_default();
-    if (!ij_file_meta(f, "ijepa"))
-        return ij_fail(why, IJ_EDATA, "%.200s: not a checkpoint of ijepa: its metadata has no \"ijepa\" version", f->path);
-    if (strcmp(ij_file_meta(f, "ijepa"), "1"))
+    if (!kind)
+        return ij_fail(why, IJ_EDATA, "%.200s: no I-JEPA: neither metadata \"ijepa\" nor a patch embedding of Hugging Face or the reference", f->path);
+    if (strcmp(kind, "ijepa")) s = ij_load_sizes(c, f, why);
+    else if (strcmp(ij_file_meta(f, "ijepa"), "1"))
         return ij_fail(why, IJ_EDATA, "%.200s: checkpoint version %.20s, expected 1", f->path, ij_file_meta(f, "ijepa"));
-    for (size_t i = 0; i < IJ_SETTINGS; i++) {
+    for (size_t i = 0; i < IJ_SETTINGS && !strcmp(kind, "ijepa"); i++) {
         const char *value = ij_file_meta(f, ij_setting[i].name);
         if (!value) return ij_fail(why, IJ_EDATA, "%.200s: metadata has no %s", f->path, ij_setting[i].name);
         if (ij_config_set(c, ij_setting[i].name, value, &inner))
             return ij_fail(why, IJ_EDATA, "%.200s: metadata: %.250s", f->path, inner.text);
     }
-    if (ij_config_check(c, &inner)) return ij_fail(why, IJ_EDATA, "%.200s: metadata: %.250s", f->path, inner.text);
-    return IJ_OK;
+    if (!s && ij_config_check(c, &inner)) return ij_fail(why, IJ_EDATA, "%.200s: %.250s", f->path, inner.text);
+    return s;
 }
 
-/* Reads tensor part.name into x, or only checks its shape if x is NULL. */
-static ij_status ij_load_tensor(real *x, const ij_file *f, const char *part, const char *name, const ij_tensor *shape,
-                                ij_error *why)
+/* Reads one tensor into x, or only checks its shape if x is NULL; `other`: its name in the reference's optimizer. */
+static ij_status ij_load_tensor(real *x, const ij_file *f, const char *part, const char *name, const char *other,
+                                const ij_tensor *shape, ij_error *why)
 {
-    char full[96];
-    snprintf(full, sizeof full, "%s.%s", part, name);
-    const ij_entry *e = ij_file_find(f, full);
-    if (!e) return ij_fail(why, IJ_EDATA, "%.200s: no tensor %s", f->path, full);
-    int same = e->rank == shape->rank && e->dtype != IJ_OTHER;
-    for (size_t i = 0; same && i < e->rank; i++) same = e->dim[i] == shape->dim[i];
-    if (!same)
-        return ij_fail(why, IJ_EDATA, "%.200s: tensor %s: %s of %lu numbers, rank %lu, expected %lu numbers, rank %lu", f->path,
-                       full, e->type, (unsigned long)e->count, (unsigned long)e->rank, (unsigned long)ij_count(shape),
-                       (unsigned long)shape->rank);
-    return x ? ij_file_read(x, f, e, why) : IJ_OK;
+    const ij_entry *e = ij_find_named(f, part, name, 0);
+    ij_status s = IJ_OK;
+    if (!e && other) e = ij_file_find(f, other);
+    const size_t pieces = e && strstr(name, "qkv") && !strstr(e->name, "qkv") && !other ? 3 : 1;
+    for (size_t k = 0; k < pieces && !s; k++) {
+        if (k) e = ij_find_named(f, part, name, k);
+        if (!e) return ij_fail(why, IJ_EDATA, "%.200s: no tensor %s.%s", f->path, part, name);
+        int same = e->rank == shape->rank && e->dtype != IJ_OTHER;
+        for (size_t i = 0; same && i < e->rank; i++) same = e->dim[i] == shape->dim[i] / (i ? 1 : pieces);
+        if (!same)
+            return ij_fail(why, IJ_EDATA, "%.200s: tensor %.90s: %s of %lu numbers, rank %lu, expected %lu numbers, rank %lu", f->path,
+                           e->name, e->type, (unsigned long)e->count, (unsigned long)e->rank,
+                           (unsigned long)(ij_count(shape) / pieces), (unsigned long)shape->rank);
+        if (x) s = ij_file_read(x + k * e->count, f, e, why);
+    }
+    return s;
 }
 
-static ij_status ij_load_all(ij_model *m, const ij_file *f, int read, ij_error *why)
+/* Parameter i's number in the reference's optimizer: four groups, of 2 dimensions and more those of the encoder, those of
+ * the predictor, then the others of each; a position table comes first in group 1 and second in group 2. */
+static size_t ij_state_number(const ij_model *m, size_t i)
+{
+    size_t n = 0;
+    for (size_t k = 0; k < m->params; k++) {
+        const ij_param *a = &m->param[k], *b = &m->param[i];
+        const int ga = 2 * (a->shape.rank < 2) + a->predictor, gb = 2 * (b->shape.rank < 2) + b->predictor;
+        n += ga < gb || (ga == gb && k < i);
+    }
+    return n + (m->param[i].predictor && i == m->encoder_params ? 1 : m->param[i].shape.rank < 2 || m->param[i].predictor ? 2 : 1);
+}
+
+static ij_status ij_load_all(ij_model *m, const ij_file *f, const char *encoder, int read, ij_error *why)
 {
     ij_status s = IJ_OK;
     for (size_t i = 0; i < m->params && !s; i++) {
         const ij_param *p = &m->param[i];
         const size_t o = p->offset;
-        if (!p->predictor) s = ij_load_tensor(read ? m->target + o : NULL, f, "target_encoder", p->name, &p->shape, why);
+        char other[2][48];
+        if (!p->predictor) s = ij_load_tensor(read ? m->target + o : NULL, f, encoder, p->name, NULL, &p->shape, why);
         if (!m->training) continue;
+        for (int k = 0; k < 2; k++)
+            snprintf(other[k], sizeof *other, "opt.state.%lu.exp_avg%s", (unsigned long)ij_state_number(m, i), k ? "_sq" : "");
         const char *part[3] = { "encoder", "opt.m.encoder", "opt.v.encoder" };
         if (p->predictor) part[0] = "predictor", part[1] = "opt.m.predictor", part[2] = "opt.v.predictor";
         real *to[3] = { m->weight + o, m->adam_m + o, m->adam_v + o };
-        for (int k = 0; k < 3 && !s; k++) s = ij_load_tensor(read ? to[k] : NULL, f, part[k], p->name, &p->shape, why);
+        for (int k = 0; k < 3 && !s; k++)
+            s = ij_load_tensor(read ? to[k] : NULL, f, part[k], p->name, k ? other[k - 1] : NULL, &p->shape, why);
     }
     return s;
+}
+
+/* Positions of a Hugging Face file: where they are not the sines and cosines, images must have its size. */
+static ij_status ij_load_positions(ij_model *m, const ij_file *f, ij_error *why)
+{
+    const ij_tensor *pos = &m->file_pos;
+    const ij_tensor shape = { NULL, 3, { 1, pos->dim[0], pos->dim[1], 0 } };
+    double most = 0;
+    const ij_status s = ij_load_tensor(pos->x, f, "encoder", "pos_embed", NULL, &shape, why);
+    for (size_t i = 0; i < ij_count(pos) && !s; i++) {
+        const double d = fabs((double)(pos->x[i] - m->encoder_pos.x[i]));
+        if (!(d <= most)) most = d;
+    }
+    if (!(most <= 1e-4)) m->target_encoder.pos = *pos;
+    return s;
+}
+
+ij_status ij_load_encoder(ij_model *m, const ij_file *f, const char *part, ij_error *why)
+{
+    const char *kind = ij_file_kind(f);
+    if (m->training) return ij_fail(why, IJ_EARG, "%.200s: one encoder does not make a model that trains", f->path);
+    ij_status s = ij_load_all(m, f, part, 0, why);
+    if (!s) s = ij_load_all(m, f, part, 1, why);
+    return !s && kind && *kind == 'H' ? ij_load_positions(m, f, why) : s;
 }
 
 /* m has been initialised with the file's settings. Every shape is checked before the first number is read. */
 ij_status ij_load(ij_model *m, const ij_file *f, ij_error *why)
 {
-    const char *step = ij_file_meta(f, "step"), *rng = ij_file_meta(f, "mask_rng");
-    ij_rng state;
+    const char *kind = ij_file_kind(f), *step = ij_file_meta(f, "step"), *rng = ij_file_meta(f, "mask_rng");
+    ij_rng state = m->mask_rng;
     double steps = 0;
-    ij_status s = ij_load_all(m, f, 0, why);
+    if (!m->training) return ij_load_encoder(m, f, "target_encoder", why);
+    ij_status s = ij_load_all(m, f, "target_encoder", 0, why);
     if (s) return s;
-    if (m->training) {
-        if (!step || sscanf(step, "%lf", &steps) != 1 || !(steps >= 0 && steps < 9e15))
-            return ij_fail(why, IJ_EDATA, "%.200s: metadata: step is %.40s, expected a number", f->path, step ? step : "absent");
+    if (kind && *kind == 'r') {                         /* the reference counts updates beside each parameter's moments */
+        const ij_entry *e = ij_file_find(f, "opt.state.1.step");
+        if (!e || e->count != 1) return ij_fail(why, IJ_EDATA, "%.200s: no tensor opt.state.1.step of one number", f->path);
+        if ((s = ij_file_read_f64(&steps, f, e, why)) != IJ_OK) return s;
+    } else {
+        if (!step || sscanf(step, "%lf", &steps) != 1) steps = -1;
         for (size_t i = 0; i < 625; i++) {
             unsigned long word = 0;
             if (!rng || strlen(rng) != 625 * 8 || sscanf(rng + 8 * i, "%8lx", &word) != 1 || (i == 624 && word > 624))
@@ -4031,11 +4279,68 @@ ij_status ij_load(ij_model *m, const ij_file *f, ij_error *why)
             if (i < 624) state.state[i] = (uint32_t)word;
             else state.at = (uint32_t)word;
         }
-        m->mask_rng = state;
-        m->step = (uint64_t)steps;
-        m->micro = m->step * m->config.accumulate;
     }
-    return ij_load_all(m, f, 1, why);
+    if (!(steps >= 0 && steps < 9e15))
+        return ij_fail(why, IJ_EDATA, "%.200s: step is %.40s, expected a number", f->path, step ? step : "absent");
+    m->mask_rng = state;
+    m->step = (uint64_t)steps;
+    m->micro = m->step * m->config.accumulate;
+    return ij_load_all(m, f, "target_encoder", 1, why);
+}
+
+/* The encoder's tensors as Hugging Face calls them; q, k and v are thirds of one of ours, so nothing is copied. */
+static void ij_export_items(ij_item *item, ij_long_name *to, const ij_model *m)
+{
+    const ij_tensor *pos = m->target_encoder.pos.x ? &m->target_encoder.pos : &m->encoder_pos;
+    const ij_tensor pos_shape = { NULL, 3, { 1, pos->dim[0], pos->dim[1], 0 } };
+    for (size_t i = 0; i <= m->encoder_params; i++) {
+        const ij_param *p = i < m->encoder_params ? &m->param[i] : NULL;
+        const ij_tensor *shape = p ? &p->shape : &pos_shape;
+        const size_t pieces = p && strstr(p->name, "qkv") ? 3 : 1, count = ij_count(shape) / pieces;
+        for (size_t k = 0; k < pieces; k++, item++, to++) {
+            const ij_item next = { to->name, sizeof(real) == 8 ? IJ_F64 : IJ_F32, shape->rank, { 0 },
+                                   (p ? m->target + p->offset : pos->x) + k * count };
+            *item = next;
+            for (size_t j = 0; j < shape->rank; j++) item->dim[j] = shape->dim[j] / (j ? 1 : pieces);
+            ij_hf_name(to->name, p ? p->name : "pos_embed", k, 0);
+        }
+    }
+}
+
+static size_t ij_export_count(const ij_model *m) { return m->encoder_params + 1 + 4 * m->config.depth; }
+size_t ij_export_size(const ij_model *m) { return ij_export_count(m) * (sizeof(ij_item) + sizeof(ij_long_name)); }
+
+ij_status ij_export(const ij_model *m, const char *folder, void *work, size_t size, ij_error *why)
+{
+    const ij_config *c = &m->config;
+    const unsigned long h = (unsigned long)c->crop_size[0], w = (unsigned long)c->crop_size[1];
+    ij_item *item = work;
+    const size_t items = ij_export_count(m);
+    char path[2][1024];
+    if (size < ij_export_size(m))
+        return ij_fail(why, IJ_EMEM, "exporting needs %lu bytes, has %lu", (unsigned long)ij_export_size(m), (unsigned long)size);
+    if (snprintf(path[0], 1000, "%s/", folder) >= 1000) return ij_fail(why, IJ_EARG, "%.200s...: the path is too long", folder);
+    ij_export_items(item, (ij_long_name *)(void *)(item + items), m);
+    for (int i = 0; i < 2; i++) {
+        ij_beside(path[1], path[0], i ? "preprocessor_config.json" : "config.json", why);
+        ij_writer o = { fopen(path[1], "w"), 0, 0 };
+        if (!o.f) return ij_fail(why, IJ_EFILE, "%.200s: %s", path[1], strerror(errno));
+        if (i == 0) ij_put(&o, "{\"model_type\": \"ijepa\", \"architectures\": [\"IJepaModel\"], \"hidden_size\": %lu, "
+            "\"num_hidden_layers\": %lu, \"num_attention_heads\": %lu,\n \"intermediate_size\": %lu, \"hidden_act\": \"gelu\", "
+            "\"layer_norm_eps\": 1e-06, \"image_size\": ", (unsigned long)c->embed_dim, (unsigned long)c->depth,
+            (unsigned long)c->num_heads, (unsigned long)ij_hidden(c));
+        if (i == 0) ij_put(&o, h == w ? "%lu" : "[%lu, %lu]", h, w);
+        if (i == 0) ij_put(&o, ", \"patch_size\": %lu, \"num_channels\": 3,\n \"qkv_bias\": true, \"dtype\": \"float%d\"}\n",
+            (unsigned long)c->patch_size, (int)(8 * sizeof(real)));
+        else ij_put(&o, "{\"image_processor_type\": \"ViTImageProcessor\", \"do_resize\": true, \"size\": {\"height\": %lu, \"width\": %lu}, "
+            "\"resample\": 2,\n \"do_rescale\": true, \"rescale_factor\": 0.00392156862745098, \"do_normalize\": true,\n "
+            "\"image_mean\": [%.9g, %.9g, %.9g], \"image_std\": [%.9g, %.9g, %.9g]}\n", h, w, c->mean[0], c->mean[1], c->mean[2],
+            c->std[0], c->std[1], c->std[2]);
+        const int bad = ferror(o.f);
+        if (fclose(o.f) || bad) return ij_fail(why, IJ_EFILE, "%.200s: cannot be written: %s", path[1], strerror(errno));
+    }
+    ij_beside(path[1], path[0], "model.safetensors", why);
+    return ij_file_write(path[1], item, items, NULL, 0, why);
 }
 
 /* ---- evaluation --------------------------------------------------------------------------------------------------
@@ -4606,18 +4911,19 @@ static const struct { const char *name, *help, *settings; } ij_preset[] = {
 enum { IJ_PRESETS = sizeof ij_preset / sizeof *ij_preset };
 
 typedef struct {
-    const char *command, *what, *data, *test, *out, *model, *preset, *config;
-    size_t threads, images, context_tokens, target_tokens, targets, repeat;
-    int json, resume, dry_run, tokens, profile, help, configured, picked;
+    const char *command, *what, *data, *test, *out, *model, *preset, *config, *hf, *encoder, *dump;
+    size_t threads, images, layer, context_tokens, target_tokens, targets, repeat;
+    int json, resume, dry_run, tokens, last4, keep_going, profile, help, configured, picked;
     ij_config c;
 } ij_options;
 
 enum { IJ_TRAINS = 1, IJ_PROBES = 2, IJ_FEATURES = 4, IJ_MASKS = 8, IJ_RENDERS = 16, IJ_INFOS = 32, IJ_BENCHES = 64,
-       IJ_CHECKS = 128 };
+       IJ_CHECKS = 128, IJ_EXPORTS = 256 };
 static const struct { const char *name; int bit; const char *use, *help; } ij_command[] = {
     { "train", IJ_TRAINS, "train [--data PATH] --out DIR", "learn from images; writes DIR/latest.safetensors and DIR/log.csv" },
     { "probe", IJ_PROBES, "probe --model FILE [--data PATH]", "k-NN and linear scores: trained, random encoder, raw pixels" },
     { "features", IJ_FEATURES, "features --model FILE --data PATH --out FILE.npy", "one vector per image, as .npy" },
+    { "export", IJ_EXPORTS, "export --model FILE --hf DIR", "a folder that transformers' IJepaModel.from_pretrained loads" },
     { "masks", IJ_MASKS, "masks [--images N]", "draws context and target blocks, with their statistics" },
     { "render", IJ_RENDERS, "render --out DIR [--images N]", "writes the built-in scenes as PPM, with labels.csv" },
     { "info", IJ_INFOS, "info [FILE]", "settings and tensors of a file; without one, of this build" },
@@ -4632,7 +4938,11 @@ static const struct { const char *name; int commands; size_t offset; char kind; 
     { "test", IJ_TRAINS | IJ_PROBES, offsetof(ij_options, test), 's', "images to be scored on, if not beside the data" },
     { "out", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_RENDERS, offsetof(ij_options, out), 's',
       "where results go (probe: the table as JSON, too)" },
-    { "model", IJ_PROBES | IJ_FEATURES, offsetof(ij_options, model), 's', "a checkpoint (FILE.safetensors, or its folder)" },
+    { "model", IJ_PROBES | IJ_FEATURES | IJ_EXPORTS, offsetof(ij_options, model), 's',
+      "ours, Hugging Face's or a converted one: FILE.safetensors, *.index.json or their folder" },
+    { "encoder", IJ_PROBES | IJ_FEATURES | IJ_EXPORTS, offsetof(ij_options, encoder), 's',
+      "target (default, what the paper evaluates) or context" },
+    { "hf", IJ_EXPORTS, offsetof(ij_options, hf), 's', "the folder to write" },
     { "preset", IJ_CONFIGURED, offsetof(ij_options, preset), 's', "settings to start from: below; train takes one that fits the data" },
     { "config", IJ_CONFIGURED, offsetof(ij_options, config), 's', "settings from a file: key = value, or the reference's YAML" },
     { "threads", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_BENCHES, offsetof(ij_options, threads), 'n',
@@ -4645,10 +4955,14 @@ static const struct { const char *name; int commands; size_t offset; char kind; 
     { "repeat", IJ_BENCHES, offsetof(ij_options, repeat), 'n', "timed repetitions" },
     { "profile", IJ_BENCHES, offsetof(ij_options, profile), 'f', "step: arithmetic, bytes and time of each part, one thread" },
     { "tokens", IJ_FEATURES, offsetof(ij_options, tokens), 'f', "every patch [n,N,D] instead of the mean [n,D]" },
+    { "layer", IJ_FEATURES, offsetof(ij_options, layer), 'n', "output of block N, through the last norm; 0: of all" },
+    { "last4", IJ_FEATURES, offsetof(ij_options, last4), 'f', "the last four blocks side by side [n,4D]" },
     { "json", IJ_PROBES | IJ_BENCHES, offsetof(ij_options, json), 'f', "one JSON object a line" },
+    { "dump", IJ_TRAINS, offsetof(ij_options, dump), 's', "a folder for the first update's images, masks, activations, gradients" },
+    { "keep_going", IJ_TRAINS, offsetof(ij_options, keep_going), 'f', "a checkpoint that cannot be written is no reason to stop" },
     { "resume", IJ_TRAINS, offsetof(ij_options, resume), 'f', "go on from DIR/latest.safetensors" },
     { "dry-run", IJ_TRAINS, offsetof(ij_options, dry_run), 'f', "print size, work, memory and time, then stop" },
-    { "help", 255, offsetof(ij_options, help), 'f', "this text" },
+    { "help", 511, offsetof(ij_options, help), 'f', "this text" },
 };
 enum { IJ_OPTIONS = sizeof ij_option / sizeof *ij_option };
 
@@ -4934,6 +5248,25 @@ static void ij_print_config(FILE *f, const ij_config *c)
     }
 }
 
+/* NumPy's format 1.0, in little-endian order; the item's name is the path. */
+static void ij_write_npy(const ij_item *item)
+{
+    char head[256], shape[100] = "";
+    for (size_t i = 0, used = 0; i < item->rank; i++)
+        used += (size_t)snprintf(shape + used, sizeof shape - used, "%lu, ", (unsigned long)item->dim[i]);
+    snprintf(head, sizeof head, "{'descr': '<%c%d', 'fortran_order': False, 'shape': (%s), }", item->dtype < IJ_I64 ? 'f' : 'i',
+             (int)(ij_dtype[item->dtype].bits / 8), shape);
+    size_t n = strlen(head);
+    while ((10 + n + 1) % 64) head[n++] = ' ';
+    head[n++] = '\n';
+    FILE *f = ij_open_or_die(item->name, "wb");
+    const unsigned char start[10] = { 0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (unsigned char)(n & 255), (unsigned char)(n >> 8) };
+    fwrite(start, 1, 10, f);
+    fwrite(head, 1, n, f);
+    ij_put_data(f, item);
+    ij_close_or_die(f, item->name);
+}
+
 static const char ij_log_head[] = "epoch,itr,loss,mask-A,mask-B,time (ms),lr,weight decay,ema,grad norm,feature std\n";
 
 /* The log of a resumed run keeps the lines up to the checkpoint. */
@@ -5037,19 +5370,26 @@ static ij_file ij_open_model(const char *path)
     size_t size;
     char *file = ij_alloc(1100);
     snprintf(file, 1100, "%.1000s", path);
-    if (ij_is_folder(path)) ij_path(file, path, "latest.safetensors");
+    static const char *const usual[3] = { "latest.safetensors", "model.safetensors", "model.safetensors.index.json" };
+    for (size_t i = 0; ij_is_folder(path) && i < 3; i++) {
+        ij_path(file, path, usual[i]);
+        FILE *there = fopen(file, "rb");
+        if (there) { fclose(there); break; }
+        if (i == 2) ij_die(1, "%s: holds no latest.safetensors, model.safetensors or model.safetensors.index.json", path);
+    }
     ij_must(ij_file_size(&size, file, &why), &why);
     ij_must(ij_file_open(&f, ij_alloc(size), size, file, &why), &why);
     return f;
 }
 
-/* The settings of the run in `latest`; those given on the command line must be the same. */
-static void ij_resume_config(ij_file *f, ij_config *c, const char *latest, int given)
+/* The settings of the run in `latest`; those given on the command line must be the same. 0: the file has none. */
+static int ij_resume_config(ij_file *f, ij_config *c, const char *latest, int given)
 {
     ij_error why;
     ij_config saved;
     char a[IJ_TEXT], b[IJ_TEXT];
     *f = ij_open_model(latest);
+    if (ij_file_kind(f) && *ij_file_kind(f) == 'r') return 0;
     ij_must(ij_load_config(&saved, f, &why), &why);
     for (size_t i = 0; given && i < ij_config_settings(); i++) {
         ij_config_text(a, &saved, i), ij_config_text(b, c, i);
@@ -5057,6 +5397,7 @@ static void ij_resume_config(ij_file *f, ij_config *c, const char *latest, int g
             ij_die(1, "%s: the run has %s = %s, asked for is %s", latest, ij_config_name(i), a, b);
     }
     *c = saved;
+    return 1;
 }
 
 /* Every epoch, or tenth of the run. */
@@ -5068,6 +5409,7 @@ typedef struct {
     ij_team team;
     char latest[1100], log_path[1100], health_path[1100];
     FILE *log, *health;
+    const char *dump;
 } ij_run;
 
 static FILE *ij_open_log(char path[1100], const ij_options *o, const char *name, const char *head, uint64_t lines)
@@ -5075,7 +5417,7 @@ static FILE *ij_open_log(char path[1100], const ij_options *o, const char *name,
     ij_path(path, o->out, name);
     if (o->resume) ij_log_cut(path, lines);
     FILE *f = ij_open_or_die(path, o->resume ? "a" : "w");
-    if (!o->resume) fputs(head, f);
+    if (!fseek(f, 0, SEEK_END) && !ftell(f)) fputs(head, f);
     return f;
 }
 
@@ -5093,7 +5435,7 @@ static void ij_train_start(ij_run *t, ij_options *o)
         if (old && !o->resume && !o->dry_run)
             ij_die(1, "%s: a run is there already: --resume goes on with it, or choose another --out", t->latest);
     }
-    if (o->resume) ij_resume_config(&f, c, t->latest, (o->preset && !o->picked) || o->config || o->configured);
+    const int known = o->resume && ij_resume_config(&f, c, t->latest, (o->preset && !o->picked) || o->config || o->configured);
     ij_must(ij_config_check(c, &why), &why);
     t->team = ij_team_start(o->threads);
     t->s = ij_images_open(o->data, IJ_TRAIN_PART, o->test != NULL, c, c->batch_size, &t->team);
@@ -5101,7 +5443,7 @@ static void ij_train_start(ij_run *t, ij_options *o)
     if (!ipe)
         ij_die(1, "%s: %lu images in the training part, fewer than one update's batch_size * accumulate = %lu", o->data,
                (unsigned long)t->s.count, (unsigned long)update);
-    if (o->resume && ipe != c->ipe)
+    if (known && ipe != c->ipe)
         ij_die(1, "%s: %lu updates in an epoch, the run to be resumed has %lu: other images?", o->data, (unsigned long)ipe,
                (unsigned long)c->ipe);
     c->ipe = ipe;
@@ -5120,6 +5462,8 @@ static void ij_train_start(ij_run *t, ij_options *o)
         fprintf(stderr, "resumed at step %lu\n", (unsigned long)t->m.step);
     }
     ij_must(ij_make_folder(o->out, &why), &why);
+    ij_path(t->log_path, o->out, "lock");
+    ij_must(ij_lock(t->log_path, &why), &why);
     ij_print_config(stderr, c);
     ij_path(t->log_path, o->out, "config.txt");
     FILE *out = ij_open_or_die(t->log_path, "w");
@@ -5187,6 +5531,80 @@ static void ij_train_watch(ij_run *t)
     free(work), free(pooled);
 }
 
+static void ij_dump_tensor(const char *folder, const ij_tensor *t, const char *format, ...)
+{
+    char name[90], path[1100];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    ij_path(path, folder, name);
+    ij_item item = { path, sizeof(real) == 8 ? IJ_F64 : IJ_F32, t->rank, { 0 }, t->x };
+    memcpy(item.dim, t->dim, sizeof t->dim);
+    ij_write_npy(&item);
+}
+
+static void ij_dump_stack(const char *folder, const char *part, const ij_stack *s)
+{
+    for (size_t i = 0; i < s->depth; i++) {
+        const ij_block_acts *b = &s->block[i];
+        const struct { const char *name; const ij_tensor *t; } act[] = { { "x", &b->x }, { "norm1", &b->norm1 }, { "kv", &b->kv },
+            { "q", &b->q }, { "heads", &b->heads }, { "y", &b->y }, { "norm2", &b->norm2 }, { "gelu", &b->gelu } };
+        for (size_t k = 0; k < sizeof act / sizeof *act; k++)
+            ij_dump_tensor(folder, act[k].t, "%s.block%lu.%s.npy", part, (unsigned long)i, act[k].name);
+    }
+    ij_dump_tensor(folder, &s->norm, "%s.norm.npy", part);
+}
+
+/* What an update was made of, for looking inside: images [B,3,H,W]; masks, a list in a row, filled up with -1; the
+ * activations of the batch's last part (as ij_block_acts calls them, sequence after sequence), and every gradient. Called
+ * between backward and the optimizer, while the activations are still there. */
+static void ij_dump(void *arg, ij_real *grad, size_t count)
+{
+    ij_run *t = arg;
+    ij_model *m = &t->m;
+    const ij_config *c = &m->config;
+    const char *folder = t->dump;
+    const ij_lists *l[2] = { &m->masks.context, &m->masks.target };
+    const size_t each = ij_part_images(c);
+    const ij_tensor images = { t->s.images, 4, { c->batch_size, 3, c->crop_size[0], c->crop_size[1] } };
+    ij_step s;
+    m->reduce = NULL;                                   /* once */
+    if (!count || ij_step_begin(&s, m, t->s.images, &m->masks, (c->batch_size - 1) / each * each)) return;
+    ij_dump_tensor(folder, &images, "images.npy");
+    for (size_t k = 0; k < 2; k++) {
+        const size_t n = l[k]->lists * l[k]->stride;
+        char path[1100];
+        int32_t *index = ij_alloc(n * sizeof *index);
+        for (size_t i = 0; i < n; i++) index[i] = i % l[k]->stride < l[k]->length[i / l[k]->stride] ? (int32_t)l[k]->index[i] : -1;
+        ij_path(path, folder, k ? "masks.target.npy" : "masks.context.npy");
+        const ij_item item = { path, IJ_I32, 2, { l[k]->lists, l[k]->stride }, index };
+        ij_write_npy(&item);
+        free(index);
+    }
+    ij_dump_tensor(folder, &s.target.stack.norm, "target.norm.npy");
+    ij_dump_stack(folder, "context", &s.context.stack);
+    ij_dump_stack(folder, "predictor", &s.predictor.stack);
+    ij_dump_tensor(folder, &s.predictor.out, "predictor.proj.npy");
+    ij_dump_tensor(folder, &s.loss.want, "targets.npy");
+    for (size_t i = 0; i < m->params; i++) {
+        const ij_param *p = &m->param[i];
+        ij_tensor g = p->shape;
+        g.x = grad + p->offset;
+        ij_dump_tensor(folder, &g, "grad.%s.%s.npy", p->predictor ? "predictor" : "encoder", p->name);
+    }
+}
+
+static void ij_train_save(ij_run *t, const ij_options *o, void *work, size_t size)
+{
+    ij_error why;
+    const int log = fflush(t->log) || fflush(t->health);
+    if (log) ij_fail(&why, IJ_EFILE, "%.300s: cannot be written: %s", t->log_path, strerror(errno));
+    if (!log && !ij_save(&t->m, t->latest, work, size, &why)) return;
+    if (!o->keep_going) ij_die(1, "%s", why.text);
+    fprintf(stderr, "ijepa: %s; training goes on\n", why.text);
+}
+
 static int ij_train(ij_options *o)
 {
     ij_error why;
@@ -5196,6 +5614,7 @@ static int ij_train(ij_options *o)
     ij_train_start(&t, o);
     if (o->dry_run) return 0;
     ij_model *m = &t.m;
+    if ((t.dump = o->dump) != NULL) ij_must(ij_make_folder(o->dump, &why), &why), m->reduce = ij_dump, m->reduce_arg = &t;
     const ij_config *c = &m->config;
     const size_t save_size = ij_save_size(m);
     void *save_work = ij_alloc(save_size);
@@ -5216,9 +5635,7 @@ static int ij_train(ij_options *o)
                 1000 * (ij_seconds() - begin), r.lr, r.weight_decay, r.ema, r.grad_norm, r.feature_std);
         if (done % ij_watch_every(c) == 0 || done == steps) ij_train_watch(&t);
         if (done % c->ipe == 0 && done < steps) {
-            if (fflush(t.log)) ij_die(1, "%s: cannot be written: %s", t.log_path, strerror(errno));
-            if (fflush(t.health)) ij_die(1, "%s: cannot be written: %s", t.health_path, strerror(errno));
-            ij_must(ij_save(m, t.latest, save_work, save_size, &why), &why);
+            ij_train_save(&t, o, save_work, save_size);
         }
         ij_progress(m, &r, start, from, &shown, done == steps || ij_interrupted);
     }
@@ -5231,24 +5648,27 @@ static int ij_train(ij_options *o)
 
 /* ---- features and scores ---- */
 
-static ij_model ij_model_for(const ij_config *c)
+static ij_model ij_model_for(const ij_config *c, int weights)
 {
     ij_error why;
     ij_model m;
     size_t size;
-    ij_must(ij_model_size(&size, c, IJ_INFER, &why), &why);
-    ij_must(ij_model_init(&m, ij_alloc(size), size, c, IJ_INFER, &why), &why);
+    ij_must(ij_model_size(&size, c, weights, &why), &why);
+    ij_must(ij_model_init(&m, ij_alloc(size), size, c, weights, &why), &why);
     return m;
 }
 
-static ij_model ij_trained(const char *path)
+static ij_model ij_trained(const ij_options *o)
 {
     ij_error why;
     ij_config c;
-    ij_file f = ij_open_model(path);
+    const char *encoder = o->encoder ? o->encoder : "target";
+    const int context = !strcmp(encoder, "context");
+    if (!context && strcmp(encoder, "target")) ij_die(2, "--encoder is %s, expected target or context", encoder);
+    ij_file f = ij_open_model(o->model);
     ij_must(ij_load_config(&c, &f, &why), &why);
-    ij_model m = ij_model_for(&c);
-    ij_must(ij_load(&m, &f, &why), &why);
+    ij_model m = ij_model_for(&c, IJ_LOADED);
+    ij_must(ij_load_encoder(&m, &f, context ? "encoder" : "target_encoder", &why), &why);
     ij_file_close(&f);
     return m;
 }
@@ -5355,7 +5775,7 @@ static int ij_probe(const ij_options *o)
     if (!o->model) ij_die(2, "probe needs --model FILE");
     const char *data = o->data ? o->data : "scenes", *test = o->test ? o->test : data;
     const ij_team team = ij_team_start(o->threads);
-    const ij_model trained = ij_trained(o->model), random = ij_model_for(&trained.config);      /* drawn from the run's seed */
+    const ij_model trained = ij_trained(o), random = ij_model_for(&trained.config, IJ_INFER);      /* drawn from the run's seed */
     const ij_config c = trained.config;
     const size_t most = o->images ? o->images : 10000, d = c.embed_dim;
     const size_t pixels = 3 * IJ_MIN(c.crop_size[0], IJ_PIXEL_SIDE) * IJ_MIN(c.crop_size[1], IJ_PIXEL_SIDE);
@@ -5382,49 +5802,48 @@ static int ij_probe(const ij_options *o)
     return 0;
 }
 
-/* NumPy's format 1.0; numbers in little-endian order. */
-static void ij_write_npy(const char *path, const real *x, size_t rank, const size_t dim[3])
-{
-    char head[160], shape[80] = "";
-    size_t count = 1, used = 0;
-    for (size_t i = 0; i < rank; i++) {
-        count *= dim[i];
-        used += (size_t)snprintf(shape + used, sizeof shape - used, "%lu, ", (unsigned long)dim[i]);
-    }
-    snprintf(head, sizeof head, "{'descr': '<f%d', 'fortran_order': False, 'shape': (%s), }", (int)sizeof(real), shape);
-    size_t n = strlen(head);
-    while ((10 + n + 1) % 64) head[n++] = ' ';
-    head[n++] = '\n';
-    FILE *f = ij_open_or_die(path, "wb");
-    const unsigned char start[10] = { 0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (unsigned char)(n & 255), (unsigned char)(n >> 8) };
-    fwrite(start, 1, 10, f);
-    fwrite(head, 1, n, f);
-    for (size_t i = 0; i < count; i++) {
-        unsigned char byte[sizeof(real)];
-#ifdef IJEPA_DOUBLE
-        uint64_t bits;
-#else
-        uint32_t bits;
-#endif
-        memcpy(&bits, &x[i], sizeof bits);
-        for (size_t k = 0; k < sizeof bits; k++) byte[k] = (unsigned char)(bits >> 8 * k & 255);
-        fwrite(byte, 1, sizeof byte, f);
-    }
-    ij_close_or_die(f, path);
-}
-
 static int ij_features_command(const ij_options *o)
 {
     if (!o->model || !o->out) ij_die(2, "features needs --model FILE and --out FILE.npy");
     const ij_team team = ij_team_start(o->threads);
-    const ij_model m = ij_trained(o->model);
+    ij_model m = ij_trained(o);
     const ij_config c = m.config;
-    const size_t n = (c.crop_size[0] / c.patch_size) * (c.crop_size[1] / c.patch_size);
-    const ij_features f = ij_features_of(o->data ? o->data : "scenes", IJ_TRAIN_PART, 1, &m, NULL, 0, o->images,
-                                         o->tokens ? n : 0, &team);
-    const size_t pooled[3] = { f.n, c.embed_dim, 0 }, tokens[3] = { f.n, n, c.embed_dim };
-    ij_write_npy(o->out, f.trained, o->tokens ? 3 : 2, o->tokens ? tokens : pooled);
+    const size_t n = (c.crop_size[0] / c.patch_size) * (c.crop_size[1] / c.patch_size), d = c.embed_dim, layers = o->last4 ? 4 : 1;
+    const size_t last = o->layer ? o->layer : c.depth, length = strlen(o->out);
+    if (last > c.depth || last < layers || (o->last4 && o->tokens))
+        ij_die(2, "--layer %lu%s: the encoder has %lu blocks%s", (unsigned long)last, o->last4 ? " --last4" : "", (unsigned long)c.depth,
+               o->last4 ? ", and --last4 takes means, not --tokens" : "");
+    ij_features f;
+    real *all = NULL;
+    for (size_t k = 0; k < layers; k++) {               /* an encoder of fewer blocks gives the output of a lower one */
+        m.target_encoder.depth = last + 1 + k - layers;
+        f = ij_features_of(o->data ? o->data : "scenes", IJ_TRAIN_PART, 1, &m, NULL, 0, o->images, o->tokens ? n : 0, &team);
+        if (layers > 1 && !all) all = ij_alloc(ij_mul(ij_mul(f.n, layers * d), sizeof(real)));
+        for (size_t i = 0; all && i < f.n; i++) memcpy(all + (i * layers + k) * d, f.trained + i * d, d * sizeof(real));
+    }
+    const int type = sizeof(real) == 8 ? IJ_F64 : IJ_F32;
+    const ij_item pooled = { o->out, type, 2, { f.n, layers * d }, all ? all : f.trained }, tokens = { o->out, type, 3, { f.n, n, d }, f.trained };
+    ij_write_npy(o->tokens ? &tokens : &pooled);
     fprintf(stderr, "%s: %lu images\n", o->out, (unsigned long)f.n);
+    if (!f.tasks) return 0;
+    char path[1100];
+    int32_t *label = ij_alloc(f.n * f.tasks * sizeof *label);
+    for (size_t i = 0; i < f.n * f.tasks; i++) label[i] = f.label[i % f.tasks][i / f.tasks];
+    snprintf(path, sizeof path, "%.*s.labels.npy", (int)(length > 4 && !strcmp(o->out + length - 4, ".npy") ? length - 4 : length), o->out);
+    const ij_item labels = { path, IJ_I32, f.tasks > 1 ? 2 : 1, { f.n, f.tasks }, label };
+    ij_write_npy(&labels);
+    fprintf(stderr, "%s: their labels\n", path);
+    return 0;
+}
+
+static int ij_export_command(const ij_options *o)
+{
+    ij_error why;
+    if (!o->model || !o->hf) ij_die(2, "export needs --model FILE and --hf DIR");
+    const ij_model m = ij_trained(o);
+    ij_must(ij_make_folder(o->hf, &why), &why);
+    ij_must(ij_export(&m, o->hf, ij_alloc(ij_export_size(&m)), ij_export_size(&m), &why), &why);
+    fprintf(stderr, "%s: model.safetensors, config.json, preprocessor_config.json\n", o->hf);
     return 0;
 }
 
@@ -5528,7 +5947,14 @@ static int ij_info(const ij_options *o)
         printf("]\n");
         total += (double)e->count;
     }
-    printf("%lu tensors, %.0f numbers\n", (unsigned long)f.entries, total);
+    const char *kind = ij_file_kind(&f) ? ij_file_kind(&f) : "unknown";
+    const char *const part[4][2] = { { "target_encoder", "norm.weight" }, { "encoder", "norm.weight" },
+                                     { "predictor", "predictor_norm.weight" }, { "opt.m.encoder", "norm.weight" } };
+    printf("%lu tensors, %.0f numbers. Layout: %s. Holds%s", (unsigned long)f.entries, total, kind, *kind == 'H' ? " one encoder" : ":");
+    for (int i = 0; i < 4 && *kind != 'H'; i++)
+        if (ij_find_named(&f, part[i][0], part[i][1], 0) || (i == 3 && ij_file_find(&f, "opt.state.1.exp_avg")))
+            printf(" %s", i == 3 ? "optimizer" : part[i][0]);
+    printf("\n");
     ij_file_close(&f);
     return 0;
 }
@@ -5938,6 +6364,7 @@ static int ij_main(int argc, char **argv)
     case IJ_TRAINS: code = ij_train(&o); break;
     case IJ_PROBES: code = ij_probe(&o); break;
     case IJ_FEATURES: code = ij_features_command(&o); break;
+    case IJ_EXPORTS: code = ij_export_command(&o); break;
     case IJ_MASKS: code = ij_masks_command(&o); break;
     case IJ_RENDERS: code = ij_render(&o); break;
     case IJ_INFOS: code = ij_info(&o); break;

@@ -167,6 +167,7 @@ typedef struct {                   /* one transformer block: shapes in ijepa.c, 
 } ij_block;
 typedef struct {                   /* VisionTransformer */
     size_t depth, heads, patch;
+    ij_tensor pos;                 /* [N,D] of a file that has its own; x is NULL: sines and cosines */
     ij_tensor patch_w, patch_b;    /* [D,3,p,p] [D] */
     ij_block *block;
     ij_tensor norm_w, norm_b;      /* [D] */
@@ -186,11 +187,11 @@ typedef struct {                   /* one row of the parameter table */
     int predictor;                 /* 0: encoder, 1: predictor */
 } ij_param;
 
-enum { IJ_INFER = 0, IJ_TRAIN = 1 };
+enum { IJ_INFER, IJ_TRAIN, IJ_LOADED };  /* LOADED: as INFER, but without first weights, for a file's to come */
 
 typedef struct {
     ij_config config;
-    int training;                  /* IJ_INFER: only `target` is there */
+    int training;                  /* 0: only `target` is there */
     ij_param *param; size_t params;            /* the table; the encoder's rows come first */
     size_t encoder_params, encoder_size, size; /* rows and numbers: encoder, encoder + predictor */
     ij_real *weight, *grad, *adam_m, *adam_v;  /* [size] each */
@@ -198,6 +199,7 @@ typedef struct {
     ij_encoder encoder, encoder_grad, target_encoder;      /* the same numbers by name */
     ij_predictor predictor, predictor_grad;
     ij_tensor encoder_pos, predictor_pos;      /* [N,D] [N,P], fixed */
+    ij_tensor file_pos;            /* [N,D] room for those of a Hugging Face file */
     ij_masks masks;                /* room for one batch */
     ij_rng mask_rng;
     uint64_t step, micro;          /* updates done; forward passes done */
@@ -282,14 +284,17 @@ typedef struct {
     const char *name, *type;       /* "encoder.norm.weight", "F32" */
     int dtype;
     size_t rank, dim[8], count;
-    uint64_t begin, end;           /* bytes, from the start of the data */
+    uint64_t begin, end;           /* bytes, from the start of its shard's data */
+    size_t shard;
 } ij_entry;
+enum { IJ_SHARDS = 64 };
 typedef struct {
-    const char *path;
-    void *stream;
-    uint64_t data;                 /* offset of the data in the file */
+    const char *path;              /* FILE.safetensors, or FILE.safetensors.index.json: all its shards as one */
+    struct { char name[64]; void *stream; uint64_t header, data; } shard[IJ_SHARDS];     /* data: its offset */
+    size_t shards;
     ij_entry *entry; size_t entries;
     const char **meta; size_t metas;       /* key, value, key, value, ... */
+    size_t heads;                  /* of a config.json beside it; 0: none */
 } ij_file;
 ij_status ij_file_size(size_t *size, const char *path, ij_error *why);
 ij_status ij_file_open(ij_file *f, void *mem, size_t size, const char *path, ij_error *why);
@@ -304,12 +309,23 @@ typedef struct { const char *name; int dtype; size_t rank, dim[8]; const void *d
 ij_status ij_file_write(const char *path, const ij_item *item, size_t items, const char *const *meta, size_t metas,
                         ij_error *why);
 
-/* A checkpoint holds encoder.*, target_encoder.*, predictor.*, opt.m.*, opt.v.* and all settings; of an IJ_INFER model
- * only target_encoder.*. To open one: ij_file_open, ij_load_config, ij_model_init, ij_load. */
+/* A checkpoint holds encoder.*, target_encoder.*, predictor.*, opt.m.*, opt.v.* and all settings; of a model that does
+ * not train only target_encoder.*. To open one: ij_file_open, ij_load_config, ij_model_init, ij_load.
+ * Two more kinds are read. Hugging Face's IJepaModel and IJepaForImageClassification (one encoder; F32, F16, BF16):
+ * sizes from the tensors, heads from config.json. The reference's checkpoints (.pth.tar), converted as README says:
+ * names with or without "module."; heads as published for the width; step and moments from opt.state.N, N counting
+ * through the reference's four parameter groups, so that training goes on. */
 size_t ij_save_size(const ij_model *m);
 ij_status ij_save(const ij_model *m, const char *path, void *work, size_t size, ij_error *why);
-ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why);
+const char *ij_file_kind(const ij_file *f);             /* "ijepa", "Hugging Face", "reference"; NULL: none of them */
+ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why);       /* of the latter two only the sizes */
 ij_status ij_load(ij_model *m, const ij_file *f, ij_error *why);
+/* One of the file's encoders, "target_encoder" or "encoder", into the target encoder of a model that does not train. */
+ij_status ij_load_encoder(ij_model *m, const ij_file *f, const char *part, ij_error *why);
+/* Folder (it must be there) for transformers' IJepaModel.from_pretrained: model.safetensors, config.json,
+ * preprocessor_config.json, of the target encoder. */
+size_t ij_export_size(const ij_model *m);
+ij_status ij_export(const ij_model *m, const char *folder, void *work, size_t size, ij_error *why);
 
 /* ---------------------------------------------------- is it learning? ----
  * What the model makes of images [B,3,H,W], B >= 2, without changing it: pooled [B,D] target features, and of the

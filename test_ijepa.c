@@ -6,12 +6,38 @@
  *
  * Exit 0 if all passed. Bounds come from the golden files' own documentation (data/golden/README.md): worst of three
  * evaluations by other programs, with a margin of three or so.                                                       */
+#if !defined(_POSIX_C_SOURCE)
+#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE
+#endif
+#include <stdio.h>
+#include <unistd.h>
+
+/* What writes a file, made to fail at its n-th call: */
+static long fail_at = -1;
+static int failing(void) { return fail_at >= 0 && fail_at-- == 0; }
+static int short_write;
+#define fopen(path, mode) (failing() ? NULL : fopen(path, mode))
+#define fwrite(x, size, n, f) (failing() ? (short_write = 1, (size_t)0) : fwrite(x, size, n, f))
+#define ferror(f) (short_write || ferror(f))
+#define fflush(f) (failing() ? EOF : fflush(f))
+#define fsync(f) (failing() ? -1 : fsync(f))
+#define fclose(f) (failing() ? (fclose(f), EOF) : fclose(f))
+#define rename(a, b) (failing() ? -1 : rename(a, b))
 #include "ijepa.c"
+#undef fopen
+#undef fwrite
+#undef ferror
+#undef fflush
+#undef fsync
+#undef fclose
+#undef rename
 
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/types.h>
-#include <unistd.h>
 
 static size_t failed_checks;
 
@@ -1224,6 +1250,107 @@ static void test_checkpoint_refuses(void)
     free(mem), free(work);
 }
 
+/* The features of an image by an encoder. */
+static void features_by(real *to, const ij_encoder *e, const ij_config *c)
+{
+    ij_error why;
+    size_t size;
+    const size_t h = c->crop_size[0], w = c->crop_size[1];
+    uint64_t state = 5;
+    real *image = need(3 * h * w * sizeof *image);
+    for (size_t i = 0; i < 3 * h * w; i++) image[i] = (real)random_unit(&state);
+    CHECK(!ij_encode_size(&size, c, 1, h, w, &why), "%s", why.text);
+    void *work = need(size);
+    CHECK(!ij_encode(NULL, to, e, image, 1, h, w, work, size, NULL), "encode failed");
+    free(image), free(work);
+}
+
+/* A file's encoder, in a model that does not train, has the features of the model that was saved: ours, exported to
+ * Hugging Face's layout, and under the reference's names. */
+static void test_checkpoint_encoders(void)
+{
+    ij_config c = small_config(), read;
+    ij_error why;
+    ij_model m, copy;
+    size_t size, table_size;
+    c.crop_size[1] = 24;
+    void *mem = start_model(&m, &c, &size), *work = need(ij_save_size(&m) + ij_export_size(&m));
+    train_some(&m, 3);
+    CHECK(!ij_save(&m, scratch("whole.safetensors"), work, ij_save_size(&m), &why), "%s", why.text);
+    mkdir(scratch("hf"), 0700);
+    CHECK(ij_export(&m, scratch("hf"), work, ij_export_size(&m) - 1, &why) == IJ_EMEM, "too little memory");
+    CHECK(ij_export(&m, scratch("absent"), work, ij_export_size(&m), &why) == IJ_EFILE, "an absent folder");
+    CHECK(!ij_export(&m, scratch("hf"), work, ij_export_size(&m), &why), "%s", why.text);
+    static const char *const file[3] = { "whole.safetensors", "whole.safetensors", "hf/model.safetensors" };
+    for (int i = 0; i < 6; i++) {
+        real want[24], got[24];
+        ij_file f;
+        features_by(want, i / 2 == 1 ? &m.encoder : &m.target_encoder, &c);
+        CHECK(!ij_file_size(&table_size, scratch(file[i / 2]), &why), "%s", why.text);
+        void *table = need(table_size);
+        CHECK(!ij_file_open(&f, table, table_size, scratch(file[i / 2]), &why), "%s", why.text);
+        CHECK(!strcmp(ij_file_kind(&f), i / 2 < 2 ? "ijepa" : "Hugging Face"), "%s", ij_file_kind(&f));
+        CHECK(!ij_load_config(&read, &f, &why), "%s", why.text);
+        CHECK(read.depth == 2 && read.num_heads == 2 && read.patch_size == 4 && ij_hidden(&read) == 96, "sizes");
+        const int how = i % 2 ? IJ_LOADED : IJ_INFER;
+        CHECK(!ij_model_size(&size, &read, how, &why), "%s", why.text);
+        void *room = need(size);
+        memset(room, 0x5a, size);
+        CHECK(!ij_model_init(&copy, room, size, &read, how, &why), "%s", why.text);
+        const ij_status s = i == 0 ? ij_load(&copy, &f, &why) : ij_load_encoder(&copy, &f, i / 2 == 1 ? "encoder" : "target_encoder", &why);
+        CHECK(!s, "%s", why.text);
+        CHECK(!copy.target_encoder.pos.x, "the positions are taken for others than sines and cosines");
+        features_by(got, &copy.target_encoder, &read);
+        CHECK(!memcmp(want, got, sizeof want), "case %d: other features", i);
+        ij_file_close(&f);
+        free(table), free(room);
+    }
+    free(mem), free(work);
+}
+
+/* Each call that a save makes fails in turn, then the disk is full at each of many bytes: the old file stays whole, and
+ * opens, and nothing lies beside it. */
+static void test_save_failing_everywhere(void)
+{
+    const ij_config c = small_config();
+    static char before[1 << 21], after[1 << 21];
+    ij_error why;
+    ij_model m;
+    size_t size;
+    void *mem = start_model(&m, &c, &size), *work = need(ij_save_size(&m));
+    train_some(&m, 1);
+    const char *path = scratch("steady.safetensors"), *aside = scratch("steady.safetensors.tmp");
+    CHECK(!ij_save(&m, path, work, ij_save_size(&m), &why), "%s", why.text);
+    const size_t n = read_file(path, before, sizeof before);
+    train_some(&m, 1);
+    struct rlimit old, less;
+    getrlimit(RLIMIT_FSIZE, &old);
+    signal(SIGXFSZ, SIG_IGN);
+    long calls = 0;
+    for (size_t limit = 0; limit < n; calls < 0 ? limit += n / 97 : 0) {
+        less = old, less.rlim_cur = limit;
+        if (calls >= 0) fail_at = calls++;
+        else setrlimit(RLIMIT_FSIZE, &less);
+        why.text[0] = 0;
+        const ij_status s = ij_save(&m, path, work, ij_save_size(&m), &why);
+        const int reached = fail_at < 0;
+        setrlimit(RLIMIT_FSIZE, &old), fail_at = -1, short_write = 0;
+        if (calls >= 0 && !reached) {                   /* every call had its turn; that save was whole: again the old one */
+            CHECK(!s && calls > 200, "%ld calls; %s", calls, why.text);
+            calls = -1, write_file(path, before, n);
+            continue;
+        }
+        const int last = calls > 0 && s == IJ_OK;       /* flushing the folder comes after all is done */
+        CHECK(last || (s == IJ_EFILE && strstr(why.text, "steady")), "call %ld, byte %lu: status %d %s", calls, (unsigned long)limit, (int)s, why.text);
+        CHECK(last || (read_file(path, after, sizeof after) == n && !memcmp(before, after, n)), "call %ld, byte %lu: the old file changed", calls, (unsigned long)limit);
+        if (last) write_file(path, before, n);
+        CHECK(access(aside, F_OK), "call %ld, byte %lu: %s remains", calls, (unsigned long)limit, aside);
+    }
+    CHECK(calls < 0, "the calls did not end");
+    signal(SIGXFSZ, SIG_DFL);
+    free(mem), free(work);
+}
+
 /* ---- documentation ---- */
 
 static void test_readme_names_exist(void)
@@ -1860,7 +1987,7 @@ static void test_safetensors_roundtrip(void)
     const ij_status s = ij_file_write(path, item, 35, meta, 2, &why);
     CHECK(!s, "%s", why.text);
     if (s || st_open(&f, &mem, path, &why)) { CHECK(0, "%s", why.text); return; }
-    CHECK(f.entries == 35 && f.metas == 3 && f.data % 8 == 0, "%lu tensors, %lu metadata", (unsigned long)f.entries,
+    CHECK(f.entries == 35 && f.metas == 3 && f.shard[0].data % 8 == 0, "%lu tensors, %lu metadata", (unsigned long)f.entries,
           (unsigned long)f.metas);
     CHECK(!strcmp(f.meta[0], "format") && !strcmp(f.meta[1], "pt"), "format: pt comes first");
     CHECK(!strcmp(ij_file_meta(&f, "step"), "12") && !*ij_file_meta(&f, "note") && !ij_file_meta(&f, "Step"), "metadata");
@@ -1992,7 +2119,7 @@ static void test_safetensors_flipped(void)
         const ij_status s = st_open(&f, &mem, path, &why);
         if (!s) {
             accepted++;
-            CHECK(st_tiles(&f, sizeof b - f.data), "bytes %lu, %lu: accepted, but no tiling", (unsigned long)at[0], (unsigned long)at[1]);
+            CHECK(st_tiles(&f, sizeof b - f.shard[0].data), "bytes %lu, %lu: accepted, but no tiling", (unsigned long)at[0], (unsigned long)at[1]);
             for (size_t k = 0; k < f.entries; k++) {
                 double x[ST_DATA];
                 const ij_status r = ij_file_read_f64(x, &f, &f.entry[k], &why);
@@ -2235,7 +2362,7 @@ static void test_safetensors_ladder(void)
         const ij_status s = ij_file_open(&f, mem, size, path, &why);
         CHECK(s == (size < need ? IJ_EMEM : IJ_OK), "%lu of %lu bytes: status %d", (unsigned long)size, (unsigned long)need, (int)s);
         if (!s) ij_file_close(&f);
-        else CHECK(strstr(why.text, path) && !f.stream, "%s", why.text);
+        else CHECK(strstr(why.text, path) && !f.shards, "%s", why.text);
         free(mem);
     }
 }
@@ -2293,6 +2420,34 @@ static void test_safetensors_large(void)
     }
     remove(path);
 #endif
+}
+
+/* An index: what it must say, and what is not believed. */
+static void test_safetensors_shards(void)
+{
+    static const float x[2] = { 1, 2 };
+    static const struct { const char *index, *says; } bad[] = {
+        { "{}", "names no .safetensors" }, { "{\"weight_map\": {\"a\": \"absent.safetensors\"}}", "absent.safetensors: cannot be read" },
+        { "{\"weight_map\": {\"a\": \"one.safetensors\", \"b\": \"one.safetensors\"}}", "\"b\" is not in one.safetensors" },
+        { "{\"weight_map\": {\"a\": \"../one.safetensors\"}}", "expected a name" }, { "{\"a\\u0041\": 1}", "plain strings" },
+        { "{\"weight_map\": {\"a\": \"one.safetensors", "plain strings" } };
+    const char *path = scratch("m.safetensors.index.json");
+    const ij_item a = { "a", IJ_F32, 1, { 2 }, x }, b = { "b", IJ_F32, 0, { 0 }, x + 1 };
+    ij_error why;
+    ij_file f;
+    void *mem;
+    real got[2] = { 0, 0 };
+    CHECK(!ij_file_write(scratch("one.safetensors"), &a, 1, NULL, 0, &why), "%s", why.text);
+    CHECK(!ij_file_write(scratch("two.safetensors"), &b, 1, NULL, 0, &why), "%s", why.text);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        write_file(path, bad[i].index, strlen(bad[i].index));
+        CHECK(st_open(&f, &mem, path, &why) != IJ_OK && strstr(why.text, bad[i].says), "%s: %s", bad[i].index, why.text);
+    }
+    const char good[] = "{\"metadata\": {\"total_size\": 12}, \"weight_map\": {\"a\": \"one.safetensors\", \"b\": \"two.safetensors\"}}";
+    write_file(path, good, sizeof good - 1);
+    CHECK(!st_open(&f, &mem, path, &why), "%s", why.text);
+    CHECK(f.entries == 2 && f.shards == 2 && !ij_file_read(got, &f, ij_file_find(&f, "b"), &why) && (double)got[0] > 1.5, "b is %g", (double)got[0]);
+    ij_file_close(&f), free(mem);
 }
 
 /* A failed write: the old file as it was, and nothing aside. */
@@ -2953,7 +3108,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(golden_a), TEST(golden_b), TEST(gradient_check), TEST(matmul_equals_naive), TEST(exp_and_normal),
     TEST(golden_masks), TEST(golden_random), TEST(golden_positions), TEST(golden_schedules), TEST(masks_paper_mode),
     TEST(masks_impossible), TEST(model_every_parameter_moves), TEST(model_threads_same_bytes),
-    TEST(model_resume_same_bytes), TEST(model_memory_ladder), TEST(model_sizes), TEST(model_bad_settings),
+    TEST(model_resume_same_bytes), TEST(checkpoint_encoders), TEST(save_failing_everywhere), TEST(model_memory_ladder), TEST(model_sizes), TEST(model_bad_settings),
     TEST(model_not_finite), TEST(model_accumulates_and_clips), TEST(model_parts), TEST(encode_other_sizes),
     TEST(encode_one_image_shared), TEST(init_statistics),
     TEST(settings_round_trip), TEST(settings_bad_values), TEST(settings_files), TEST(checkpoint_refuses),
@@ -2962,7 +3117,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(data_scenes_kept), TEST(safetensors_roundtrip), TEST(safetensors_text), TEST(safetensors_cut),
     TEST(safetensors_flipped), TEST(safetensors_hostile), TEST(safetensors_accepts), TEST(safetensors_capacity),
     TEST(safetensors_half), TEST(safetensors_numbers), TEST(safetensors_ladder), TEST(safetensors_changed),
-    TEST(safetensors_large), TEST(safetensors_write_fails), TEST(file_round_trip), TEST(file_hostile),
+    TEST(safetensors_large), TEST(safetensors_write_fails), TEST(safetensors_shards), TEST(file_round_trip), TEST(file_hostile),
     TEST(file_halves), TEST(file_failed_write), TEST(standardise_by_hand), TEST(standardise_moments),
     TEST(watch_equals_definition),
     TEST(targets_average_layers), TEST(vicreg_equals_definition), TEST(rankme_by_hand), TEST(knn_by_hand), TEST(knn_equals_definition),

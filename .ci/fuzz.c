@@ -1,0 +1,119 @@
+/* fuzz.c - libFuzzer over every reader: clang -fsanitize=fuzzer,address,undefined -DREADER=N, N in the order below.
+ * The bytes become a file in /dev/shm, and the reader gets its path, as in life. */
+#include "../ijepa.c"
+#include <sys/stat.h>
+
+enum { SAFETENSORS, JSON, INDEX, PNM, CIFAR, STL, IDX, CONFIG };
+static char folder[64], path[8][128];
+static void *kept[2];
+
+static void put(const char *name, const uint8_t *x, size_t n)
+{
+    FILE *f = fopen(name, "wb");
+    if (!f || fwrite(x, 1, n, f) != n || fclose(f)) abort();
+}
+
+static void model(const char *name)
+{
+    ij_error why;
+    ij_file f;
+    ij_config c;
+    ij_model m;
+    size_t size;
+    if (ij_file_size(&size, name, &why)) return;
+    void *mem = malloc(size), *room = NULL;
+    if (!ij_file_open(&f, mem, size, name, &why)) {
+        for (size_t i = 0; i < f.entries; i++) {
+            if (f.entry[i].count > 100000) continue;
+            ij_real *x = malloc(f.entry[i].count * sizeof *x + 1);
+            ij_file_read(x, &f, &f.entry[i], &why);
+            free(x);
+        }
+        for (int training = 0; training < 2; training++)
+            if (!ij_load_config(&c, &f, &why) && !ij_model_size(&size, &c, training ? IJ_TRAIN : IJ_LOADED, &why) && size < 1 << 24) {
+                room = malloc(size);
+                if (!ij_model_init(&m, room, size, &c, training ? IJ_TRAIN : IJ_LOADED, &why)) {
+                    ij_load(&m, &f, &why);
+                    if (!training) ij_load_encoder(&m, &f, "encoder", &why);
+                }
+                free(room);
+            }
+        ij_file_close(&f);
+    }
+    free(mem);
+}
+
+static void pictures(const char *name)
+{
+    ij_error why;
+    ij_data *d;
+    size_t size, h, w;
+    for (int part = 0; part < 2; part++) {
+        if (ij_data_size(&size, name, part, 0, &why)) continue;
+        void *mem = malloc(size);
+        if (!ij_data_open(&d, mem, size, name, part, 0, &why)) {
+            for (size_t i = 0; i < ij_data_count(d) && i < 4; i++) {
+                if (ij_data_shape(&h, &w, d, i, &why) || h * w > 1 << 20) continue;
+                uint8_t *rgb = malloc(h * w * 3);
+                ij_data_read(rgb, h * w * 3, d, i, &why);
+                free(rgb);
+                for (size_t t = 0; t < ij_data_tasks(d); t++) ij_data_label(d, i, t);
+            }
+            ij_data_close(d);
+        }
+        free(mem);
+    }
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    static const char *const name[8] = { "a.safetensors", "config.json", "b.safetensors.index.json", "a.ppm", "data_batch_1.bin", "train_X.bin",
+                                         "train-images-idx3-ubyte", "config.txt" };
+    (void)argc, (void)argv;
+    snprintf(folder, sizeof folder, "/dev/shm/ijepa-fuzz-%d-%ld", READER, (long)getpid());
+    mkdir(folder, 0700);
+    for (size_t i = 0; i < 8; i++) snprintf(path[i], sizeof path[i], "%s/%s", folder, name[i]);
+    if (READER == JSON || READER == INDEX) {             /* what the text stands beside: a model in Hugging Face's layout */
+        ij_error why;
+        ij_model m;
+        size_t size;
+        char from[256];
+        ij_config c = ij_config_default();
+        c.embed_dim = c.pred_emb_dim = 16, c.depth = 1, c.num_heads = 2;
+        if (ij_model_size(&size, &c, IJ_INFER, &why) || ij_model_init(&m, kept[0] = malloc(size), size, &c, IJ_INFER, &why)) abort();
+        if (ij_export(&m, folder, kept[1] = malloc(ij_export_size(&m)), ij_export_size(&m), &why)) abort();
+        snprintf(from, sizeof from, "%s/model.safetensors", folder);
+        if (READER == JSON && rename(from, path[SAFETENSORS])) abort();
+    }
+    return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *x, size_t n);
+int LLVMFuzzerTestOneInput(const uint8_t *x, size_t n)
+{
+    static const size_t record[8] = { 0, 0, 0, 0, 3073, 27648, 0, 0 };
+    static uint8_t whole[4 * 27648];
+    char labels[128];
+    ij_error why;
+    ij_config c = ij_config_default();
+    size_t used = n;
+    if (record[READER] && n && *x % 4) {                 /* mostly whole records: the bytes, then zeros */
+        used = IJ_MIN(n, sizeof whole) / record[READER] * record[READER] + record[READER];
+        used = IJ_MIN(used, sizeof whole / record[READER] * record[READER]);
+        memset(whole, 0, sizeof whole);
+        memcpy(whole, x, IJ_MIN(n, used));
+        x = whole;
+    }
+    put(path[READER], x, used);
+    if (READER == STL || READER == IDX) {                /* the last bytes as labels too */
+        snprintf(labels, sizeof labels, "%s/%s", folder, READER == STL ? "train_y.bin" : "train-labels-idx1-ubyte");
+        const size_t last = IJ_MIN(n, READER == STL ? used / 27648 : 12);
+        if (n % 2) put(labels, x + used - last, last);
+        else remove(labels);
+    }
+    if (READER <= INDEX) model(path[READER == JSON ? SAFETENSORS : READER]);
+    else if (READER < CONFIG) pictures(READER == CIFAR ? folder : path[READER]), pictures(path[READER]);
+    else ij_config_read(&c, path[CONFIG], &why);
+    return 0;
+}

@@ -1,0 +1,264 @@
+"""Interchange against the real packages: torch, transformers, safetensors, numpy. Usage: interchange.py IJEPA README FOLDER"""
+import json, os, shutil, subprocess, sys
+import numpy as np, torch, torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.numpy import load_file as load_numpy
+from safetensors.torch import load_file, save_file
+from transformers import IJepaConfig, IJepaForImageClassification, IJepaModel
+import transformers
+
+ijepa, readme, tmp = sys.argv[1:]
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+torch.manual_seed(0)
+rng = np.random.default_rng(0)
+mean, std = (torch.tensor(x).view(3, 1, 1) for x in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+failed = 0
+
+
+def check(name, error, bound):
+    global failed
+    good = error <= bound
+    failed += not good
+    print(f"{'ok  ' if good else 'FAIL'} {name}: {error:.2g}, at most {bound:g}", flush=True)
+
+
+def run(*args, code=0):
+    r = subprocess.run([ijepa, *map(str, args)], capture_output=True, text=True)
+    if r.returncode != code:
+        sys.exit(f"{args}: exit {r.returncode}\n{r.stderr[-2000:]}")
+    return r.stdout + r.stderr
+
+
+def images(side, n):
+    """PPM files, and the same pixels normalised [n,3,side,side]."""
+    folder, x = f"{tmp}/images{side}", []
+    fresh(folder)
+    for i in range(n):
+        a = np.kron(rng.integers(0, 256, (side // 4, side // 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+        open(f"{folder}/{i:03d}.ppm", "wb").write(b"P6 %d %d 255\n" % (side, side) + a.tobytes())
+        x.append((torch.from_numpy(a).permute(2, 0, 1).float() / 255 - mean) / std)
+    return folder, torch.stack(x)
+
+
+def features(model, folder, *more):
+    run("features", "--model", model, "--data", folder, "--out", f"{tmp}/f.npy", *more)
+    return torch.from_numpy(np.load(f"{tmp}/f.npy"))
+
+
+def fresh(path):
+    shutil.rmtree(path, ignore_errors=True)
+    os.makedirs(path)
+    return path
+
+
+# ---- Hugging Face, in
+hf = f"{tmp}/hf"
+for side, p, d, depth, heads, hidden, eps, bound, head in [
+        (224, 16, 192, 12, 3, 768, 1e-6, 1e-4, 0), (224, 14, 160, 12, 2, 640, 1e-12, 1e-4, 1), (96, 16, 176, 12, 2, 768, 1e-6, 1e-4, 0),
+        (224, 14, 160, 32, 2, 640, 1e-6, 1e-3, 0)]:
+    folder, x = images(side, 2)
+    config = IJepaConfig(hidden_size=d, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=hidden, image_size=side,
+                         patch_size=p, layer_norm_eps=eps)
+    model = (IJepaForImageClassification if head else IJepaModel)(config).eval()
+    encoder = model.ijepa if head else model
+    with torch.no_grad():
+        want = encoder(x, output_hidden_states=True)
+    model.save_pretrained(fresh(hf))
+    name = f"{side}/{p}, width {d}, {heads} heads, MLP {hidden}, {depth} blocks"
+    check(f"transformers' features, {name}", (features(hf, folder, "--tokens") - want.last_hidden_state).abs().max(), bound)
+    model.save_pretrained(fresh(hf), max_shard_size="2MB")
+    assert os.path.exists(f"{hf}/model.safetensors.index.json")
+    check("the same from shards", (features(hf, folder, "--tokens") - want.last_hidden_state).abs().max(), bound)
+    if depth == 12 and side == 96:
+        last4 = torch.cat([encoder.layernorm(h).mean(1) for h in want.hidden_states[-4:]], 1)
+        check("the last four blocks", (features(hf, folder, "--last4") - last4).abs().max(), bound)
+        check("the output of block 5", (features(hf, folder, "--layer", 5) - encoder.layernorm(want.hidden_states[5]).mean(1)).abs().max(), bound)
+        index = json.load(open(f"{hf}/model.safetensors.index.json"))
+        shard = index["weight_map"]["layernorm.weight"]
+        other = next(s for s in index["weight_map"].values() if s != shard)
+        json.dump({"weight_map": index["weight_map"] | {"layernorm.weight": other}}, open(f"{hf}/model.safetensors.index.json", "w"))
+        assert f'"layernorm.weight" is not in {other}' in run("features", "--model", hf, "--data", folder, "--out", f"{tmp}/f.npy", code=1)
+        os.remove(f"{hf}/{shard}")
+        assert shard in run("features", "--model", hf, "--data", folder, "--out", f"{tmp}/f.npy", code=1)
+    if depth == 12 and not head and side == 224:
+        memory = encoder.state_dict()
+        assert "layers.0.attention.q_proj.weight" in memory, "transformers 5's names in memory"
+        for kind in (torch.float32, torch.bfloat16, torch.float16):
+            tensors = {k: v.to(kind).contiguous() for k, v in reversed(list(memory.items()))}
+            fresh(hf), save_file(tensors, f"{hf}/model.safetensors")
+            config.save_pretrained(hf)
+            rounded = IJepaModel(config).eval()
+            rounded.load_state_dict({k: v.float() for k, v in tensors.items()})
+            with torch.no_grad():
+                want16 = rounded(x).last_hidden_state
+            check(f"names of memory, {kind}", (features(hf, folder, "--tokens") - want16).abs().max(), 1e-4)
+        for key, bad, words in (("model_type", "vit", 'model_type "ijepa"'), ("hidden_act", "relu", 'hidden_act "gelu"'),
+                                ("layer_norm_eps", 0.1, "layer_norm_eps"), ("num_attention_heads", 7, "num_heads")):
+            c = json.load(open(f"{hf}/config.json"))
+            c[key] = bad
+            json.dump(c, open(f"{hf}/config.json", "w"))
+            assert words in run("features", "--model", hf, "--data", folder, "--out", f"{tmp}/f.npy", code=1), key
+            config.save_pretrained(hf)
+
+# ---- Hugging Face, out
+shape = ("--embed_dim", 192, "--num_heads", 3, "--depth", 2, "--pred_emb_dim", 36, "--mlp_ratio", 3, "--average_top_k_layers", 0, "--final_lr", 0.001)
+run("train", "--data", "data/scenes", "--steps", 3, "--batch_size", 8, "--warmup", 0, "--out", fresh(f"{tmp}/run") + "/a", *shape)
+ours = f"{tmp}/run/a"
+for encoder in ("target", "context"):
+    run("export", "--model", ours, "--hf", hf, "--encoder", encoder)
+    model, why = IJepaModel.from_pretrained(hf, output_loading_info=True)
+    assert not why["missing_keys"] and not why["unexpected_keys"], why
+    folder, x = images(32, 4)
+    with torch.no_grad():
+        check(f"our {encoder} encoder in transformers", (model(x).last_hidden_state - features(ours, folder, "--tokens", "--encoder", encoder)).abs().max(), 1e-4)
+    check("and back", (features(hf, folder) - features(ours, folder, "--encoder", encoder)).abs().max(), 0)
+p = json.load(open(f"{hf}/preprocessor_config.json"))
+pixels = torch.stack([(torch.frombuffer(bytearray(open(f"{folder}/{i:03d}.ppm", "rb").read()[-3072:]), dtype=torch.uint8).view(32, 32, 3).permute(2, 0, 1)
+                       * p["rescale_factor"] - torch.tensor(p["image_mean"]).view(3, 1, 1)) / torch.tensor(p["image_std"]).view(3, 1, 1) for i in range(4)])
+check("the image processor's settings give our pixels", (pixels - x).abs().max(), 1e-5)
+for f in (f"{ours}/latest.safetensors", f"{hf}/model.safetensors"):
+    assert load_numpy(f)
+run("features", "--model", ours, "--data", "scenes:40", "--out", f"{tmp}/g.npy", "--images", 7)
+f, label = np.load(f"{tmp}/g.npy"), np.load(f"{tmp}/g.labels.npy")
+assert f.shape == (7, 192) and f.dtype == np.float32 and label.shape == (7, 3) and label.dtype == np.int32 and label.min() >= 0 and label.std(0).all(), (f.shape, label)
+
+
+# ---- the reference's checkpoints
+class Step:
+    """One step of I-JEPA on state dicts in the reference's layout, with torch's autograd and AdamW."""
+
+    def __init__(self, tensors, heads, p):
+        self.heads, self.p = heads, p
+        self.part = {k: {n[len(k) + 1:]: v.clone() for n, v in tensors.items() if n.startswith(k + ".")} for k in ("encoder", "predictor", "target_encoder")}
+        for k in ("encoder", "predictor"):
+            for n, v in self.part[k].items():
+                v.requires_grad_("pos_embed" not in n)
+        order = {k: sorted(v, key=lambda n: {"mask_token": 0, "predictor_pos_embed": 1, "pos_embed": 1}.get(n, 2)) for k, v in self.part.items()}
+        self.part = {k: {n: v[n] for n in order[k]} for k, v in self.part.items()}
+        many = {k: [v for v in self.part[k].values() if v.ndim > 1] for k in ("encoder", "predictor")}
+        one = {k: [v for v in self.part[k].values() if v.ndim < 2] for k in ("encoder", "predictor")}
+        self.opt = torch.optim.AdamW([{"params": many["encoder"]}, {"params": many["predictor"]}, {"params": one["encoder"], "weight_decay": 0},
+                                      {"params": one["predictor"], "weight_decay": 0}])
+
+    def blocks(self, w, stack, x):
+        for i in range(sum(n.startswith(stack) and n.endswith("norm1.bias") for n in w)):
+            g = {n[len(f"{stack}.{i}."):]: v for n, v in w.items() if n.startswith(f"{stack}.{i}.")}
+            y = F.layer_norm(x, x.shape[-1:], g["norm1.weight"], g["norm1.bias"], 1e-6)
+            q, k, v = F.linear(y, g["attn.qkv.weight"], g["attn.qkv.bias"]).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            x = x + F.linear(y, g["attn.proj.weight"], g["attn.proj.bias"])
+            y = F.layer_norm(x, x.shape[-1:], g["norm2.weight"], g["norm2.bias"], 1e-6)
+            x = x + F.linear(F.gelu(F.linear(y, g["mlp.fc1.weight"], g["mlp.fc1.bias"])), g["mlp.fc2.weight"], g["mlp.fc2.bias"])
+        return x
+
+    def encode(self, w, x, keep=None):
+        x = F.conv2d(x, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=self.p).flatten(2).transpose(1, 2) + w["pos_embed"]
+        x = self.blocks(w, "blocks", x if keep is None else x[:, keep])
+        return F.layer_norm(x, x.shape[-1:], w["norm.weight"], w["norm.bias"], 1e-6)
+
+    def loss(self, images, contexts, targets):
+        """Lists differ in length from image to image: one at a time, the mean over all numbers at the end."""
+        e, w, total, count = self.part["encoder"], self.part["predictor"], 0, 0
+        for b, image in enumerate(images):
+            with torch.no_grad():
+                full = self.encode(self.part["target_encoder"], image[None])
+                full = F.layer_norm(full, full.shape[-1:])
+            c = contexts[b][contexts[b] >= 0].long()
+            z = F.linear(self.encode(e, image[None], c), w["predictor_embed.weight"], w["predictor_embed.bias"]) + w["predictor_pos_embed"][:, c]
+            for t in targets[b::len(images)]:
+                t = t[t >= 0].long()
+                x = self.blocks(w, "predictor_blocks", torch.cat([z, w["mask_token"] + w["predictor_pos_embed"][:, t]], 1))[:, len(c):]
+                x = F.layer_norm(x, x.shape[-1:], w["predictor_norm.weight"], w["predictor_norm.bias"], 1e-6)
+                x = F.linear(x, w["predictor_proj.weight"], w["predictor_proj.bias"])
+                total = total + F.smooth_l1_loss(x, full[:, t], reduction="sum")
+                count += x.numel()
+        return total / count
+
+    def step(self, images, contexts, targets, lr, decay, ema):
+        loss = self.loss(images, contexts, targets)
+        loss.backward()
+        self.grad = {f"{k}.{n}": v.grad.clone() for k in ("encoder", "predictor") for n, v in self.part[k].items() if v.grad is not None}
+        for g in self.opt.param_groups:
+            g["lr"] = lr
+            if g["weight_decay"]:
+                g["weight_decay"] = decay
+        self.opt.step()
+        self.opt.zero_grad()
+        with torch.no_grad():
+            for n, v in self.part["target_encoder"].items():
+                v.mul_(ema).add_(self.part["encoder"][n], alpha=1 - ema)
+        return loss.item()
+
+
+def lines(title):
+    """The Python block of README below this heading."""
+    text = open(readme).read().split(title, 1)[1]
+    return text.split("```python\n", 1)[1].split("```", 1)[0]
+
+
+def ours_dumped(name):
+    return torch.from_numpy(np.load(f"{tmp}/dump/{name}.npy"))
+
+
+fresh(f"{tmp}/ref")
+start = load_file(f"{ours}/latest.safetensors")
+t = Step({k: v for k, v in start.items() if not k.startswith("opt.")}, 3, 4)
+_, x = images(32, 8)
+n = t.part["encoder"]["pos_embed"].shape[1]
+for k in range(3):     # a few steps in PyTorch alone, so that the optimizer has a state
+    order = torch.randperm(n)
+    t.step(x, [order[16:]] * 8, [order[:8]] * 8 + [order[8:16]] * 8, 1e-3, 0.05, 0.99)
+module = {k: {f"module.{n}": v.detach() for n, v in part.items()} for k, part in t.part.items()}
+torch.save({**module, "opt": t.opt.state_dict(), "scaler": None, "epoch": 1, "loss": 0.5, "batch_size": 8, "world_size": 1, "lr": 1e-3}, f"{tmp}/ref/jepa-latest.pth.tar")
+open(f"{tmp}/in.py", "w").write(lines("### The reference's checkpoints"))
+open(f"{tmp}/out.py", "w").write(lines("and the way back"))
+subprocess.run([sys.executable, f"{tmp}/in.py", f"{tmp}/ref/jepa-latest.pth.tar", f"{tmp}/ref/latest.safetensors"], check=True)
+folder, x = images(32, 4)
+with torch.no_grad():
+    for e in ("target", "context"):
+        want = t.encode(t.part["encoder" if e == "context" else "target_encoder"], x)
+        check(f"{e} encoder of the reference's checkpoint", (features(f"{tmp}/ref", folder, "--tokens", "--encoder", e) - want).abs().max(), 1e-4)
+assert "target_encoder encoder predictor optimizer" in run("info", f"{tmp}/ref")
+assert "torch.load" in run("info", f"{tmp}/ref/jepa-latest.pth.tar", code=1)
+run("train", "--data", "data/scenes", "--steps", 4, "--batch_size", 8, "--warmup", 0, *shape,
+    "--out", f"{tmp}/ref", "--resume", "--dump", f"{tmp}/dump")
+log = open(f"{tmp}/ref/log.csv").read().split("\n")
+row = dict(zip(log[0].split(","), log[1].split(",")))
+lists = [ours_dumped(f"masks.{k}") for k in ("context", "target")]
+loss = t.step(ours_dumped("images"), *lists, float(row["lr"]), float(row["weight decay"]), float(row["ema"]))
+check("loss of one further step", abs(loss - float(row["loss"])), 1e-6)
+for name, g in t.grad.items():
+    got = ours_dumped(f"grad.{name}")
+    if name.endswith("qkv.bias"):      # the key third's gradient is rounding alone
+        third = len(g) // 3
+        g[third:2 * third] = got[third:2 * third] = 0
+    if (got - g).norm() > 1e-5 * g.norm():
+        check(f"gradient of {name}", (got - g).norm() / g.norm(), 1e-5)
+after = load_file(f"{tmp}/ref/latest.safetensors")
+worst = {}
+for part, w in t.part.items():
+    for name, v in w.items():
+        v, got = v.detach().clone(), after[f"{part}.{name}"].clone()
+        if name.endswith("qkv.bias"):      # the key third's gradient is rounding alone
+            third = len(v) // 3
+            v[third:2 * third] = got[third:2 * third] = 0
+        worst[part] = max(worst.get(part, 0), (v - got).abs().max().item())
+for part, e in worst.items():
+    check(f"{part} after it", e, 4e-5)
+subprocess.run([sys.executable, f"{tmp}/out.py", f"{tmp}/ref/latest.safetensors", f"{tmp}/ref/back.pth.tar"], check=True)
+back = torch.load(f"{tmp}/ref/back.pth.tar", weights_only=True)
+assert {k: list(v) for k, v in module.items()} == {k: list(back[k]) for k in module}, "names or their order"
+t.opt.load_state_dict(back["opt"] | {"param_groups": t.opt.state_dict()["param_groups"]})
+subprocess.run([sys.executable, f"{tmp}/in.py", f"{tmp}/ref/back.pth.tar", f"{tmp}/ref/again.safetensors"], check=True)
+again = load_file(f"{tmp}/ref/again.safetensors")
+number = 0
+for part, name in ((p, n) for dims in (1, 0) for p in ("encoder", "predictor") for n in t.part[p] if (t.part[p][n].ndim > 1) == dims):
+    if "pos_embed" not in name:
+        for a, b in (("exp_avg", "m"), ("exp_avg_sq", "v")):
+            assert torch.equal(again[f"opt.state.{number}.{a}"], after[f"opt.{b}.{part}.{name}"]), name
+    number += 1
+assert again["opt.state.1.step"] == 4
+print("ok   the way back: moments, names and their order")
+print(f"{failed} failed")
+sys.exit(failed > 0)
