@@ -4912,8 +4912,8 @@ enum { IJ_PRESETS = sizeof ij_preset / sizeof *ij_preset };
 
 typedef struct {
     const char *command, *what, *data, *test, *out, *model, *preset, *config, *hf, *encoder, *dump;
-    size_t threads, images, layer, context_tokens, target_tokens, targets, repeat;
-    int json, resume, dry_run, tokens, last4, keep_going, profile, help, configured, picked;
+    size_t threads, images, layer, probe_every, context_tokens, target_tokens, targets, repeat;
+    int json, resume, dry_run, tokens, last4, keep_going, full, profile, help, configured, picked;
     ij_config c;
 } ij_options;
 
@@ -4957,8 +4957,10 @@ static const struct { const char *name; int commands; size_t offset; char kind; 
     { "tokens", IJ_FEATURES, offsetof(ij_options, tokens), 'f', "every patch [n,N,D] instead of the mean [n,D]" },
     { "layer", IJ_FEATURES, offsetof(ij_options, layer), 'n', "output of block N, through the last norm; 0: of all" },
     { "last4", IJ_FEATURES, offsetof(ij_options, last4), 'f', "the last four blocks side by side [n,4D]" },
+    { "full", IJ_PROBES, offsetof(ij_options, full), 'f', "more k, raw channels, the last four blocks, few labels" },
     { "json", IJ_PROBES | IJ_BENCHES, offsetof(ij_options, json), 'f', "one JSON object a line" },
     { "dump", IJ_TRAINS, offsetof(ij_options, dump), 's', "a folder for the first update's images, masks, activations, gradients" },
+    { "probe_every", IJ_TRAINS, offsetof(ij_options, probe_every), 'n', "epochs: k-NN within the training part, in probe.csv; best.safetensors" },
     { "keep_going", IJ_TRAINS, offsetof(ij_options, keep_going), 'f', "a checkpoint that cannot be written is no reason to stop" },
     { "resume", IJ_TRAINS, offsetof(ij_options, resume), 'f', "go on from DIR/latest.safetensors" },
     { "dry-run", IJ_TRAINS, offsetof(ij_options, dry_run), 'f', "print size, work, memory and time, then stop" },
@@ -5219,6 +5221,98 @@ static void ij_centre_task(void *arg, size_t slot)
     ij_normalise(s->images + slot * 3 * h * w, k->small, h, w, &s->c, 0);
 }
 
+typedef struct { real *x[3]; size_t width[3], blocks; int *label[3]; size_t n, tasks, classes[3]; const char *task[3]; } ij_features;
+enum { IJ_TRAINED, IJ_RANDOM, IJ_PIXELS };      /* x[]: [n,width], NULL what was not asked for */
+static const char *const ij_scored_name[3] = { "trained", "random", "pixels" };
+
+enum { IJ_PIXEL_SIDE = 32, IJ_FEATURE_BATCH = 64 };
+
+/* Features of up to `most` images, evenly spread: by one or two models every token, or the mean of the tokens after each of
+ * the last `blocks` blocks, side by side (an encoder of fewer blocks gives the output of a lower one, through the last
+ * norm); raw pixels at 32x32 at most. */
+static ij_features ij_features_from(ij_images *s, const ij_model *const model[2], int pixels, size_t most, size_t tokens,
+                                    size_t blocks, const ij_team *team)
+{
+    ij_error why;
+    const ij_config *c = &model[0]->config;
+    const size_t h = c->crop_size[0], w = c->crop_size[1], d = c->embed_dim;
+    ij_config small = *c;
+    for (int i = 0; i < 2; i++) small.crop_size[i] = IJ_MIN(c->crop_size[i], IJ_PIXEL_SIDE);
+    ij_images p = *s;           /* the same pictures at another size */
+    ij_features f;
+    memset(&f, 0, sizeof f);
+    f.n = most && most < s->count ? most : s->count;
+    f.tasks = ij_data_tasks(s->d), f.blocks = blocks;
+    for (size_t t = 0; t < f.tasks; t++) {
+        f.label[t] = ij_alloc(f.n * sizeof(int));
+        f.task[t] = ij_data_task(s->d, t, &f.classes[t]);
+    }
+    f.width[IJ_TRAINED] = f.width[IJ_RANDOM] = d * (tokens ? tokens : blocks);
+    f.width[IJ_PIXELS] = 3 * small.crop_size[0] * small.crop_size[1];
+    for (int i = 0; i < 3; i++)
+        if (i < 2 ? model[i] != NULL : pixels) f.x[i] = ij_alloc(ij_mul(ij_mul(f.n, f.width[i]), sizeof(real)));
+    p.c = small;
+    p.images = ij_alloc(s->slots * f.width[IJ_PIXELS] * sizeof(real));
+    size_t size;
+    ij_must(ij_encode_size(&size, c, s->slots, h, w, &why), &why);
+    void *work = ij_alloc(size);
+    real *mean = ij_alloc(s->slots * d * sizeof *mean);
+    double shown = ij_seconds();
+    for (size_t at = 0; at < f.n && !ij_interrupted; at += s->slots) {
+        const size_t batch = IJ_MIN(s->slots, f.n - at);
+        for (size_t i = 0; i < batch; i++) {
+            const size_t image = (size_t)((double)(at + i) * (double)s->count / (double)f.n);
+            ij_images_read(s, i, image);
+            for (size_t t = 0; t < f.tasks; t++) f.label[t][at + i] = ij_data_label(s->d, image, t);
+        }
+        ij_each(team, batch, ij_centre_task, s);
+        if (pixels) {
+            ij_each(team, batch, ij_centre_task, &p);
+            memcpy(f.x[IJ_PIXELS] + at * f.width[IJ_PIXELS], p.images, batch * f.width[IJ_PIXELS] * sizeof(real));
+        }
+        for (size_t i = 0; i < 2 && model[i]; i++)
+            for (size_t k = 0; k < blocks; k++) {
+                ij_encoder e = model[i]->target_encoder;
+                real *to = f.x[i] + at * f.width[i];
+                e.depth = e.depth + 1 + k - blocks;
+                const ij_status failed = ij_encode(tokens ? to : NULL, tokens ? NULL : mean, &e, s->images, batch, h, w, work, size, team);
+                if (failed) ij_die(1, "%s", ij_status_string(failed));
+                for (size_t b = 0; b < batch && !tokens; b++) memcpy(to + (b * blocks + k) * d, mean + b * d, d * sizeof(real));
+            }
+        if (ij_terminal() && (ij_seconds() - shown > 0.2 || at + batch == f.n)) {
+            shown = ij_seconds();
+            fprintf(stderr, "\rfeatures: %lu of %lu images%s", (unsigned long)(at + batch), (unsigned long)f.n,
+                    at + batch == f.n ? "\n" : "");
+        }
+    }
+    free(work), free(mean), free(p.images);
+    return f;
+}
+
+static ij_features ij_features_of(const char *path, int part, int whole, const ij_model *const model[2], int pixels,
+                                  size_t most, size_t tokens, size_t blocks, const ij_team *team)
+{
+    ij_images s = ij_images_open(path, part, whole, &model[0]->config, IJ_FEATURE_BATCH, team);
+    const ij_features f = ij_features_from(&s, model, pixels, most, tokens, blocks, team);
+    ij_data_close(s.d);
+    if (ij_interrupted) exit(130);
+    return f;
+}
+
+/* k-NN or ridge, in percent, for each task. */
+static void ij_score(double percent[3], const ij_scored *s, size_t k, const ij_team *team)
+{
+    ij_error why;
+    double chosen[3];
+    size_t size;
+    ij_must((k ? ij_knn_size : ij_ridge_size)(&size, s, &why), &why);
+    void *work = ij_alloc(size);
+    if (k) ij_must(ij_knn(percent, s, k, 0.07, work, size, team, &why), &why);
+    else ij_must(ij_ridge(percent, chosen, s, work, size, team, &why), &why);
+    free(work);
+    for (size_t t = 0; t < s->tasks; t++) percent[t] *= 100;
+}
+
 /* ---- training ---- */
 
 static void ij_path(char path[1100], const char *folder, const char *name)
@@ -5408,7 +5502,10 @@ typedef struct {
     ij_images s;
     ij_team team;
     char latest[1100], log_path[1100], health_path[1100];
-    FILE *log, *health;
+    char best_path[1100], probe_path[1100];
+    FILE *log, *health, *probe;
+    double best;                /* the highest mean so far in probe.csv, */
+    uint64_t probed;            /* and the step of its last line */
     const char *dump;
 } ij_run;
 
@@ -5595,10 +5692,67 @@ static void ij_dump(void *arg, ij_real *grad, size_t count)
     }
 }
 
+enum { IJ_BANK = 5000 };        /* training images of --probe_every at most: four fifths are neighbours, one fifth asks */
+
+/* k-NN of the target encoder's features within the training part (the test part is for the end): a line of probe.csv, and
+ * best.safetensors if the mean over tasks is the highest so far. */
+static void ij_train_probe(ij_run *t, void *save, size_t save_size)
+{
+    ij_error why;
+    const ij_model *const model[2] = { &t->m, NULL };
+    const ij_features f = ij_features_from(&t->s, model, 0, IJ_BANK, 0, 1, &t->team);
+    const size_t d = f.width[IJ_TRAINED], asks = f.n / 5, bank = f.n - asks;
+    real *x = ij_alloc(f.n * d * sizeof *x);
+    int *label = ij_alloc(3 * f.n * sizeof *label);
+    double knn[3], mean = 0;
+    for (size_t i = 0; i < f.n; i++) {
+        const size_t row = i % 5 == 4 ? bank + i / 5 : i - i / 5;
+        memcpy(x + row * d, f.x[IJ_TRAINED] + i * d, d * sizeof *x);
+        for (size_t k = 0; k < f.tasks; k++) label[k * f.n + row] = f.label[k][i];
+    }
+    const int *const near[3] = { label, label + f.n, label + 2 * f.n }, *const asked[3] = { near[0] + bank, near[1] + bank, near[2] + bank };
+    const ij_scored s = { bank, asks, d, x, x + bank * d, f.tasks, near, asked, f.classes };
+    ij_standardise(s.train, bank, s.test, asks, d);
+    if (!ij_interrupted) ij_score(knn, &s, 20, &t->team);
+    for (size_t k = 0; k < f.tasks; k++) free(f.label[k]);
+    free(x), free(label), free(f.x[IJ_TRAINED]);
+    if (ij_interrupted) return;                         /* ij_train makes up for it on resume */
+    fprintf(t->probe, "%lu", (unsigned long)t->m.step);
+    for (size_t k = 0; k < f.tasks; k++) fprintf(t->probe, ",%.2f", knn[k]), mean += knn[k] / (double)f.tasks;
+    fprintf(t->probe, ",%.2f\n", mean);
+    fprintf(stderr, "%sk-NN %.2f (best so far %.2f)%30s\n", ij_terminal() ? "\r" : "", mean, IJ_MAX(mean, t->best), "");
+    if (mean > t->best && !ij_save(&t->m, t->best_path, save, save_size, &why)) t->best = mean;
+}
+
+/* Opens probe.csv; of a resumed run it keeps the lines up to the checkpoint, and finds the best. */
+static void ij_train_probe_open(ij_run *t, const ij_options *o)
+{
+    char line[512], head[256] = "step", *end;
+    uint64_t lines = 0;
+    size_t classes;
+    if (!ij_data_tasks(t->s.d)) ij_die(1, "%s: no labels: --probe_every needs them", o->data);
+    for (size_t k = 0; k < ij_data_tasks(t->s.d); k++)
+        snprintf(head + strlen(head), 60, ",k-NN %.40s", ij_data_task(t->s.d, k, &classes));
+    strcat(head, ",mean\n");
+    ij_path(t->best_path, o->out, "best.safetensors");
+    ij_path(t->probe_path, o->out, "probe.csv");
+    t->best = -1, t->probed = 0;
+    FILE *old = o->resume ? fopen(t->probe_path, "r") : NULL;
+    while (old && fgets(line, sizeof line, old)) {
+        if (lines++ == 0) continue;
+        const uint64_t step = strtoul(line, &end, 10);
+        if (step > t->m.step) { lines--; break; }
+        t->probed = step;
+        t->best = IJ_MAX(t->best, strtod(strrchr(line, ',') ? strrchr(line, ',') + 1 : "-1", NULL));
+    }
+    if (old) fclose(old);
+    t->probe = ij_open_log(t->probe_path, o, "probe.csv", head, lines ? lines - 1 : 0);
+}
+
 static void ij_train_save(ij_run *t, const ij_options *o, void *work, size_t size)
 {
     ij_error why;
-    const int log = fflush(t->log) || fflush(t->health);
+    const int log = fflush(t->log) || fflush(t->health) || (t->probe && fflush(t->probe));
     if (log) ij_fail(&why, IJ_EFILE, "%.300s: cannot be written: %s", t->log_path, strerror(errno));
     if (!log && !ij_save(&t->m, t->latest, work, size, &why)) return;
     if (!o->keep_going) ij_die(1, "%s", why.text);
@@ -5614,6 +5768,8 @@ static int ij_train(ij_options *o)
     ij_train_start(&t, o);
     if (o->dry_run) return 0;
     ij_model *m = &t.m;
+    t.probe = NULL;
+    if (o->probe_every) ij_train_probe_open(&t, o);
     if ((t.dump = o->dump) != NULL) ij_must(ij_make_folder(o->dump, &why), &why), m->reduce = ij_dump, m->reduce_arg = &t;
     const ij_config *c = &m->config;
     const size_t save_size = ij_save_size(m);
@@ -5624,6 +5780,7 @@ static int ij_train(ij_options *o)
     const double start = ij_seconds();
     double shown = start;
     if (!from) ij_train_watch(&t);
+    if (o->probe_every && from > t.probed && from % (c->ipe * o->probe_every) == 0) ij_train_probe(&t, save_work, save_size);    /* it was interrupted */
     while (m->step < steps && !ij_interrupted) {
         const double begin = ij_seconds();
         ij_report r;
@@ -5634,13 +5791,13 @@ static int ij_train(ij_options *o)
                 (unsigned long)((done - 1) % c->ipe), r.loss, r.context_tokens, r.target_tokens,
                 1000 * (ij_seconds() - begin), r.lr, r.weight_decay, r.ema, r.grad_norm, r.feature_std);
         if (done % ij_watch_every(c) == 0 || done == steps) ij_train_watch(&t);
-        if (done % c->ipe == 0 && done < steps) {
-            ij_train_save(&t, o, save_work, save_size);
-        }
+        if (o->probe_every && (done % (c->ipe * o->probe_every) == 0 || done == steps)) ij_train_probe(&t, save_work, save_size);
+        if (done % c->ipe == 0 && done < steps) ij_train_save(&t, o, save_work, save_size);
         ij_progress(m, &r, start, from, &shown, done == steps || ij_interrupted);
     }
     ij_close_or_die(t.log, t.log_path);
     ij_close_or_die(t.health, t.health_path);
+    if (t.probe) ij_close_or_die(t.probe, t.probe_path);
     ij_must(ij_save(m, t.latest, save_work, save_size, &why), &why);
     fprintf(stderr, "%s: step %lu of %lu\n", t.latest, (unsigned long)m->step, (unsigned long)steps);
     return ij_interrupted ? 130 : 0;
@@ -5673,98 +5830,109 @@ static ij_model ij_trained(const ij_options *o)
     return m;
 }
 
-typedef struct { real *trained, *random, *pixels; int *label[3]; size_t n, tasks, classes[3]; const char *task[3]; } ij_features;
+/* A way of scoring. k 0: linear. plain: channels as they are, not standardised. blocks: of the last so many. Fewer labels: a
+ * share of the training rows, or so many of each class, drawn by the permutations of seeds 0 to 4. */
+typedef struct { const char *name; size_t k, blocks, each; int plain; double share; } ij_way;
+static const ij_way ij_ways[] = {
+    { "k-NN", 20, 1, 0, 0, 0 }, { "linear", 0, 1, 0, 0, 0 },                    /* these two are what `probe` shows */
+    { "k-NN 10", 10, 1, 0, 0, 0 }, { "k-NN 100", 100, 1, 0, 0, 0 }, { "k-NN 200", 200, 1, 0, 0, 0 },
+    { "k-NN, not standardised", 20, 1, 0, 1, 0 }, { "linear, not standardised", 0, 1, 0, 1, 0 },
+    { "linear, last 4 blocks", 0, 4, 0, 0, 0 }, { "linear, last 4, not standardised", 0, 4, 0, 1, 0 },
+    { "linear, 1 % of the labels", 0, 1, 0, 0, 0.01 }, { "linear, 10 % of the labels", 0, 1, 0, 0, 0.1 },
+    { "linear, 10 per class", 0, 1, 10, 0, 0 } };
+enum { IJ_WAYS = sizeof ij_ways / sizeof *ij_ways, IJ_SHORT_WAYS = 2, IJ_DRAWS = 5 };
+typedef struct { double percent[IJ_WAYS][3][3], spread[IJ_WAYS][3][3]; } ij_table;     /* [way][features][task] */
 
-enum { IJ_PIXEL_SIDE = 32, IJ_FEATURE_BATCH = 64 };
-
-/* Features of up to `most` images, evenly spread, by the encoders that are given; raw pixels at 32x32 at most. */
-static ij_features ij_features_of(const char *path, int part, int whole, const ij_model *trained, const ij_model *random,
-                                  int pixels, size_t most, size_t tokens, const ij_team *team)
+/* Fewer rows than channels: takes as features the rows' coordinates in their own span, which leaves what ridge regression
+ * predicts as it is. K = X X' = L L': training rows become those of L, a test row x the solution of L c = X x. */
+static void ij_into_span(ij_scored *s, const ij_team *team)
 {
-    ij_error why;
-    const ij_config *c = &trained->config;
-    const size_t h = c->crop_size[0], w = c->crop_size[1], d = c->embed_dim;
-    ij_config small = *c;
-    for (int i = 0; i < 2; i++) small.crop_size[i] = IJ_MIN(c->crop_size[i], IJ_PIXEL_SIDE);
-    const size_t pixel_count = 3 * small.crop_size[0] * small.crop_size[1];
-    ij_images s = ij_images_open(path, part, whole, c, IJ_FEATURE_BATCH, team);
-    ij_images p = s;            /* the same pictures at another size */
-    p.c = small;
-    p.images = ij_alloc(IJ_FEATURE_BATCH * pixel_count * sizeof(real));
-    ij_features f;
-    memset(&f, 0, sizeof f);
-    f.n = most && most < s.count ? most : s.count;
-    f.tasks = ij_data_tasks(s.d);
-    for (size_t t = 0; t < f.tasks; t++) {
-        f.label[t] = ij_alloc(f.n * sizeof(int));
-        f.task[t] = ij_data_task(s.d, t, &f.classes[t]);
+    const size_t n = s->n, m = s->m, d = s->d;
+    real *to = ij_alloc(ij_mul(ij_mul(n + m, n), sizeof *to));
+    double *l = ij_alloc((n + 1) * n * sizeof *l), trace = 0;
+    const ij_product tests = { m, n, d, s->test, d, 1, s->train, 1, d, to + n * n, n, NULL, 0 };
+    ij_matmul(&tests, team);
+    memset(to, 0, n * n * sizeof *to);
+    for (size_t i = 0; i < n * d; i++) trace += (double)s->train[i] * (double)s->train[i];
+    for (size_t i = 0; i < n + m; i++) {
+        double *x = l + IJ_MIN(i, n) * n;               /* a row of L, or what becomes c */
+        for (size_t j = 0; j <= IJ_MIN(i, n - 1); j++) {
+            double sum = i == j ? 1e-9 * trace / (double)n : 0;         /* rows may be equal */
+            if (i >= n) sum = (double)to[i * n + j];
+            else for (size_t c = 0; c < d; c++) sum += (double)s->train[i * d + c] * (double)s->train[j * d + c];
+            for (size_t c = 0; c < j; c++) sum -= x[c] * l[j * n + c];
+            x[j] = i == j ? sqrt(IJ_MAX(sum, DBL_MIN)) : sum / l[j * n + j];
+        }
+        for (size_t j = 0; j <= IJ_MIN(i, n - 1); j++) to[i * n + j] = (real)x[j];
     }
-    const size_t row = tokens ? tokens * d : d;
-    f.trained = ij_alloc(ij_mul(ij_mul(f.n, row), sizeof(real)));
-    if (random) f.random = ij_alloc(ij_mul(ij_mul(f.n, d), sizeof(real)));
-    if (pixels) f.pixels = ij_alloc(ij_mul(ij_mul(f.n, pixel_count), sizeof(real)));
-    size_t size;
-    ij_must(ij_encode_size(&size, c, IJ_FEATURE_BATCH, h, w, &why), &why);
-    void *work = ij_alloc(size);
-    double shown = ij_seconds();
-    for (size_t at = 0; at < f.n && !ij_interrupted; at += IJ_FEATURE_BATCH) {
-        const size_t batch = IJ_MIN(IJ_FEATURE_BATCH, f.n - at);
-        for (size_t i = 0; i < batch; i++) {
-            const size_t image = (size_t)((double)(at + i) * (double)s.count / (double)f.n);
-            ij_images_read(&s, i, image);
-            for (size_t t = 0; t < f.tasks; t++) f.label[t][at + i] = ij_data_label(s.d, image, t);
-        }
-        ij_each(team, batch, ij_centre_task, &s);
-        if (pixels) {
-            ij_each(team, batch, ij_centre_task, &p);
-            memcpy(f.pixels + at * pixel_count, p.images, batch * pixel_count * sizeof(real));
-        }
-        ij_status e = ij_encode(tokens ? f.trained + at * row : NULL, tokens ? NULL : f.trained + at * row,
-                                &trained->target_encoder, s.images, batch, h, w, work, size, team);
-        if (!e && random)
-            e = ij_encode(NULL, f.random + at * d, &random->target_encoder, s.images, batch, h, w, work, size, team);
-        if (e) ij_die(1, "%s", ij_status_string(e));
-        if (ij_terminal() && (ij_seconds() - shown > 0.2 || at + batch == f.n)) {
-            shown = ij_seconds();
-            fprintf(stderr, "\rfeatures: %lu of %lu images%s", (unsigned long)(at + batch), (unsigned long)f.n,
-                    at + batch == f.n ? "\n" : "");
-        }
-    }
-    free(work);
-    ij_data_close(s.d);
-    if (ij_interrupted) exit(130);
-    return f;
+    s->train = to, s->test = to + n * n, s->d = n;
+    free(l);
 }
 
-/* Percent right for each task: k-NN, linear. */
-static void ij_score(double knn[3], double linear[3], real *train, real *test, const ij_features *a, const ij_features *b,
-                     size_t d, const ij_team *team)
+/* With few labels: mean and standard deviation over draws of the training rows. */
+static void ij_score_few(double *mean, double *spread, const ij_scored *s, size_t task, const ij_way *way, const ij_team *team)
 {
-    ij_error why;
-    double chosen[3];
-    size_t knn_size, ridge_size;
+    size_t *order = ij_alloc(s->n * sizeof *order), seen[256];
+    int *label = ij_alloc(s->n * sizeof *label);
+    const int *const train_label[1] = { label }, *const test_label[1] = { s->test_label[task] };
+    double percent[IJ_DRAWS], square = 0;
+    *mean = 0;
+    for (size_t draw = 0; draw < IJ_DRAWS; draw++) {
+        ij_scored few = { 0, s->m, s->d, ij_alloc(ij_mul(ij_mul(s->n, s->d), sizeof(real))), s->test, 1, train_label, test_label, &s->classes[task] };
+        real *const rows = few.train;
+        ij_rng rng;
+        ij_rng_seed(&rng, draw);
+        ij_rng_permutation(&rng, order, s->n);
+        memset(seen, 0, sizeof seen);
+        for (size_t i = 0; i < s->n; i++) {
+            const int c = s->train_label[task][order[i]];
+            if (way->each ? seen[c & 255]++ >= way->each : (double)i >= way->share * (double)s->n) continue;
+            memcpy(rows + few.n * s->d, s->train + order[i] * s->d, s->d * sizeof *rows), label[few.n++] = c;
+        }
+        if (few.n < few.d) ij_into_span(&few, team);
+        ij_score(&percent[draw], &few, way->k, team);
+        *mean += percent[draw] / IJ_DRAWS;
+        if (few.train != rows) free(few.train);
+        free(rows);
+    }
+    for (size_t draw = 0; draw < IJ_DRAWS; draw++) square += (percent[draw] - *mean) * (percent[draw] - *mean);
+    *spread = sqrt(square / (IJ_DRAWS - 1));
+    free(order), free(label);
+}
+
+/* All ways, or the first `ways`, for features i of a (training) and b (test), and of the last four blocks. */
+static void ij_score_ways(ij_table *table, int i, size_t ways, const ij_features *a, const ij_features *b, const ij_team *team)
+{
     const int *const train_label[3] = { a->label[0], a->label[1], a->label[2] };
     const int *const test_label[3] = { b->label[0], b->label[1], b->label[2] };
-    const ij_scored s = { a->n, b->n, d, train, test, a->tasks, train_label, test_label, a->classes };
-    ij_standardise(train, a->n, test, b->n, d);
-    ij_must(ij_knn_size(&knn_size, &s, &why), &why);
-    ij_must(ij_ridge_size(&ridge_size, &s, &why), &why);
-    void *work = ij_alloc(IJ_MAX(knn_size, ridge_size));
-    ij_must(ij_knn(knn, &s, 20, 0.07, work, knn_size, team, &why), &why);
-    ij_must(ij_ridge(linear, chosen, &s, work, ridge_size, team, &why), &why);
-    free(work);
-    for (size_t t = 0; t < a->tasks; t++) knn[t] *= 100, linear[t] *= 100;
+    const ij_scored s = { a->n, b->n, a->width[i], a->x[i], b->x[i], a->tasks, train_label, test_label, a->classes };
+    for (int plain = 1; plain >= 0; plain--) {
+        if (!plain) ij_standardise(s.train, s.n, s.test, s.m, s.d);
+        for (size_t w = 0; w < ways; w++) {
+            const ij_way *way = &ij_ways[w];
+            if (way->plain != plain || way->blocks != a->blocks) continue;
+            if (!way->each && way->share <= 0) ij_score(table->percent[w][i], &s, way->k, team);
+            for (size_t t = 0; t < s.tasks; t++) {
+                double *p = &table->percent[w][i][t], *spread = &table->spread[w][i][t];
+                if (way->each || way->share > 0) ij_score_few(p, spread, &s, t, way, team);
+                else *spread = 196 * sqrt(*p / 100 * (1 - *p / 100) / (double)s.m);     /* half the 95 % interval */
+            }
+        }
+    }
 }
 
-static const char *const ij_scored_name[3] = { "trained", "random", "pixels" };
-
-static void ij_print_scores(FILE *f, const ij_features *a, double knn[3][3], double linear[3][3])
+static void ij_print_scores(FILE *f, const ij_features *a, const ij_table *table, size_t ways)
 {
     fprintf(f, "{\"tasks\": {");
     for (size_t t = 0; t < a->tasks; t++) {
         fprintf(f, "%s\"%s\": {", t ? ", " : "", a->task[t]);
-        for (int i = 0; i < 3; i++)
-            fprintf(f, "%s\"%s\": {\"knn\": %.2f, \"linear\": %.2f}", i ? ", " : "", ij_scored_name[i], knn[i][t], linear[i][t]);
+        for (int i = 0; i < 3; i++) {
+            fprintf(f, "%s\"%s\": {\"knn\": %.2f, \"linear\": %.2f", i ? ", " : "", ij_scored_name[i], table->percent[0][i][t], table->percent[1][i][t]);
+            for (size_t w = IJ_SHORT_WAYS; w < ways; w++)
+                if (table->percent[w][i][t] >= 0)
+                    fprintf(f, ", \"%s\": [%.2f, %.2f]", ij_ways[w].name, table->percent[w][i][t], table->spread[w][i][t]);
+            fprintf(f, "}");
+        }
         fprintf(f, "}");
     }
     fprintf(f, "}}\n");
@@ -5775,29 +5943,35 @@ static int ij_probe(const ij_options *o)
     if (!o->model) ij_die(2, "probe needs --model FILE");
     const char *data = o->data ? o->data : "scenes", *test = o->test ? o->test : data;
     const ij_team team = ij_team_start(o->threads);
-    const ij_model trained = ij_trained(o), random = ij_model_for(&trained.config, IJ_INFER);      /* drawn from the run's seed */
-    const ij_config c = trained.config;
-    const size_t most = o->images ? o->images : 10000, d = c.embed_dim;
-    const size_t pixels = 3 * IJ_MIN(c.crop_size[0], IJ_PIXEL_SIDE) * IJ_MIN(c.crop_size[1], IJ_PIXEL_SIDE);
-    ij_features a = ij_features_of(data, IJ_TRAIN_PART, o->test != NULL, &trained, &random, 1, most, 0, &team);
-    ij_features b = ij_features_of(test, IJ_TEST_PART, o->test != NULL, &trained, &random, 1, most, 0, &team);
-    if (!a.tasks || a.tasks != b.tasks)
-        ij_die(1, "%s: no labels: a probe needs them (folders per class, or a labelled format)", data);
-    for (size_t t = 0; t < a.tasks; t++) a.classes[t] = IJ_MAX(a.classes[t], b.classes[t]);
-    double knn[3][3], linear[3][3];
-    fprintf(stderr, "scoring: %lu training and %lu test images\n", (unsigned long)a.n, (unsigned long)b.n);
-    ij_score(knn[0], linear[0], a.trained, b.trained, &a, &b, d, &team);
-    ij_score(knn[1], linear[1], a.random, b.random, &a, &b, d, &team);
-    ij_score(knn[2], linear[2], a.pixels, b.pixels, &a, &b, pixels, &team);
+    const ij_model trained = ij_trained(o), random = ij_model_for(&trained.config, IJ_INFER);       /* drawn from the run's seed */
+    const ij_model *const model[2] = { &trained, &random };
+    const size_t most = o->images ? o->images : 10000, ways = o->full ? IJ_WAYS : IJ_SHORT_WAYS;
+    ij_table table;
+    ij_features a, b;
+    for (size_t w = 0; w < IJ_WAYS; w++) for (int k = 0; k < 9; k++) table.percent[w][k / 3][k % 3] = -1;
+    for (size_t blocks = o->full && trained.config.depth >= 4 ? 4 : 1; blocks; blocks /= 4) {
+        a = ij_features_of(data, IJ_TRAIN_PART, o->test != NULL, model, blocks == 1, most, 0, blocks, &team);
+        b = ij_features_of(test, IJ_TEST_PART, o->test != NULL, model, blocks == 1, most, 0, blocks, &team);
+        if (!a.tasks || a.tasks != b.tasks)
+            ij_die(1, "%s: no labels: a probe needs them (folders per class, or a labelled format)", data);
+        for (size_t t = 0; t < a.tasks; t++) a.classes[t] = IJ_MAX(a.classes[t], b.classes[t]);
+        if (blocks == 1) fprintf(stderr, "scoring: %lu training and %lu test images\n", (unsigned long)a.n, (unsigned long)b.n);
+        for (int i = 0; i < 3; i++) if (a.x[i]) ij_score_ways(&table, i, ways, &a, &b, &team);
+    }
     FILE *json = o->out ? ij_open_or_die(o->out, "w") : NULL;
-    if (json) ij_print_scores(json, &a, knn, linear), ij_close_or_die(json, o->out);
-    if (o->json) return ij_print_scores(stdout, &a, knn, linear), 0;
-    printf("%-10s %8s %10s %10s\n", "task", "features", "k-NN %", "linear %");
+    if (json) ij_print_scores(json, &a, &table, ways), ij_close_or_die(json, o->out);
+    if (o->json) return ij_print_scores(stdout, &a, &table, ways), 0;
     for (size_t t = 0; t < a.tasks; t++) {
-        for (int i = 0; i < 3; i++)
-            printf("%-10s %8s %10.1f %10.1f\n", i ? "" : a.task[t], ij_scored_name[i], knn[i][t], linear[i][t]);
-        printf("%-10s %8s %+10.1f %+10.1f\n", "", "margin", knn[0][t] - IJ_MAX(knn[1][t], knn[2][t]),      /* over the better */
-               linear[0][t] - IJ_MAX(linear[1][t], linear[2][t]));
+        printf("%s%-32s %11s %11s %11s %8s\n", t ? "\n" : "", a.task[t], "trained", "random", "pixels", "margin");
+        for (size_t w = 0; w < ways; w++) {
+            const double *x[3] = { table.percent[w][0], table.percent[w][1], table.percent[w][2] };
+            if (x[0][t] < 0) continue;
+            printf("%-32s", ij_ways[w].name);
+            for (int i = 0; i < 3; i++)
+                if (x[i][t] < 0) printf(" %11s", "");
+                else printf(" %5.1f %s%4.1f", x[i][t], ij_ways[w].each || ij_ways[w].share > 0 ? "sd" : "+-", table.spread[w][i][t]);
+            printf(" %+8.1f\n", x[0][t] - IJ_MAX(x[1][t], x[2][t]));                    /* over the better */
+        }
     }
     return 0;
 }
@@ -5813,17 +5987,11 @@ static int ij_features_command(const ij_options *o)
     if (last > c.depth || last < layers || (o->last4 && o->tokens))
         ij_die(2, "--layer %lu%s: the encoder has %lu blocks%s", (unsigned long)last, o->last4 ? " --last4" : "", (unsigned long)c.depth,
                o->last4 ? ", and --last4 takes means, not --tokens" : "");
-    ij_features f;
-    real *all = NULL;
-    for (size_t k = 0; k < layers; k++) {               /* an encoder of fewer blocks gives the output of a lower one */
-        m.target_encoder.depth = last + 1 + k - layers;
-        f = ij_features_of(o->data ? o->data : "scenes", IJ_TRAIN_PART, 1, &m, NULL, 0, o->images, o->tokens ? n : 0, &team);
-        if (layers > 1 && !all) all = ij_alloc(ij_mul(ij_mul(f.n, layers * d), sizeof(real)));
-        for (size_t i = 0; all && i < f.n; i++) memcpy(all + (i * layers + k) * d, f.trained + i * d, d * sizeof(real));
-    }
-    const int type = sizeof(real) == 8 ? IJ_F64 : IJ_F32;
-    const ij_item pooled = { o->out, type, 2, { f.n, layers * d }, all ? all : f.trained }, tokens = { o->out, type, 3, { f.n, n, d }, f.trained };
-    ij_write_npy(o->tokens ? &tokens : &pooled);
+    m.target_encoder.depth = last;
+    const ij_model *const model[2] = { &m, NULL };
+    const ij_features f = ij_features_of(o->data ? o->data : "scenes", IJ_TRAIN_PART, 1, model, 0, o->images, o->tokens ? n : 0, layers, &team);
+    const ij_item x = { o->out, sizeof(real) == 8 ? IJ_F64 : IJ_F32, o->tokens ? 3 : 2, { f.n, o->tokens ? n : layers * d, d }, f.x[0] };
+    ij_write_npy(&x);
     fprintf(stderr, "%s: %lu images\n", o->out, (unsigned long)f.n);
     if (!f.tasks) return 0;
     char path[1100];
