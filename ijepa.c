@@ -5872,7 +5872,7 @@ static void ij_into_span(ij_scored *s, const ij_team *team)
 /* With few labels: mean and standard deviation over draws of the training rows. */
 static void ij_score_few(double *mean, double *spread, const ij_scored *s, size_t task, const ij_way *way, const ij_team *team)
 {
-    size_t *order = ij_alloc(s->n * sizeof *order), seen[256];
+    size_t *order = ij_alloc(s->n * sizeof *order), *seen = ij_alloc(s->classes[task] * sizeof *seen);
     int *label = ij_alloc(s->n * sizeof *label);
     const int *const train_label[1] = { label }, *const test_label[1] = { s->test_label[task] };
     double percent[IJ_DRAWS], square = 0;
@@ -5883,10 +5883,10 @@ static void ij_score_few(double *mean, double *spread, const ij_scored *s, size_
         ij_rng rng;
         ij_rng_seed(&rng, draw);
         ij_rng_permutation(&rng, order, s->n);
-        memset(seen, 0, sizeof seen);
+        memset(seen, 0, s->classes[task] * sizeof *seen);
         for (size_t i = 0; i < s->n; i++) {
             const int c = s->train_label[task][order[i]];
-            if (way->each ? seen[c & 255]++ >= way->each : (double)i >= way->share * (double)s->n) continue;
+            if (way->each ? seen[c]++ >= way->each : (double)i >= way->share * (double)s->n) continue;
             memcpy(rows + few.n * s->d, s->train + order[i] * s->d, s->d * sizeof *rows), label[few.n++] = c;
         }
         if (few.n < few.d) ij_into_span(&few, team);
@@ -5897,7 +5897,7 @@ static void ij_score_few(double *mean, double *spread, const ij_scored *s, size_
     }
     for (size_t draw = 0; draw < IJ_DRAWS; draw++) square += (percent[draw] - *mean) * (percent[draw] - *mean);
     *spread = sqrt(square / (IJ_DRAWS - 1));
-    free(order), free(label);
+    free(order), free(label), free(seen);
 }
 
 /* All ways, or the first `ways`, for features i of a (training) and b (test), and of the last four blocks. */
