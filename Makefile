@@ -1,5 +1,5 @@
 # make         the program, for this machine
-# make run     renders scenes, trains on them, prints the scores; all it writes goes to run/ (under three minutes on two cores)
+# make run     renders scenes, trains on them, prints the scores, writes run/report.html (under three minutes on two cores)
 # make test    builds and runs the tests (under a minute)
 # make check   every gradient against finite differences, in double, as a table
 # make ARCH=   portable: no instructions beyond the platform's baseline
@@ -15,6 +15,7 @@ run: ijepa
 	rm -rf run
 	./ijepa train --preset scenes --out run
 	./ijepa probe --model run --out run/probe.json
+	./ijepa report run
 
 test: test_ijepa test_ijepa_double
 	./test_ijepa

@@ -2490,6 +2490,7 @@ static double ij_peak_mib(void)
 }
 
 static int ij_terminal(void) { return isatty(2) > 0; }
+static int ij_colours(void) { return isatty(1) > 0; }
 
 static ij_status ij_make_folder(const char *path, ij_error *why)        /* and its parents */
 {
@@ -2603,6 +2604,7 @@ static double ij_seconds(void) { return (double)clock() / CLOCKS_PER_SEC; }
 static size_t ij_processors(void) { return 1; }
 static double ij_peak_mib(void) { return 0; }
 static int ij_terminal(void) { return 0; }
+static int ij_colours(void) { return 0; }
 static ij_status ij_make_folder(const char *path, ij_error *why) { return ij_fail(why, IJ_OK, "%.300s", path); }
 static ij_status ij_lock(const char *path, ij_error *why) { return ij_fail(why, IJ_OK, "%.300s", path); }
 static ij_team ij_team_start(size_t threads)
@@ -4599,8 +4601,10 @@ ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *im
 {
     const ij_config *c = &m->config;
     const size_t d = c->embed_dim, n = ij_rows(&m->encoder_pos), row = n * d, batch = masks->target.lists / c->num_pred_masks;
-    double *place = work, *mean = place + row, within = 0, all = 0, guess = 0;    /* [N,D] of each patch; [D] of them all */
+    const size_t gw = c->crop_size[1] / c->patch_size;
+    double *place = work, *mean = place + row, within = 0, all = 0, guess = 0, copy = 0, scale = 0;   /* [N,D] of each patch; [D] of them all */
     real *want = (real *)(mean + d);                    /* [B,N,D] what the loss compares with, of every patch */
+    size_t made = 0;
     ij_step s;
     if (batch < 2 || batch > c->batch_size) return IJ_EARG;
     if (size < ij_watch_size(c)) return IJ_EMEM;
@@ -4611,9 +4615,12 @@ ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *im
         ij_encode_targets(&s, &m->team), ij_encode_context(&s, &m->team), ij_predict(&s, &m->team);
         h->loss += ij_loss(&s, &m->team);
         ij_pool(pooled + first * d, &s.target.stack);
-        const ij_tensor *target = ij_targets(&s.target.stack);
+        const ij_tensor *target = ij_targets(&s.target.stack), *out = &s.predictor.out;
         ij_normalise_rows(want + first * row, target->x, ij_rows(target), d, 0);
+        for (size_t i = 0; i < ij_rows(out) * d; i++) h->predictor_norm += (double)out->x[i] * (double)out->x[i];
+        made += ij_rows(out) * d, scale = s.loss.scale;
     }
+    h->predictor_norm = sqrt(h->predictor_norm / (double)made);
     for (size_t i = 0; i < batch * row; i++) place[i % row] += (double)want[i] / (double)batch;
     for (size_t i = 0; i < row; i++) mean[i % d] += place[i] / (double)n;
     for (size_t i = 0; i < batch * row; i++) {
@@ -4625,24 +4632,56 @@ ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *im
         for (size_t j = 0; j < masks->target.length[t] * d; j++) {
             const size_t at = masks->target.index[t * masks->target.stride + j / d] * d + j % d;
             const real e = (real)(((double)want[t % batch * row + at] - place[at]) * others);
-            guess += (double)(c->loss == IJ_LOSS_L2 ? e * e : ij_smooth_l1(e)) * (double)c->num_enc_masks * s.loss.scale;
+            guess += (double)(c->loss == IJ_LOSS_L2 ? e * e : ij_smooth_l1(e)) * (double)c->num_enc_masks * scale;
         }
-    h->skill = guess > 0 ? 1 - h->loss / guess : 0, h->position = all > 0 ? 1 - within * others / all : 1;
+    for (size_t t = 0; t < masks->target.lists; t++)
+        for (size_t j = 0; j < masks->target.length[t]; j++)
+            for (size_t k = 0; k < c->num_enc_masks; k++) {
+                const size_t at = masks->target.index[t * masks->target.stride + j], list = k * batch + t % batch;
+                size_t best = 0, least = SIZE_MAX;
+                for (size_t i = 0; i < masks->context.length[list]; i++) {
+                    const size_t from = masks->context.index[list * masks->context.stride + i];
+                    const size_t dy = IJ_MAX(at / gw, from / gw) - IJ_MIN(at / gw, from / gw), dx = IJ_MAX(at % gw, from % gw) - IJ_MIN(at % gw, from % gw);
+                    if (dy * dy + dx * dx < least) least = dy * dy + dx * dx, best = from;
+                }
+                for (size_t i = 0; i < d; i++) {
+                    const real e = want[t % batch * row + at * d + i] - want[t % batch * row + best * d + i];
+                    copy += (double)(c->loss == IJ_LOSS_L2 ? e * e : ij_smooth_l1(e)) * scale;
+                }
+            }
+    for (size_t i = 0; i < batch * d; i++) {            /* over the patches of image i / D, in channel i % D */
+        const real *x = want + i / d * row + i % d;
+        double sum = 0, square = 0;
+        for (size_t k = 0; k < n; k++) sum += (double)x[k * d];
+        for (size_t k = 0; k < n; k++) square += ((double)x[k * d] - sum / (double)n) * ((double)x[k * d] - sum / (double)n);
+        h->patch_std += sqrt(square / (double)n) / (double)(batch * d);
+    }
+    h->skill = guess > 0 ? 1 - h->loss / guess : 0, h->copy_skill = copy > 0 ? 1 - h->loss / copy : 0;
+    h->position = all > 0 ? 1 - within * others / all : 1;
     return IJ_OK;
 }
 
-/* RankMe: exp of the entropy of z's singular values. Their squares are the eigenvalues of z'z (or zz', if smaller),
- * by Jacobi rotations: each clears one pair of off-diagonal numbers. */
-ij_status ij_rankme(double *rank, const ij_real *z, size_t n, size_t d, void *work, size_t size)
+/* Mean cosine of all pairs of rows. */
+static double ij_mean_cosine(const real *z, size_t n, size_t d, double *work)
 {
-    const size_t k = IJ_MIN(n, d), sum = IJ_MAX(n, d), row = n < d ? d : 1, col = n < d ? 1 : d;
-    double *g = work, trace = 0, off = 1, total = 0;
-    if (size / sizeof *g / IJ_MAX(k, 1) < k) return IJ_EMEM;
-    memset(g, 0, k * k * sizeof *g);
-    for (size_t r = 0; r < sum; r++)
-        for (size_t i = 0; i < k; i++)
-            for (size_t j = 0; j < k; j++) g[i * k + j] += (double)z[i * row + r * col] * (double)z[j * row + r * col];
+    double square = 0;
+    memset(work, 0, d * sizeof *work);
+    for (size_t i = 0; i < n; i++) {
+        double length = 0;
+        for (size_t c = 0; c < d; c++) length += (double)z[i * d + c] * (double)z[i * d + c];
+        for (size_t c = 0; c < d; c++) work[c] += (double)z[i * d + c] / sqrt(IJ_MAX(length, 1e-300));
+    }
+    for (size_t c = 0; c < d; c++) square += work[c] * work[c];
+    return (square - (double)n) / ((double)n * (double)(n - 1));       /* all pairs, less each with itself */
+}
+
+/* Eigenvalues of a symmetric g [k,k], left on its diagonal, by Jacobi rotations: each clears one pair of off-diagonal
+ * numbers. Rows of v, if given, become the eigenvectors. */
+static void ij_jacobi(double *g, double *v, size_t k)
+{
+    double trace = 0, off = 1;
     for (size_t i = 0; i < k; i++) trace += g[i * k + i];
+    for (size_t i = 0; v && i < k * k; i++) v[i] = i % (k + 1) == 0;
     for (int sweep = 0; sweep < 40 && off > 1e-28 * trace * trace; sweep++) {
         off = 0;
         for (size_t p = 0; p < k; p++)
@@ -4652,14 +4691,27 @@ ij_status ij_rankme(double *rank, const ij_real *z, size_t n, size_t d, void *wo
                 if (fabs(pq) <= 1e-18 * trace) continue;
                 const double a = (g[q * k + q] - g[p * k + p]) / (2 * pq), t = (a < 0 ? -1 : 1) / (fabs(a) + sqrt(a * a + 1));
                 const double cosine = 1 / sqrt(t * t + 1), sine = t * cosine;
-                for (int side = 0; side < 2; side++)    /* columns p and q, then the rows */
+                for (int side = 0; side < (v ? 3 : 2); side++)         /* columns p and q, then the rows, then those of v */
                     for (size_t i = 0; i < k; i++) {
-                        double *x = &g[side ? p * k + i : i * k + p], *y = &g[side ? q * k + i : i * k + q];
+                        double *in = side < 2 ? g : v, *x = &in[side ? p * k + i : i * k + p], *y = &in[side ? q * k + i : i * k + q];
                         const double xi = *x;
                         *x = cosine * xi - sine * *y, *y = sine * xi + cosine * *y;
                     }
             }
     }
+}
+
+/* RankMe: exp of the entropy of z's singular values. Their squares are the eigenvalues of z'z (or zz', if smaller). */
+ij_status ij_rankme(double *rank, const ij_real *z, size_t n, size_t d, void *work, size_t size)
+{
+    const size_t k = IJ_MIN(n, d), sum = IJ_MAX(n, d), row = n < d ? d : 1, col = n < d ? 1 : d;
+    double *g = work, total = 0;
+    if (size / sizeof *g / IJ_MAX(k, 1) < k) return IJ_EMEM;
+    memset(g, 0, k * k * sizeof *g);
+    for (size_t r = 0; r < sum; r++)
+        for (size_t i = 0; i < k; i++)
+            for (size_t j = 0; j < k; j++) g[i * k + j] += (double)z[i * row + r * col] * (double)z[j * row + r * col];
+    ij_jacobi(g, NULL, k);
     *rank = 0;
     for (size_t i = 0; i < k; i++) total += sqrt(IJ_MAX(g[i * k + i], 0));
     for (size_t i = 0; i < k; i++) {
@@ -4668,6 +4720,109 @@ ij_status ij_rankme(double *rank, const ij_real *z, size_t n, size_t d, void *wo
     }
     *rank = exp(*rank);
     return IJ_OK;
+}
+
+ij_status ij_watch_features(ij_health *h, const ij_real *pooled, size_t n, size_t d, void *work, size_t size)
+{
+    const ij_tensor all = { (real *)pooled, 2, { n, d, 0, 0 } };
+    if (n < 2) return IJ_EARG;
+    if (size / sizeof(double) < d) return IJ_EMEM;
+    h->images = n, h->cosine = ij_mean_cosine(pooled, n, d, work), h->feature_std = ij_feature_std(&all);
+    return ij_rankme(&h->rank, pooled, n, d, work, size);
+}
+
+/* Bounds between runs that learnt (cosine 0.09 to 0.71, rank 6 to 36, skill 0.25 to 0.76) and runs made to collapse (all but
+ * one: 0.97 to 1, rank 1.4 to 4.1; that one: skill -0.1): README, "Is it learning?". */
+const char *ij_verdict(const ij_health *h, int warm)
+{
+    const int few = h->images < 64;                     /* rank counts at most the images */
+    if (!(h->cosine < 0.85) || (!few && !(h->rank > 3)))
+        return "collapsing: the features of all images are nearly the same; try a slower EMA (--ema 0.996 to 1); a larger --patch_init_std; "
+               "--vicreg 0.1 or a lower --lr";
+    if (warm && !(h->skill > 0.1))
+        return h->position > 0.5 ? "collapsing: only where a patch lies is predicted; try a larger --patch_init_std; less weight decay or --vicreg 0.1"
+                                 : "collapsing: predictions are no better than the mean; try a lower --lr; --clip_grad 1 or larger target blocks";
+    if (h->cosine > 0.75 || (!few && h->rank < 5))
+        return "warning: the features of different images are much alike; if rank goes on falling try a slower EMA or a lower --lr";
+    if (!warm) return "too early to say: the learning rate is still rising";
+    if (h->skill < 0.2) return "warning: predictions are hardly better than the mean; train on or try a lower --lr";
+    return few ? "healthy as far as fewer than 64 images tell" : "healthy";
+}
+
+ij_status ij_pca(ij_real *scores, ij_real *axes, ij_real *mean, size_t parts, const ij_real *z, size_t n, size_t d, void *work, size_t size)
+{
+    double *g = work, *v = g + d * d, *m = v + d * d;
+    if (!n || parts > d) return IJ_EARG;
+    if (size / sizeof *g / (2 * d + 1) < d) return IJ_EMEM;
+    memset(g, 0, (2 * d * d + d) * sizeof *g);
+    for (size_t i = 0; i < n * d; i++) m[i % d] += (double)z[i] / (double)n;
+    for (size_t r = 0; r < n; r++)
+        for (size_t i = 0; i < d; i++)
+            for (size_t j = 0; j < d; j++) g[i * d + j] += ((double)z[r * d + i] - m[i]) * ((double)z[r * d + j] - m[j]);
+    ij_jacobi(g, v, d);
+    for (size_t c = 0; c < d; c++) mean[c] = (real)m[c];
+    for (size_t k = 0; k < parts; k++) {
+        size_t best = 0, high = 0;
+        for (size_t i = 1; i < d; i++) best = g[i * d + i] > g[best * d + best] ? i : best;
+        for (size_t c = 1; c < d; c++) high = fabs(v[best * d + c]) > fabs(v[best * d + high]) ? c : high;
+        const double sign = v[best * d + high] < 0 ? -1 : 1;           /* the largest number of each axis is positive */
+        for (size_t c = 0; c < d; c++) axes[k * d + c] = (real)(sign * v[best * d + c]);
+        g[best * d + best] = -1;
+        for (size_t r = 0; r < n; r++) {
+            double sum = 0;
+            for (size_t c = 0; c < d; c++) sum += ((double)z[r * d + c] - m[c]) * sign * v[best * d + c];
+            scores[r * parts + k] = (real)sum;
+        }
+    }
+    return IJ_OK;
+}
+
+/* ---- PNG ---------------------------------------------------------------------------------------------------------
+ * Pixels unpacked: a zlib stream of stored blocks. Four times the size of a packed one, a tenth of the code.        */
+
+static uint8_t *ij_png_chunk(uint8_t *to, const char *type, const uint8_t *x, size_t n)
+{
+    uint32_t crc = 0xffffffffu;
+    const uint8_t length[4] = { (uint8_t)(n >> 24), (uint8_t)(n >> 16), (uint8_t)(n >> 8), (uint8_t)n };
+    memcpy(to, length, 4), memcpy(to + 4, type, 4);
+    if (n) memmove(to + 8, x, n);
+    for (size_t i = 4; i < n + 8; i++) {
+        crc ^= to[i];
+        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
+    }
+    for (int i = 0; i < 4; i++) to[n + 8 + (size_t)i] = (uint8_t)(~crc >> (24 - 8 * i));
+    return to + n + 12;
+}
+
+size_t ij_png_size(size_t height, size_t width)
+{
+    const size_t raw = ij_mul(height, 3 * width + 1);
+    return raw > SIZE_MAX / 2 ? SIZE_MAX : raw + (raw / 65535 + 1) * 5 + 6 + 8 + 25 + 12 + 12;
+}
+
+size_t ij_png(uint8_t *to, const uint8_t *rgb, size_t height, size_t width)
+{
+    const uint8_t head[13] = { (uint8_t)(width >> 24), (uint8_t)(width >> 16), (uint8_t)(width >> 8), (uint8_t)width, (uint8_t)(height >> 24),
+                               (uint8_t)(height >> 16), (uint8_t)(height >> 8), (uint8_t)height, 8, 2, 0, 0, 0 };
+    const size_t row = 3 * width + 1, raw = height * row;
+    uint8_t *const start = to;
+    uint32_t a = 1, b = 0;                              /* Adler-32 */
+    memcpy(to, "\x89PNG\r\n\x1a\n", 8);
+    to = ij_png_chunk(to + 8, "IHDR", head, sizeof head);
+    uint8_t *z = to + 8;                                /* the data is made where the chunk will have it */
+    *z++ = 0x78, *z++ = 1;
+    for (size_t i = 0; i < raw; i++) {
+        const size_t left = IJ_MIN(raw - i, 65535);
+        if (i % 65535 == 0) {
+            const uint8_t block[5] = { raw - i <= 65535, (uint8_t)left, (uint8_t)(left >> 8), (uint8_t)~left, (uint8_t)(~left >> 8) };
+            memcpy(z, block, 5), z += 5;
+        }
+        *z = i % row ? rgb[i / row * 3 * width + i % row - 1] : 0;
+        a = (a + *z++) % 65521, b = (b + a) % 65521;
+    }
+    for (int i = 0; i < 4; i++) *z++ = (uint8_t)((b << 16 | a) >> (24 - 8 * i));
+    to = ij_png_chunk(to, "IDAT", to + 8, (size_t)(z - to - 8));
+    return (size_t)(ij_png_chunk(to, "IEND", NULL, 0) - start);
 }
 
 /* ---- gradient check ----------------------------------------------------------------------------------------------
@@ -4911,49 +5066,56 @@ static const struct { const char *name, *help, *settings; } ij_preset[] = {
 enum { IJ_PRESETS = sizeof ij_preset / sizeof *ij_preset };
 
 typedef struct {
-    const char *command, *what, *data, *test, *out, *model, *preset, *config, *hf, *encoder, *dump;
-    size_t threads, images, layer, probe_every, context_tokens, target_tokens, targets, repeat;
+    const char *command, *what, *data, *test, *out, *model, *preset, *config, *hf, *encoder, *dump, *hole, *reference, *panels;
+    size_t threads, images, patch, layer, probe_every, context_tokens, target_tokens, targets, repeat;
     int json, resume, dry_run, tokens, last4, keep_going, full, profile, help, configured, picked;
     ij_config c;
 } ij_options;
 
 enum { IJ_TRAINS = 1, IJ_PROBES = 2, IJ_FEATURES = 4, IJ_MASKS = 8, IJ_RENDERS = 16, IJ_INFOS = 32, IJ_BENCHES = 64,
-       IJ_CHECKS = 128, IJ_EXPORTS = 256 };
+       IJ_CHECKS = 128, IJ_EXPORTS = 256, IJ_SHOWS = 512, IJ_PREDICTS = 1024, IJ_REPORTS = 2048 };
 static const struct { const char *name; int bit; const char *use, *help; } ij_command[] = {
     { "train", IJ_TRAINS, "train [--data PATH] --out DIR", "learn from images; writes DIR/latest.safetensors and DIR/log.csv" },
     { "probe", IJ_PROBES, "probe --model FILE [--data PATH]", "k-NN and linear scores: trained, random encoder, raw pixels" },
     { "features", IJ_FEATURES, "features --model FILE --data PATH --out FILE.npy", "one vector per image, as .npy" },
     { "export", IJ_EXPORTS, "export --model FILE --hf DIR", "a folder that transformers' IJepaModel.from_pretrained loads" },
+    { "show", IJ_SHOWS, "show [IMAGES] [--model FILE] [--out FILE.png]", "pictures of masks, features and predictions" },
+    { "predict", IJ_PREDICTS, "predict IMAGE --model FILE [--hole X,Y,W,H]", "what it expects behind targets or a hole, in pixels" },
+    { "report", IJ_REPORTS, "report DIR [--data PATH]", "DIR/report.html: scores, curves, pictures of a run" },
     { "masks", IJ_MASKS, "masks [--images N]", "draws context and target blocks, with their statistics" },
     { "render", IJ_RENDERS, "render --out DIR [--images N]", "writes the built-in scenes as PPM, with labels.csv" },
     { "info", IJ_INFOS, "info [FILE]", "settings and tensors of a file; without one, of this build" },
     { "bench", IJ_BENCHES, "bench step|encode|matmul|data|scale", "time, GFLOP/s, share of peak, memory" },
     { "check", IJ_CHECKS, "check", "every gradient against finite differences" },
 };
-enum { IJ_COMMANDS = sizeof ij_command / sizeof *ij_command, IJ_CONFIGURED = IJ_TRAINS | IJ_MASKS | IJ_BENCHES };
+enum { IJ_COMMANDS = sizeof ij_command / sizeof *ij_command, IJ_CONFIGURED = IJ_TRAINS | IJ_MASKS | IJ_BENCHES | IJ_SHOWS };
 
 static const struct { const char *name; int commands; size_t offset; char kind; const char *help; } ij_option[] = {
-    { "data", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_BENCHES, offsetof(ij_options, data), 's',
+    { "data", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_REPORTS | IJ_BENCHES, offsetof(ij_options, data), 's',
       "images: file, folder, or scenes[:COUNT[:SIDE]] (default scenes)" },
     { "test", IJ_TRAINS | IJ_PROBES, offsetof(ij_options, test), 's', "images to be scored on, if not beside the data" },
-    { "out", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_RENDERS, offsetof(ij_options, out), 's',
+    { "out", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_RENDERS, offsetof(ij_options, out), 's',
       "where results go (probe: the table as JSON, too)" },
-    { "model", IJ_PROBES | IJ_FEATURES | IJ_EXPORTS, offsetof(ij_options, model), 's',
+    { "model", IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_EXPORTS, offsetof(ij_options, model), 's',
       "ours, Hugging Face's or a converted one: FILE.safetensors, *.index.json or their folder" },
-    { "encoder", IJ_PROBES | IJ_FEATURES | IJ_EXPORTS, offsetof(ij_options, encoder), 's',
+    { "encoder", IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_EXPORTS, offsetof(ij_options, encoder), 's',
       "target (default, what the paper evaluates) or context" },
     { "hf", IJ_EXPORTS, offsetof(ij_options, hf), 's', "the folder to write" },
     { "preset", IJ_CONFIGURED, offsetof(ij_options, preset), 's', "settings to start from: below; train takes one that fits the data" },
     { "config", IJ_CONFIGURED, offsetof(ij_options, config), 's', "settings from a file: key = value, or the reference's YAML" },
-    { "threads", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_BENCHES, offsetof(ij_options, threads), 'n',
+    { "threads", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_REPORTS | IJ_PREDICTS | IJ_BENCHES, offsetof(ij_options, threads), 'n',
       "threads; 0: one per processor" },
-    { "images", IJ_PROBES | IJ_FEATURES | IJ_MASKS | IJ_RENDERS, offsetof(ij_options, images), 'n',
+    { "images", IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_MASKS | IJ_RENDERS, offsetof(ij_options, images), 'n',
       "at most so many images (probe: of each part); 0: default" },
     { "context_tokens", IJ_BENCHES, offsetof(ij_options, context_tokens), 'n', "fixed tokens per context" },
     { "target_tokens", IJ_BENCHES, offsetof(ij_options, target_tokens), 'n', "fixed tokens per target block" },
     { "targets", IJ_BENCHES, offsetof(ij_options, targets), 'n', "target blocks (num_pred_masks)" },
     { "repeat", IJ_BENCHES, offsetof(ij_options, repeat), 'n', "timed repetitions" },
     { "profile", IJ_BENCHES, offsetof(ij_options, profile), 'f', "step: arithmetic, bytes and time of each part, one thread" },
+    { "panels", IJ_SHOWS, offsetof(ij_options, panels), 's', "of image,context,targets,coverage,pca,similarity,attention,montage,nearest,sketch,traced" },
+    { "hole", IJ_SHOWS | IJ_PREDICTS, offsetof(ij_options, hole), 's', "x,y,width,height in pixels: what is predicted, instead of drawn blocks" },
+    { "reference", IJ_SHOWS | IJ_PREDICTS, offsetof(ij_options, reference), 's', "images whose patches fill montages (default scenes:1000)" },
+    { "patch", IJ_SHOWS, offsetof(ij_options, patch), 'n', "similarity: to patch N, counted from 1 by rows; 0: the middle" },
     { "tokens", IJ_FEATURES, offsetof(ij_options, tokens), 'f', "every patch [n,N,D] instead of the mean [n,D]" },
     { "layer", IJ_FEATURES, offsetof(ij_options, layer), 'n', "output of block N, through the last norm; 0: of all" },
     { "last4", IJ_FEATURES, offsetof(ij_options, last4), 'f', "the last four blocks side by side [n,4D]" },
@@ -4964,7 +5126,7 @@ static const struct { const char *name; int commands; size_t offset; char kind; 
     { "keep_going", IJ_TRAINS, offsetof(ij_options, keep_going), 'f', "a checkpoint that cannot be written is no reason to stop" },
     { "resume", IJ_TRAINS, offsetof(ij_options, resume), 'f', "go on from DIR/latest.safetensors" },
     { "dry-run", IJ_TRAINS, offsetof(ij_options, dry_run), 'f', "print size, work, memory and time, then stop" },
-    { "help", 511, offsetof(ij_options, help), 'f', "this text" },
+    { "help", 4095, offsetof(ij_options, help), 'f', "this text" },
 };
 enum { IJ_OPTIONS = sizeof ij_option / sizeof *ij_option };
 
@@ -5059,7 +5221,7 @@ static void ij_parse_arguments(ij_options *o, int bit, int argc, char **argv, in
         const char *value = strchr(argv[i], '=');
         if (!strcmp(argv[i], "-h")) { o->help = 1; continue; }
         if (strncmp(argv[i], "--", 2)) {
-            if (!(bit & (IJ_INFOS | IJ_BENCHES)) || (!settings && o->what))
+            if (!(bit & (IJ_INFOS | IJ_BENCHES | IJ_SHOWS | IJ_PREDICTS | IJ_REPORTS)) || (!settings && o->what))
                 ij_die(2, "\"%s\" is not a setting: expected --name value", argv[i]);
             o->what = argv[i];
             continue;
@@ -5313,6 +5475,23 @@ static void ij_score(double percent[3], const ij_scored *s, size_t k, const ij_t
     for (size_t t = 0; t < s->tasks; t++) percent[t] *= 100;
 }
 
+/* The three main components of features z [n,D] as red, green and blue [n,3]: two standard deviations from dark to bright. */
+static void ij_pca_colours(uint8_t *rgb, const real *z, size_t n, size_t d)
+{
+    const size_t size = (2 * d * d + d) * sizeof(double);
+    void *work = ij_alloc(size);
+    real *axes = ij_alloc((4 * d + 3 * n) * sizeof *axes), *scores = axes + 4 * d;
+    if (ij_pca(scores, axes, axes + 3 * d, 3, z, n, d, work, size)) ij_die(1, "no principal components");
+    for (size_t k = 0; k < 3; k++) {
+        double square = 0;
+        for (size_t i = 0; i < n; i++) square += (double)scores[i * 3 + k] * (double)scores[i * 3 + k];
+        const double high = 2 * sqrt(square / (double)n);
+        for (size_t i = 0; i < n; i++)
+            rgb[i * 3 + k] = (uint8_t)(255 * IJ_MAX(0, IJ_MIN(((double)scores[i * 3 + k] / IJ_MAX(high, 1e-30) + 1) / 2, 1)) + 0.5);
+    }
+    free(work), free(axes);
+}
+
 /* ---- training ---- */
 
 static void ij_path(char path[1100], const char *folder, const char *name)
@@ -5331,6 +5510,15 @@ static void ij_close_or_die(FILE *f, const char *path)
 {
     const int bad = ferror(f);
     if (fclose(f) || bad) ij_die(1, "%s: cannot be written: %s", path, strerror(errno));
+}
+
+static void ij_write_png(const char *path, const uint8_t *rgb, size_t h, size_t w)
+{
+    uint8_t *png = ij_alloc(ij_png_size(h, w));
+    FILE *f = ij_open_or_die(path, "wb");
+    fwrite(png, 1, ij_png(png, rgb, h, w), f);
+    ij_close_or_die(f, path);
+    free(png);
 }
 
 static void ij_print_config(FILE *f, const ij_config *c)
@@ -5501,7 +5689,7 @@ typedef struct {
     ij_model m;
     ij_images s;
     ij_team team;
-    char latest[1100], log_path[1100], health_path[1100];
+    char latest[1100], log_path[1100], health_path[1100], pictures[1100];
     char best_path[1100], probe_path[1100];
     FILE *log, *health, *probe;
     double best;                /* the highest mean so far in probe.csv, */
@@ -5564,10 +5752,13 @@ static void ij_train_start(ij_run *t, ij_options *o)
     ij_print_config(stderr, c);
     ij_path(t->log_path, o->out, "config.txt");
     FILE *out = ij_open_or_die(t->log_path, "w");
+    fprintf(out, "# --data %s\n", o->data);
     ij_print_config(out, c);
     ij_close_or_die(out, t->log_path);
+    ij_path(t->pictures, o->out, "pca");
+    ij_must(ij_make_folder(t->pictures, &why), &why);
     t->log = ij_open_log(t->log_path, o, "log.csv", ij_log_head, t->m.step);
-    t->health = ij_open_log(t->health_path, o, "health.csv", "step,loss,skill,position,rank,feature std\n",
+    t->health = ij_open_log(t->health_path, o, "health.csv", "step,loss,skill,position,rank,feature std,copy skill,patch std,cosine,predictor norm,verdict\n",
                             t->m.step < ij_steps(c) ? t->m.step / ij_watch_every(c) + 1 : UINT64_MAX);
 }
 
@@ -5597,6 +5788,33 @@ static ij_report ij_train_pass(ij_run *t, size_t *order, uint64_t *ordered)
     return r;
 }
 
+/* pca/STEP.png: main components of the target features of six training images side by side, a pixel for each patch. */
+enum { IJ_WATCHED = 6 };
+static void ij_train_picture(ij_run *t)
+{
+    ij_error why;
+    char name[40], path[1100];
+    const ij_config *c = &t->m.config;
+    const size_t n = ij_rows(&t->m.encoder_pos), d = c->embed_dim, h = c->crop_size[0], w = c->crop_size[1], gw = w / c->patch_size, row = IJ_WATCHED * (gw + 1);
+    size_t size;
+    ij_must(ij_encode_size(&size, c, 1, h, w, &why), &why);
+    void *work = ij_alloc(size);
+    real *token = ij_alloc(IJ_WATCHED * n * d * sizeof *token);
+    uint8_t *rgb = ij_alloc(IJ_WATCHED * n * 3), *all = ij_alloc(n / gw * row * 3);
+    for (size_t k = 0; k < IJ_WATCHED; k++) {
+        ij_images_read(&t->s, 0, k * t->s.count / IJ_WATCHED);
+        ij_centre_task(&t->s, 0);
+        if (ij_encode(token + k * n * d, NULL, &t->m.target_encoder, t->s.images, 1, h, w, work, size, &t->team)) ij_die(1, "cannot encode");
+    }
+    ij_pca_colours(rgb, token, IJ_WATCHED * n, d);
+    memset(all, 255, n / gw * row * 3);
+    for (size_t i = 0; i < IJ_WATCHED * n; i++) memcpy(all + (i % n / gw * row + i / n * (gw + 1) + i % gw) * 3, rgb + i * 3, 3);
+    snprintf(name, sizeof name, "%lu.png", (unsigned long)t->m.step);
+    ij_path(path, t->pictures, name);
+    ij_write_png(path, all, n / gw, row);
+    free(work), free(token), free(rgb), free(all);
+}
+
 /* A line of health.csv, and on the screen: some 500 images spread over the data, the same crops and masks each time. */
 static void ij_train_watch(ij_run *t)
 {
@@ -5608,7 +5826,7 @@ static void ij_train_watch(ij_run *t)
     const size_t seen = batches * images, side = IJ_MIN(seen, d), size = ij_watch_size(c), gram_size = side * side * sizeof(double);
     void *work = ij_alloc(IJ_MAX(size, gram_size));
     real *pooled = ij_alloc(seen * d * sizeof *pooled);
-    double sum[3] = { 0, 0, 0 }, rank;
+    ij_health all = { 0 };
     ij_rng_seed(&rng, c->seed);
     for (size_t k = 0; k < batches; k++) {
         ij_health h;
@@ -5616,16 +5834,20 @@ static void ij_train_watch(ij_run *t)
         t->s.stream = k * images;
         ij_each(&t->team, images, ij_augment_task, &t->s);
         ij_must(ij_masks_draw(&m->masks, c, &rng, k, images, &why), &why);
-        if (ij_watch(&h, pooled + k * images * d, m, t->s.images, &m->masks, work, size)) h.skill = h.position = (double)NAN;
-        sum[0] += h.loss / (double)batches, sum[1] += h.skill / (double)batches, sum[2] += h.position / (double)batches;
+        if (ij_watch(&h, pooled + k * images * d, m, t->s.images, &m->masks, work, size)) h.skill = (double)NAN;
+        const double share = 1 / (double)batches;
+        all.loss += h.loss * share, all.skill += h.skill * share, all.position += h.position * share, all.copy_skill += h.copy_skill * share;
+        all.patch_std += h.patch_std * share, all.predictor_norm += h.predictor_norm * share;
     }
-    const ij_tensor all = { pooled, 2, { seen, d, 0, 0 } };
-    const double std = ij_feature_std(&all);
-    if (ij_rankme(&rank, pooled, seen, d, work, gram_size)) rank = (double)NAN;
-    fprintf(t->health, "%lu,%.6f,%.5f,%.5f,%.4f,%.5g\n", (unsigned long)m->step, sum[0], sum[1], sum[2], rank, std);
-    fprintf(stderr, "%sepoch %.2f  loss %.4f  skill %.3f  position %.3f  rank %.1f  std %.3f%s\n", ij_terminal() ? "\r" : "",
-            (double)m->step / (double)c->ipe, sum[0], sum[1], sum[2], rank, std, ij_terminal() ? "                    " : "");
+    if (ij_watch_features(&all, pooled, seen, d, work, IJ_MAX(size, gram_size))) all.rank = (double)NAN;
+    const char *verdict = ij_verdict(&all, (double)m->step > c->warmup * (double)c->ipe);
+    fprintf(t->health, "%lu,%.6f,%.5f,%.5f,%.4f,%.5g,%.5f,%.5f,%.5f,%.5f,%s\n", (unsigned long)m->step, all.loss, all.skill, all.position,
+            all.rank, all.feature_std, all.copy_skill, all.patch_std, all.cosine, all.predictor_norm, verdict);
+    fprintf(stderr, "%sepoch %.2f  loss %.4f  skill %.3f  position %.3f  rank %.1f  std %.3f  cosine %.2f%s\n%s%s", ij_terminal() ? "\r" : "",
+            (double)m->step / (double)c->ipe, all.loss, all.skill, all.position, all.rank, all.feature_std, all.cosine, ij_terminal() ? "          " : "",
+            *verdict == 'h' || *verdict == 't' ? "" : verdict, *verdict == 'h' || *verdict == 't' ? "" : "\n");
     free(work), free(pooled);
+    ij_train_picture(t);
 }
 
 static void ij_dump_tensor(const char *folder, const ij_tensor *t, const char *format, ...)
@@ -6012,6 +6234,683 @@ static int ij_export_command(const ij_options *o)
     ij_must(ij_make_folder(o->hf, &why), &why);
     ij_must(ij_export(&m, o->hf, ij_alloc(ij_export_size(&m)), ij_export_size(&m), &why), &why);
     fprintf(stderr, "%s: model.safetensors, config.json, preprocessor_config.json\n", o->hf);
+    return 0;
+}
+
+/* ---- pictures ----
+ * Images down, panels across. A panel is a function of one point of one image, in pixels of the training size. */
+
+typedef struct {
+    const ij_model *m;          /* NULL: only what needs no model */
+    ij_model model;
+    ij_config c;
+    size_t columns, column[64], which[64];      /* the panels: of ij_panels, and of several of one name */
+    size_t images, gw, n, patch;        /* patches in a row, in all; the chosen one */
+    uint8_t *rgb;               /* [images,h,w,3] */
+    real *tokens, *attention;   /* [images,N,D] [images,heads,N] */
+    uint8_t *pca;               /* [images,N,3] */
+    char *predicted;            /* [images,N] is this patch predicted? */
+    uint8_t *made[4];           /* [images,h,w,3] see ij_show_predicted */
+    ij_lists context, target;
+    double *seen;               /* [2,N] share of 200 draws in which a patch is context, or a target */
+} ij_show;
+typedef struct { size_t image, patch, y, x, which; } ij_point;         /* which of several panels of one name */
+typedef void ij_panel(uint8_t rgb[3], const ij_show *s, const ij_point *at);    /* rgb: the image's there */
+static const uint8_t ij_target_colour[4][3] = { { 230, 80, 60 }, { 60, 140, 230 }, { 60, 180, 90 }, { 220, 170, 40 } };
+
+/* Black, violet, red, orange, pale yellow for 0..1. */
+static void ij_heat(uint8_t rgb[3], double x)
+{
+    static const double stop[5][3] = { { 0, 0, 4 }, { 87, 16, 110 }, { 188, 55, 84 }, { 249, 142, 9 }, { 252, 255, 164 } };
+    const double at = IJ_MAX(0, IJ_MIN(x, 1)) * 4;
+    const int i = IJ_MIN((int)at, 3);
+    for (int c = 0; c < 3; c++) rgb[c] = (uint8_t)(stop[i][c] + (stop[i + 1][c] - stop[i][c]) * (at - i) + 0.5);
+}
+
+static int ij_listed(const ij_lists *l, size_t list, size_t patch)
+{
+    for (size_t j = 0; j < l->length[list]; j++) if (l->index[list * l->stride + j] == patch) return 1;
+    return 0;
+}
+
+static void ij_panel_image(uint8_t rgb[3], const ij_show *s, const ij_point *at) { (void)rgb, (void)s, (void)at; }
+
+static void ij_panel_context(uint8_t rgb[3], const ij_show *s, const ij_point *at)
+{
+    if (!ij_listed(&s->context, at->image, at->patch)) rgb[0] = rgb[1] = rgb[2] = 128;
+}
+
+static void ij_panel_targets(uint8_t rgb[3], const ij_show *s, const ij_point *at)
+{
+    int hit = 0;
+    for (size_t t = 0; t < s->target.lists / s->images; t++)
+        if (ij_listed(&s->target, t * s->images + at->image, at->patch)) {
+            for (int c = 0; c < 3; c++) rgb[c] = (uint8_t)((rgb[c] + ij_target_colour[t % 4][c]) / 2);
+            hit = 1;
+        }
+    for (int c = 0; c < 3 && !hit; c++) rgb[c] = (uint8_t)(96 + rgb[c] / 8);
+}
+
+static void ij_panel_coverage(uint8_t rgb[3], const ij_show *s, const ij_point *at)
+{
+    ij_heat(rgb, s->seen[at->which * s->n + at->patch]);
+}
+
+static void ij_panel_pca(uint8_t rgb[3], const ij_show *s, const ij_point *at) { memcpy(rgb, s->pca + (at->image * s->n + at->patch) * 3, 3); }
+
+static void ij_panel_similarity(uint8_t rgb[3], const ij_show *s, const ij_point *at)
+{
+    const size_t d = s->c.embed_dim;
+    const real *a = s->tokens + (at->image * s->n + s->patch) * d, *b = s->tokens + (at->image * s->n + at->patch) * d;
+    double ab = 0, aa = 0, bb = 0;
+    for (size_t c = 0; c < d; c++) ab += (double)a[c] * (double)b[c], aa += (double)a[c] * (double)a[c], bb += (double)b[c] * (double)b[c];
+    ij_heat(rgb, (ab / sqrt(IJ_MAX(aa * bb, 1e-300)) + 1) / 2);
+    if (at->patch == s->patch) rgb[0] = rgb[1] = rgb[2] = 255;
+}
+
+static void ij_panel_attention(uint8_t rgb[3], const ij_show *s, const ij_point *at)
+{
+    const real *p = s->attention + (at->image * s->c.num_heads + at->which) * s->n;
+    real most = 0;
+    for (size_t j = 0; j < s->n; j++) most = IJ_MAX(most, p[j]);
+    ij_heat(rgb, (double)(p[at->patch] / most));
+}
+
+static void ij_panel_made(uint8_t rgb[3], const ij_show *s, const ij_point *at, int what)
+{
+    const size_t h = s->c.crop_size[0], w = s->c.crop_size[1];
+    if (s->predicted[at->image * s->n + at->patch]) memcpy(rgb, s->made[what] + ((at->image * h + at->y) * w + at->x) * 3, 3);
+}
+static void ij_panel_montage(uint8_t rgb[3], const ij_show *s, const ij_point *at) { ij_panel_made(rgb, s, at, 0); }
+static void ij_panel_nearest(uint8_t rgb[3], const ij_show *s, const ij_point *at) { ij_panel_made(rgb, s, at, 1); }
+static void ij_panel_sketch(uint8_t rgb[3], const ij_show *s, const ij_point *at) { ij_panel_made(rgb, s, at, 2); }
+static void ij_panel_traced(uint8_t rgb[3], const ij_show *s, const ij_point *at) { ij_panel_made(rgb, s, at, 3); }
+
+/* needs: 1 masks, 2 a model, 3 its predictor. `attention` is a panel for each head, `coverage` one for context and one for targets. */
+static const struct { const char *name; ij_panel *panel; int needs; } ij_panels[] = {
+    { "image", ij_panel_image, 0 }, { "context", ij_panel_context, 1 }, { "targets", ij_panel_targets, 1 }, { "coverage", ij_panel_coverage, 1 },
+    { "pca", ij_panel_pca, 2 }, { "similarity", ij_panel_similarity, 2 }, { "attention", ij_panel_attention, 2 },
+    { "montage", ij_panel_montage, 3 }, { "nearest", ij_panel_nearest, 3 }, { "sketch", ij_panel_sketch, 3 }, { "traced", ij_panel_traced, 3 } };
+enum { IJ_PANELS = sizeof ij_panels / sizeof *ij_panels, IJ_COLUMNS = 64, IJ_GAP = 4, IJ_FIT = 2000 };
+
+/* Tokens, their first three principal components over all images shown, and the last block's attention, mean over what asks. */
+static void ij_show_model(ij_show *s, const real *images, const ij_team *team)
+{
+    ij_error why;
+    const ij_config *c = &s->c;
+    const size_t n = s->n, d = c->embed_dim, h = c->crop_size[0], w = c->crop_size[1], heads = c->num_heads;
+    size_t size;
+    ij_must(ij_encode_size(&size, c, 1, h, w, &why), &why);
+    void *work = ij_alloc(size);
+    s->tokens = ij_alloc(s->images * n * d * sizeof(real)), s->pca = ij_alloc(s->images * n * 3);
+    s->attention = ij_alloc(s->images * heads * n * sizeof(real));
+    for (size_t b = 0; b < s->images; b++) {
+        ij_encoder_pass pass;
+        ij_tensor pos;
+        ij_arena a = { work, size, 0 };
+        if (ij_encode(s->tokens + b * n * d, NULL, &s->m->target_encoder, images + b * 3 * h * w, 1, h, w, work, size, team)) ij_die(1, "cannot encode");
+        ij_encode_place(&pass, &pos, &a, c->depth, heads, c->patch_size, d, ij_hidden(c), 1, n);     /* all blocks shared one place: */
+        for (size_t k = 0; k < heads * n; k++) {                                                     /* what is left is the last one's */
+            real sum = 0;
+            for (size_t i = 0; i < n; i++) sum += pass.stack.block[0].prob[(k / n * n + i) * n + k % n];
+            s->attention[b * heads * n + k] = sum / (real)n;
+        }
+    }
+    free(work);
+    ij_pca_colours(s->pca, s->tokens, s->images * n, d);
+}
+
+static void ij_show_masks(ij_show *s)
+{
+    ij_error why;
+    ij_config c = s->c;
+    ij_masks masks;
+    ij_rng rng;
+    ij_arena a = { NULL, 0, 0 };
+    c.batch_size = s->images;
+    ij_masks_place(&masks, &a, &c);
+    a.base = ij_alloc(a.used), a.size = a.used, a.used = 0;
+    ij_masks_place(&masks, &a, &c);
+    ij_must(ij_masks_check(&masks, &c, &why), &why);
+    ij_rng_seed(&rng, c.seed);
+    s->seen = ij_alloc(2 * s->n * sizeof *s->seen);
+    memset(s->seen, 0, 2 * s->n * sizeof *s->seen);
+    for (uint64_t draw = 0; draw < 200; draw++) {       /* the last one is shown */
+        ij_must(ij_masks_draw(&masks, &c, &rng, draw, s->images, &why), &why);
+        for (size_t i = 0; i < 2 * s->n * s->images; i++) {
+            const size_t image = i / (2 * s->n), k = i / s->n % 2;
+            int hit = 0;
+            for (size_t t = 0; t < (k ? c.num_pred_masks : c.num_enc_masks); t++) hit |= ij_listed(k ? &masks.target : &masks.context, t * s->images + image, i % s->n);
+            s->seen[i % (2 * s->n)] += hit / (200.0 * (double)s->images);
+        }
+    }
+    s->context = masks.context, s->target = masks.target;
+}
+
+/* The patches that a hole x,y,w,h (in pixels) touches are one target, the others the context. */
+static void ij_show_hole(ij_show *s, const char *text)
+{
+    unsigned long x, y, w, h;
+    const size_t p = s->c.patch_size;
+    if (sscanf(text, "%lu,%lu,%lu,%lu", &x, &y, &w, &h) != 4 || !w || !h || w > s->c.crop_size[1] || h > s->c.crop_size[0])
+        ij_die(2, "--hole is %s, expected x,y,width,height in pixels of the %lux%lu image", text, (unsigned long)s->c.crop_size[1],
+               (unsigned long)s->c.crop_size[0]);
+    ij_lists *l[2] = { &s->context, &s->target };
+    for (int k = 0; k < 2; k++) {
+        l[k]->lists = s->images, l[k]->stride = s->n;
+        l[k]->length = ij_alloc(s->images * sizeof(size_t)), l[k]->index = ij_alloc(s->images * s->n * sizeof(size_t));
+        for (size_t b = 0; b < s->images; b++) {
+            l[k]->length[b] = 0;
+            for (size_t i = 0; i < s->n; i++) {
+                const size_t py = i / s->gw * p, px = i % s->gw * p;
+                const int inside = py + p > y && py < y + h && px + p > x && px < x + w;
+                if (inside == k) l[k]->index[b * s->n + l[k]->length[b]++] = i;
+            }
+        }
+        if (!l[k]->length[0]) ij_die(2, "--hole %s leaves no %s", text, k ? "patch inside" : "context");
+    }
+}
+
+enum { IJ_REFERENCE = 1000 };
+typedef struct {                /* patches of training images: what a patch's target looks like in pixels */
+    ij_model m;                 /* with its predictor, one image at a time */
+    ij_step step;
+    size_t images, patches, gw, p, h, w;
+    uint8_t *rgb;               /* [images,h,w,3] */
+    real *z, *near;             /* [patches,D] targets as the loss sees them; [patches] */
+    double *square;             /* [patches] their squared lengths */
+    ij_probe_work fit;          /* ridge regression from a target to the 3pp pixels of its patch */
+} ij_reference;
+
+/* Byte j of a patch (row, column, channel), from the image's first. */
+static size_t ij_patch_byte(const ij_reference *r, size_t patch, size_t j)
+{
+    return ((patch / r->gw * r->p + j / 3 / r->p) * r->w + patch % r->gw * r->p + j / 3 % r->p) * 3 + j % 3;
+}
+
+/* The targets of all patches of an image [3,h,w], through a step laid out for these masks. */
+static void ij_reference_targets(real *z, ij_reference *r, const real *image, const ij_masks *masks)
+{
+    if (ij_step_begin(&r->step, &r->m, image, masks, 0)) ij_die(1, "the hole is larger than the model's memory");
+    ij_encode_targets(&r->step, &r->m.team);
+    const ij_tensor *t = ij_targets(&r->step.target.stack);
+    ij_normalise_rows(z, t->x, ij_rows(t), ij_cols(t), 0);
+}
+
+static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targets, const ij_team *team)
+{
+    ij_error why;
+    ij_config c;
+    size_t size, one = 1, first[1] = { 0 };
+    const ij_masks any = { { 1, 1, &one, first }, { 1, 1, &one, first } };
+    ij_file f = ij_open_model(o->model);
+    ij_must(ij_load_config(&c, &f, &why), &why);
+    c.batch_size = c.num_enc_masks = c.num_pred_masks = 1, c.vicreg = 0, c.enc_mask_scale[1] = c.pred_mask_scale[1] = 1;
+    c.aspect_ratio[0] = IJ_MIN(c.aspect_ratio[0], 0.25), c.aspect_ratio[1] = IJ_MAX(c.aspect_ratio[1], 4);      /* room for any hole */
+    c.num_pred_masks = targets;
+    ij_must(ij_model_size(&size, &c, IJ_TRAIN, &why), &why);
+    ij_must(ij_model_init(&r->m, ij_alloc(size), size, &c, IJ_TRAIN, &why), &why);
+    ij_must(ij_load(&r->m, &f, &why), &why);
+    ij_file_close(&f);
+    ij_images data = ij_images_open(o->reference ? o->reference : "scenes:1000", IJ_TRAIN_PART, 0, &c, 1, team);
+    const size_t d = c.embed_dim, n = ij_rows(&r->m.encoder_pos);
+    r->m.team = *team, r->h = c.crop_size[0], r->w = c.crop_size[1], r->p = c.patch_size, r->gw = r->w / r->p;
+    r->images = IJ_MIN(data.count, IJ_REFERENCE), r->patches = r->images * n;
+    r->rgb = ij_alloc(r->images * r->h * r->w * 3), r->z = ij_alloc(r->patches * d * sizeof(real));
+    r->near = ij_alloc(r->patches * sizeof(real)), r->square = ij_alloc(r->patches * sizeof(double));
+    r->m.config.num_pred_masks = 1;
+    for (size_t i = 0; i < r->images; i++) {
+        ij_images_read(&data, 0, i * data.count / r->images);
+        ij_centre_task(&data, 0);
+        memcpy(r->rgb + i * r->h * r->w * 3, data.slot->small, r->h * r->w * 3);
+        ij_reference_targets(r->z + i * n * d, r, data.images, &any);
+        if (ij_terminal() && (i % 20 == 0 || i + 1 == r->images))
+            fprintf(stderr, "\rreference: %lu of %lu images%s", (unsigned long)i + 1, (unsigned long)r->images, i + 1 == r->images ? "\n" : "");
+    }
+    r->m.config.num_pred_masks = targets;
+    for (size_t i = 0; i < r->patches; i++) {
+        r->square[i] = 0;
+        for (size_t k = 0; k < d; k++) r->square[i] += (double)r->z[i * d + k] * (double)r->z[i * d + k];
+    }
+}
+
+/* Ridge regression, rows [1 | target | pixels]: see ij_ridge. */
+static void ij_reference_fit(ij_reference *r, const ij_team *team)
+{
+    const size_t d = r->m.config.embed_dim, pixels = 3 * r->p * r->p, n = r->patches / r->images;
+    ij_probe_work *w = &r->fit;
+    memset(w, 0, sizeof *w);
+    w->terms = (d / IJ_WIDE + 1) * IJ_WIDE, w->width = ((w->terms + pixels + IJ_WIDE - 1) / IJ_WIDE | 1) * IJ_WIDE, w->n = (double)r->patches;
+    w->z = ij_alloc(IJ_BLOCK * w->width * sizeof(double));
+    w->gram = ij_alloc(2 * w->terms * w->width * sizeof(double)), w->factor = w->gram + w->terms * w->width;
+    memset(w->gram, 0, w->terms * w->width * sizeof(double));
+    for (size_t i = 0; i < r->patches; i += IJ_BLOCK) {
+        ij_gram_work g = { w->gram, 1, w->z, IJ_MIN(IJ_BLOCK, r->patches - i), 0, w->terms, w->width };
+        memset(w->z, 0, IJ_BLOCK * w->width * sizeof(double));
+        for (size_t k = i; k < i + g.depth; k++) {
+            double *row = w->z + (k - i) * w->width;
+            row[0] = 1;
+            for (size_t j = 0; j < d; j++) row[1 + j] = (double)r->z[k * d + j];
+            for (size_t j = 0; j < pixels; j++) row[w->terms + j] = r->rgb[k / n * r->h * r->w * 3 + ij_patch_byte(r, k % n, j)];
+        }
+        ij_each(team, (w->terms + IJ_BLOCK - 1) / IJ_BLOCK, ij_gram_task, &g);
+    }
+    if (!ij_ridge_solve(w, 1e-3, team)) ij_die(1, "the sketch has no solution");
+}
+
+/* Patch i of an image, from a target v [D]: the nearest patch of the reference, and the sketch. */
+static void ij_reference_draw(uint8_t *nearest, uint8_t *sketch, ij_reference *r, const real *v, size_t i)
+{
+    const size_t d = r->m.config.embed_dim, n = r->patches / r->images;
+    const ij_product dot = { 1, r->patches, d, v, d, 1, r->z, 1, d, r->near, r->patches, NULL, 0 };
+    size_t best = 0;
+    ij_matmul(&dot, NULL);
+    for (size_t k = 1; k < r->patches; k++)
+        if (r->square[k] - 2 * (double)r->near[k] < r->square[best] - 2 * (double)r->near[best]) best = k;
+    for (size_t j = 0; j < 3 * r->p * r->p; j++) {
+        const double *w = r->fit.factor + r->fit.terms + j;
+        double sum = w[0];
+        for (size_t k = 0; k < d; k++) sum += (double)v[k] * w[(k + 1) * r->fit.width];
+        nearest[ij_patch_byte(r, i, j)] = r->rgb[best / n * r->h * r->w * 3 + ij_patch_byte(r, best % n, j)];
+        sketch[ij_patch_byte(r, i, j)] = (uint8_t)IJ_MAX(0, IJ_MIN(sum + 0.5, 255));
+    }
+}
+
+/* What does it predict? Two honest answers, without a second network: each predicted patch is filled with the patch of the
+ * reference whose target is nearest to the prediction (made[0]), beside the nearest to the true target (1: as good as it
+ * gets); and with ridge regression's pixels for the prediction (2) and for the true target (3). */
+static void ij_show_predicted(ij_show *s, const ij_options *o, const real *images, const ij_team *team)
+{
+    const size_t blocks = s->target.lists / s->images, n = s->n, d = s->c.embed_dim, bytes = 3 * s->c.crop_size[0] * s->c.crop_size[1];
+    ij_reference r;
+    real *predicted = ij_alloc(2 * n * d * sizeof *predicted), *want = predicted + n * d;
+    size_t *count = ij_alloc(n * sizeof *count), *length = ij_alloc(blocks * sizeof *length), *index = ij_alloc(blocks * s->target.stride * sizeof *index);
+    ij_reference_read(&r, o, blocks, team);
+    ij_reference_fit(&r, team);
+    s->predicted = ij_alloc(s->images * n);
+    for (int k = 0; k < 4; k++) s->made[k] = ij_alloc(s->images * bytes);
+    for (size_t b = 0; b < s->images; b++) {
+        const ij_masks masks = { { 1, s->context.stride, s->context.length + b, s->context.index + b * s->context.stride },
+                                 { blocks, s->target.stride, length, index } };
+        for (size_t t = 0; t < blocks; t++) {
+            length[t] = s->target.length[t * s->images + b];
+            memcpy(index + t * s->target.stride, s->target.index + (t * s->images + b) * s->target.stride, s->target.stride * sizeof *index);
+        }
+        ij_reference_targets(want, &r, images + b * bytes, &masks);
+        ij_encode_context(&r.step, team), ij_predict(&r.step, team);
+        memset(predicted, 0, n * d * sizeof *predicted), memset(count, 0, n * sizeof *count);
+        for (size_t t = 0, row = 0; t < blocks; t++)
+            for (size_t j = 0; j < length[t]; j++, row++) {
+                const size_t i = index[t * s->target.stride + j];
+                for (size_t k = 0; k < d; k++) predicted[i * d + k] += r.step.predictor.out.x[row * d + k];
+                count[i]++;
+            }
+        for (size_t i = 0; i < n; i++) {
+            s->predicted[b * n + i] = count[i] > 0;
+            for (size_t k = 0; k < d && count[i]; k++) predicted[i * d + k] /= (real)count[i];          /* of several blocks: their mean */
+            for (int true_one = 0; true_one < 2 && count[i]; true_one++)
+                ij_reference_draw(s->made[true_one] + b * bytes, s->made[2 + true_one] + b * bytes, &r, (true_one ? want : predicted) + i * d, i);
+        }
+    }
+}
+
+/* To a file by its name's end, or with half blocks to a terminal of 24-bit colour. */
+static void ij_show_write(const char *path, const uint8_t *rgb, size_t h, size_t w)
+{
+    const size_t length = path ? strlen(path) : 0;
+    if (path) {
+        const int ppm = length > 4 && !strcmp(path + length - 4, ".ppm");
+        if (!ppm && (length < 5 || strcmp(path + length - 4, ".png"))) ij_die(2, "--out %s: expected a name that ends in .png or .ppm", path);
+        if (!ppm) ij_write_png(path, rgb, h, w);
+        FILE *f = ppm ? ij_open_or_die(path, "wb") : NULL;
+        if (f) fprintf(f, "P6\n%lu %lu\n255\n", (unsigned long)w, (unsigned long)h), fwrite(rgb, 1, h * w * 3, f), ij_close_or_die(f, path);
+        return;
+    }
+    for (size_t y = 0; y + 1 < h; y += 2) {
+        for (size_t x = 0; x < w; x++) {
+            const uint8_t *a = rgb + (y * w + x) * 3, *b = a + w * 3;
+            printf("\033[38;2;%d;%d;%dm\033[48;2;%d;%d;%dm\xe2\x96\x80", a[0], a[1], a[2], b[0], b[1], b[2]);
+        }
+        printf("\033[0m\n");
+    }
+}
+
+/* Takes the panels apart, reads the images, and computes what the panels need. */
+static void ij_show_open(ij_show *s, const ij_options *o, const char *names, size_t images, int whole, const ij_team *team)
+{
+    int predicts = 0;
+    memset(s, 0, sizeof *s);
+    s->c = o->c;
+    if (o->model) s->model = ij_trained(o), s->m = &s->model, s->c = s->model.config;
+    const size_t h = s->c.crop_size[0], w = s->c.crop_size[1], p = s->c.patch_size;
+    s->gw = w / p, s->n = h / p * s->gw, s->patch = o->patch ? o->patch - 1 : s->n / 2 + s->gw / 2;
+    if (s->patch >= s->n) ij_die(2, "--patch %lu: there are %lu", (unsigned long)o->patch, (unsigned long)s->n);
+    for (const char *at = names; *at; at += strcspn(at, ","), at += *at == ',') {
+        const size_t length = strcspn(at, ",");
+        size_t k = 0;
+        while (k < IJ_PANELS && (strlen(ij_panels[k].name) != length || strncmp(at, ij_panels[k].name, length))) k++;
+        if (k == IJ_PANELS) ij_die(2, "no panel is called %.*s; see ijepa show --help", (int)length, at);
+        predicts |= ij_panels[k].needs == 3;
+        if (ij_panels[k].needs > 1 && !o->model) ij_die(2, "panel %s needs --model", ij_panels[k].name);
+        const size_t many = !strcmp(ij_panels[k].name, "attention") ? s->c.num_heads : !strcmp(ij_panels[k].name, "coverage") ? 2 : 1;
+        for (size_t i = 0; i < many && s->columns < IJ_COLUMNS; i++) s->column[s->columns] = k, s->which[s->columns++] = i;
+    }
+    ij_images data = ij_images_open(o->data ? o->data : "scenes:100", IJ_TEST_PART, whole, &s->c, images, team);
+    s->images = IJ_MIN(images, data.count);
+    s->rgb = ij_alloc(s->images * h * w * 3);
+    for (size_t i = 0; i < s->images; i++) ij_images_read(&data, i, i * data.count / s->images);
+    ij_each(team, s->images, ij_centre_task, &data);
+    for (size_t i = 0; i < s->images; i++) memcpy(s->rgb + i * h * w * 3, data.slot[i].small, h * w * 3);
+    ij_show_masks(s);
+    if (o->hole) ij_show_hole(s, o->hole);
+    if (s->m) ij_show_model(s, data.images, team);
+    if (predicts) ij_show_predicted(s, o, data.images, team);
+    ij_data_close(data.d);
+}
+
+/* Paints a panel of an image at rgb, whose rows are `row` bytes apart. */
+static void ij_show_paint(uint8_t *rgb, size_t row, const ij_show *s, size_t image, size_t column, size_t zoom)
+{
+    const size_t h = s->c.crop_size[0], w = s->c.crop_size[1], p = s->c.patch_size;
+    for (size_t y = 0; y < h * zoom; y++)
+        for (size_t x = 0; x < w * zoom; x++) {
+            const ij_point at = { image, y / zoom / p * s->gw + x / zoom / p, y / zoom, x / zoom, s->which[column] };
+            memcpy(rgb + y * row + 3 * x, s->rgb + ((image * h + at.y) * w + at.x) * 3, 3);
+            ij_panels[s->column[column]].panel(rgb + y * row + 3 * x, s, &at);
+        }
+}
+
+static int ij_show_command(const ij_options *o)
+{
+    const int predict = ij_command_bit(o->command) == IJ_PREDICTS;
+    const char *names = predict ? "image,context,montage,nearest,sketch,traced" : o->panels ? o->panels
+                        : o->model ? "image,context,targets,pca,similarity" : "image,context,targets";
+    const ij_team team = ij_team_start(o->threads);
+    ij_options given = *o;
+    ij_show s;
+    if (predict && (!o->what || !o->model)) ij_die(2, "predict needs an image and --model FILE");
+    given.data = o->what;
+    if (!o->out && !ij_colours()) ij_die(2, "--out FILE.png (or .ppm) is needed: standard output is no terminal");
+    ij_show_open(&s, &given, names, o->images ? o->images : 4, 1, &team);
+    const size_t h = s.c.crop_size[0], w = s.c.crop_size[1];
+    size_t zoom = 1;
+    while (o->out && (zoom + 1) * IJ_MAX(h, w) <= 160 && s.columns * (zoom + 1) * w < IJ_FIT) zoom++;
+    const size_t cell_h = h * zoom + IJ_GAP, cell_w = w * zoom + IJ_GAP, height = s.images * cell_h - IJ_GAP, width = s.columns * cell_w - IJ_GAP;
+    uint8_t *rgb = ij_alloc(ij_mul(height, 3 * width));
+    memset(rgb, 255, height * width * 3);
+    for (size_t b = 0; b < s.images; b++)
+        for (size_t k = 0; k < s.columns; k++) ij_show_paint(rgb + (b * cell_h * width + k * cell_w) * 3, 3 * width, &s, b, k, zoom);
+    ij_show_write(o->out, rgb, height, width);
+    for (size_t k = 0; k < s.columns; k++) fprintf(stderr, "%s%s", k ? " | " : "", ij_panels[s.column[k]].name);
+    fprintf(stderr, "\n");
+    return 0;
+}
+
+/* ---- report ----
+ * One HTML file with everything inline: no script, nothing fetched, light or dark, narrow or printed. Pictures are as small as
+ * the images and enlarged by the browser. */
+
+static void ij_html_text(FILE *f, const char *text)
+{
+    for (; *text; text++)
+        if (strchr("<>&\"", *text)) fprintf(f, "&#%d;", *text);
+        else fputc(*text, f);
+}
+
+/* png has two bytes more than n */
+static void ij_html_data(FILE *f, uint8_t *png, size_t n, const char *what)
+{
+    static const char letter[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    png[n] = png[n + 1] = 0;
+    fprintf(f, "<img alt=\"%s\" src=\"data:image/png;base64,", what);
+    for (size_t i = 0; i < n; i += 3) {
+        const uint32_t b = (uint32_t)png[i] << 16 | (uint32_t)png[i + 1] << 8 | png[i + 2];
+        fprintf(f, "%c%c%c%c", letter[b >> 18], letter[b >> 12 & 63], i + 1 < n ? letter[b >> 6 & 63] : '=', i + 2 < n ? letter[b & 63] : '=');
+    }
+    fprintf(f, "\">");
+}
+
+static void ij_html_png(FILE *f, const uint8_t *rgb, size_t h, size_t w, const char *what)
+{
+    uint8_t *png = ij_alloc(ij_png_size(h, w) + 2);
+    ij_html_data(f, png, ij_png(png, rgb, h, w), what);
+    free(png);
+}
+
+/* The panels of a show as a table with their names. */
+static void ij_html_show(FILE *f, const ij_show *s)
+{
+    const size_t h = s->c.crop_size[0], w = s->c.crop_size[1];
+    uint8_t *rgb = ij_alloc(h * w * 3);
+    fprintf(f, "<div class=wide><table><tr>");
+    for (size_t k = 0; k < s->columns; k++)
+        fprintf(f, k && s->column[k] == s->column[k - 1] ? "<th>" : "<th>%s", ij_panels[s->column[k]].name);
+    for (size_t b = 0; b < s->images; b++) {
+        fprintf(f, "<tr>\n");
+        for (size_t k = 0; k < s->columns; k++) {
+            ij_show_paint(rgb, 3 * w, s, b, k, 1);
+            fprintf(f, "<td>"), ij_html_png(f, rgb, h, w, ij_panels[s->column[k]].name);
+        }
+    }
+    fprintf(f, "</table></div>\n");
+    free(rgb);
+}
+
+/* Column `name` of a CSV file over its lines, as a curve of at most 300 points, each the mean of those it stands for; last,
+ * if not NULL, becomes first and last value. */
+static int ij_html_curve(FILE *f, const char *folder, const char *file, const char *name, const char *title, double ends[2])
+{
+    enum { POINTS = 300 };
+    char path[1100], line[512];
+    double y[POINTS] = { 0 }, low = HUGE_VAL, high = -HUGE_VAL;
+    size_t count[POINTS] = { 0 }, column = 0, lines = 0;
+    ij_path(path, folder, file);
+    FILE *csv = fopen(path, "r");
+    const char *at = csv && fgets(line, sizeof line, csv) ? strstr(line, name) : NULL;
+    for (const char *c = line; at && c < at; c++) column += *c == ',';
+    while (at && fgets(path, 512, csv) && strchr(path, '\n')) lines++;      /* the last may be under way */
+    if (at) rewind(csv), fgets(line, sizeof line, csv);
+    for (size_t i = 0; at && i < lines && fgets(line, sizeof line, csv); i++) {
+        const char *c = line;
+        for (size_t k = 0; k < column && c; k++) c = strchr(c, ','), c += c != NULL;
+        const double v = c ? strtod(c, NULL) : 0;
+        const size_t k = lines > POINTS ? i * POINTS / lines : i;
+        if (!isfinite(v)) continue;
+        y[k] += v, count[k]++;
+        if (i == 0) ends[0] = v;
+        ends[1] = v;
+    }
+    if (csv) fclose(csv);
+    const size_t points = IJ_MIN(lines, POINTS);
+    for (size_t k = 0; k < points; k++) if (count[k]) y[k] /= (double)count[k], low = IJ_MIN(low, y[k]), high = IJ_MAX(high, y[k]);
+    if (!(low <= high)) return 0;
+    fprintf(f, "<figure><svg viewBox=\"0 0 320 120\" role=img aria-label=\"%s\"><polyline points=\"", title);
+    for (size_t k = 0; k < points; k++)
+        if (count[k]) fprintf(f, "%.1f,%.1f ", 4 + 312.0 * (double)k / (double)IJ_MAX(points - 1, 1), 114 - 106 * (high > low ? (y[k] - low) / (high - low) : 0.5));
+    fprintf(f, "\"/></svg><figcaption>%s: from %.4g to %.4g (axis %.3g to %.3g)</figcaption></figure>\n", title, ends[0], ends[1], low, high);
+    return 1;
+}
+
+/* The last verdict of health.csv; or, with a picture of the images, what training drew at eight of its lines. */
+static void ij_html_health(FILE *f, const char *folder, const uint8_t *images, size_t h, size_t w)
+{
+    enum { SHOWN = 8, MOST = 1 << 20 };
+    char path[1100], line[512], last[512] = "";
+    size_t lines = 0, shown = 0;
+    ij_path(path, folder, "health.csv");
+    FILE *csv = fopen(path, "r");
+    while (csv && fgets(line, sizeof line, csv) && strchr(line, '\n')) lines++, strcpy(last, line);
+    const char *verdict = strrchr(last, ',');
+    if (!images && lines > 1 && verdict && verdict[1] > '9')
+        fprintf(f, "<p class=verdict>Is it learning? <strong>%.*s</strong></p>\n", (int)strcspn(verdict + 1, "\n"), verdict + 1);
+    if (images && csv) {
+        uint8_t *png = ij_alloc((size_t)MOST + 2);
+        const size_t span = IJ_MIN(lines - 1, SHOWN) - 1;
+        rewind(csv), fgets(line, sizeof line, csv);
+        fprintf(f, "<table class=strips><tr><th><td>"), ij_html_png(f, images, h, w, "images");
+        for (size_t i = 0; i + 1 < lines && fgets(line, sizeof line, csv); i++) {
+            if (i != shown * (lines - 2) / IJ_MAX(span, 1)) continue;
+            snprintf(path, sizeof path, "%.900s/pca/%lu.png", folder, strtoul(line, NULL, 10));
+            FILE *in = fopen(path, "rb");
+            shown++;
+            if (!in) continue;
+            fprintf(f, "<tr><th>%lu<td>", strtoul(line, NULL, 10)), ij_html_data(f, png, fread(png, 1, MOST, in), "components");
+            fclose(in);
+        }
+        fprintf(f, "</table>\n");
+        free(png);
+    }
+    if (csv) fclose(csv);
+}
+
+/* The images that training drew components of, side by side. */
+static uint8_t *ij_watched_images(size_t *width, const char *data, const ij_config *c, const ij_team *team)
+{
+    const size_t h = c->crop_size[0], w = c->crop_size[1], gap = w / (w / c->patch_size), row = IJ_WATCHED * (w + gap);
+    ij_images s = ij_images_open(data, IJ_TRAIN_PART, 0, c, 1, team);
+    uint8_t *rgb = ij_alloc(h * row * 3);
+    memset(rgb, 255, h * row * 3);
+    for (size_t k = 0; k < IJ_WATCHED; k++) {
+        ij_images_read(&s, 0, k * s.count / IJ_WATCHED);
+        ij_centre_task(&s, 0);
+        for (size_t y = 0; y < h; y++) memcpy(rgb + (y * row + k * (w + gap)) * 3, s.slot->small + y * w * 3, w * 3);
+    }
+    ij_data_close(s.d);
+    *width = row;
+    return rgb;
+}
+
+/* probe.json as a table; nothing if there is none. */
+static void ij_html_scores(FILE *f, const char *folder)
+{
+    ij_error why;
+    char path[1100], text[16384];
+    double score[3][2];
+    const char *task, *who, *what;
+    ij_path(path, folder, "probe.json");
+    FILE *json = fopen(path, "rb");
+    if (!json) { fprintf(f, "<p>No probe.json: <code>ijepa probe --model %s --out %s/probe.json</code> writes it.</p>\n", folder, folder); return; }
+    ij_json j = { text, text, fread(text, 1, sizeof text - 1, json), path, &why, IJ_OK };
+    text[j.n] = 0;
+    fclose(json);
+    fprintf(f, "<div class=wide><table class=numbers><tr><th>task<th>score<th>trained<th>random encoder<th>raw pixels<th>lead\n");
+    ij_json_key(&j, 0);                                 /* {"tasks": { ... */
+    for (size_t t = 0; (task = ij_json_key(&j, t)) != NULL; t++) {
+        memset(score, 0, sizeof score);
+        for (size_t w = 0; (who = ij_json_key(&j, w)) != NULL; w++)
+            for (size_t k = 0; (what = ij_json_key(&j, k)) != NULL; k++) {
+                ij_json_peek(&j);
+                for (int i = 0; i < 3; i++) if (!strcmp(who, ij_scored_name[i]) && k < 2) score[i][k] = strtod(j.s, NULL);
+                ij_json_skip(&j, 0);
+            }
+        for (int k = 0; k < 2 && !j.status; k++)
+            fprintf(f, "<tr><td>%s<td>%s<td>%.1f<td>%.1f<td>%.1f<td>%+.1f\n", k ? "" : task, k ? "linear" : "k-NN", score[0][k], score[1][k],
+                    score[2][k], score[0][k] - IJ_MAX(score[1][k], score[2][k]));
+    }
+    fprintf(f, "</table></div>\n");
+}
+
+/* A few images, and the nearest of the training part by cosine of pooled features. */
+static void ij_html_neighbours(FILE *f, const ij_model *m, const char *path, const ij_team *team)
+{
+    enum { ASKS = 5, NEAR = 6, MOST = 1000 };
+    const ij_model *const model[2] = { m, NULL };
+    const size_t h = m->config.crop_size[0], w = m->config.crop_size[1], d = m->config.embed_dim;
+    ij_images part[2] = { ij_images_open(path, IJ_TEST_PART, 0, &m->config, 1, team), ij_images_open(path, IJ_TRAIN_PART, 0, &m->config, 1, team) };
+    const ij_features ask = ij_features_from(&part[0], model, 0, ASKS, 0, 1, team), bank = ij_features_from(&part[1], model, 0, MOST, 0, 1, team);
+    fprintf(f, "<div class=wide><table><tr><th>image<th colspan=%d>nearest training images\n", (int)NEAR);
+    for (size_t i = 0; i < ask.n; i++) {
+        double last = HUGE_VAL;
+        fprintf(f, "<tr>");
+        for (size_t k = 0; k <= NEAR && k <= bank.n; k++) {
+            size_t best = 0;
+            double most = -HUGE_VAL;
+            for (size_t b = 0; k && b < bank.n; b++) {
+                double ab = 0, bb = 0;
+                for (size_t c = 0; c < d; c++) ab += (double)ask.x[0][i * d + c] * (double)bank.x[0][b * d + c], bb += (double)bank.x[0][b * d + c] * (double)bank.x[0][b * d + c];
+                ab /= sqrt(IJ_MAX(bb, 1e-300));
+                if (ab < last && ab > most) most = ab, best = b;
+            }
+            last = k ? most : last;
+            ij_images *s = &part[k > 0];
+            ij_images_read(s, 0, (size_t)((double)(k ? best : i) * (double)s->count / (double)(k ? bank.n : ask.n)));
+            ij_centre_task(s, 0);
+            fprintf(f, "<td>"), ij_html_png(f, s->slot->small, h, w, k ? "neighbour" : "image");
+        }
+    }
+    fprintf(f, "</table></div>\n");
+}
+
+static int ij_report_command(const ij_options *o)
+{
+    static const char style[] = ":root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem}"
+        "img{width:5.5rem;image-rendering:pixelated;display:block}table{border-spacing:.25rem}th{font-weight:500;text-align:left}.wide{overflow-x:auto}"
+        ".numbers td{padding:0 1rem 0 0}.strips img{width:min(34rem,78vw)}.verdict{border-left:.3rem solid #c33;padding-left:.6rem}figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}svg{border:1px solid #8888}"
+        "polyline{fill:none;stroke:#c33;stroke-width:1.5}figcaption,small{font-size:.85rem}pre{overflow-x:auto}@media print{figure,tr{break-inside:avoid}}";
+    ij_options given = *o;
+    char path[1100], temporary[1100], trained[1100], text[IJ_TEXT];
+    double ends[2] = { 0, 0 };
+    size_t width;
+    const ij_team team = ij_team_start(o->threads);
+    if (!o->what || !ij_is_folder(o->what)) ij_die(2, "report needs the folder of a run");
+    ij_path(path, o->what, "config.txt");
+    FILE *config = fopen(path, "r");                    /* its first line says what the run was trained on */
+    if (config && fgets(trained, sizeof trained, config) && !strncmp(trained, "# --data ", 9)) trained[strcspn(trained, "\n")] = 0;
+    else *trained = 0;
+    if (config) fclose(config);
+    given.model = o->what, given.data = o->data ? o->data : *trained ? trained + 9 : "scenes", given.reference = given.data, given.hole = NULL;
+    ij_show masks, features, predicted;
+    ij_show_open(&masks, &given, "image,context,targets,coverage", 4, 0, &team);
+    ij_show_open(&features, &given, "image,pca,similarity,attention", 6, 0, &team);
+    ij_show_open(&predicted, &given, "image,context,montage,nearest,sketch,traced", 6, 0, &team);
+    const ij_config *c = &masks.c;
+    ij_path(path, o->what, "report.html"), ij_path(temporary, o->what, "report.html.tmp");
+    FILE *f = ij_open_or_die(temporary, "w");
+    fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>I-JEPA: ");
+    ij_html_text(f, o->what), fprintf(f, "</title><style>%s</style>\n<h1>What this I-JEPA learned</h1>\n", style);
+    fprintf(f, "<p>%lu blocks of width %lu, patches of %lu pixels, on <code>", (unsigned long)c->depth, (unsigned long)c->embed_dim, (unsigned long)c->patch_size);
+    ij_html_text(f, given.data), fprintf(f, "</code>. I-JEPA hides parts of an image and predicts, from the rest, not their pixels but what a slowly following copy of the encoder "
+        "makes of them (Assran et al., CVPR 2023).</p>\n");
+    ij_html_health(f, o->what, NULL, 0, 0);
+    fprintf(f, "<h2>Scores</h2><p>How well do frozen features tell the labels, which training never saw? k-NN asks the 20 nearest training "
+        "images; linear is ridge regression. An encoder with random weights and the raw pixels are what must be beaten.</p>\n");
+    ij_html_scores(f, o->what);
+    fprintf(f, "<h2>The run</h2>");
+    ij_html_curve(f, o->what, "log.csv", "loss", "loss", ends), ij_html_curve(f, o->what, "log.csv", "lr", "learning rate", ends);
+    ij_html_curve(f, o->what, "log.csv", "ema", "EMA momentum", ends), ij_html_curve(f, o->what, "health.csv", "skill", "skill", ends);
+    ij_html_curve(f, o->what, "health.csv", "position", "position share", ends), ij_html_curve(f, o->what, "health.csv", "rank", "effective rank", ends);
+    ij_html_curve(f, o->what, "health.csv", "copy skill", "skill against copying", ends), ij_html_curve(f, o->what, "health.csv", "cosine", "cosine between images", ends);
+    fprintf(f, "<p>The loss alone says little: its target moves. <em>Skill</em> holds it against the best guess that knows only where a patch lies; at 0 nothing else was learnt. "
+        "<em>Against copying</em>: against the target of the nearest visible patch. <em>Position share</em> is how much of the targets is position. <em>Effective rank</em> counts the "
+        "dimensions that the features use, <em>cosine</em> compares those of different images: near 1, both, all images look alike, which is collapse.</p>\n"
+        "<h3>Features over the run</h3><p>The three main components of the patch features of these images as red, green and blue, after so many updates; the first row are the first weights. "
+        "Each row has its own components, so look for shapes, not for colours that stay.</p>\n");
+    uint8_t *images = ij_watched_images(&width, given.data, c, &team);
+    ij_html_health(f, o->what, images, c->crop_size[0], width);
+    fprintf(f, "<h2>What is hidden</h2><p>Section 3, figure 4: the context is what the encoder sees; target blocks, one colour each, are what is to be predicted and are cut out of the context. "
+        "Coverage: how often a patch is context (first) or target (second), over many draws.</p>\n");
+    ij_html_show(f, &masks);
+    fprintf(f, "<h2>What the features see</h2><p>The three main components of the patch features as red, green and blue: patches of one colour are alike to the encoder, in all images. "
+        "Similarity: cosine to the white patch. Attention: where each head of the last block looks.</p>\n");
+    ij_html_show(f, &features);
+    fprintf(f, "<h2>What it predicts</h2><p>Section 7, figure 6, without a second network. <em>montage</em>: each hidden patch is filled with the training patch whose target is nearest to the "
+        "prediction; <em>nearest</em>: nearest to the true target, as good as it gets. <em>sketch</em>: pixels by ridge regression from the prediction; <em>traced</em>: from the true target. "
+        "What a prediction leaves open, the sketch blurs.</p>\n");
+    ij_html_show(f, &predicted);
+    fprintf(f, "<h2>Nearest neighbours</h2><p>By cosine of the mean feature: do neighbours share what matters, or only their colours?</p>\n");
+    ij_html_neighbours(f, features.m, given.data, &team);
+    fprintf(f, "<h2>Again</h2><pre>ijepa train --data ");
+    ij_html_text(f, given.data);
+    for (size_t i = 0; i < ij_config_settings(); i++) {
+        char usual[IJ_TEXT];
+        const ij_config plain = ij_config_default();
+        ij_config_text(text, c, i), ij_config_text(usual, &plain, i);
+        if (strcmp(text, usual) && strcmp(ij_config_name(i), "ipe")) fprintf(f, " --%s %s", ij_config_name(i), text);
+    }
+    fprintf(f, " --out again</pre><p><small>The same numbers to the last digit, on the same kind of machine.</small></p></html>\n");
+    ij_close_or_die(f, temporary);
+    if (rename(temporary, path)) ij_die(1, "%s: %s", path, strerror(errno));
+    fprintf(stderr, "%s\n", path);
     return 0;
 }
 
@@ -6532,6 +7431,8 @@ static int ij_main(int argc, char **argv)
     case IJ_TRAINS: code = ij_train(&o); break;
     case IJ_PROBES: code = ij_probe(&o); break;
     case IJ_FEATURES: code = ij_features_command(&o); break;
+    case IJ_REPORTS: code = ij_report_command(&o); break;
+    case IJ_SHOWS: case IJ_PREDICTS: code = ij_show_command(&o); break;
     case IJ_EXPORTS: code = ij_export_command(&o); break;
     case IJ_MASKS: code = ij_masks_command(&o); break;
     case IJ_RENDERS: code = ij_render(&o); break;

@@ -335,12 +335,31 @@ typedef struct {
     double skill;                  /* 1 - loss / loss of the best guess that knows only where a patch lies (the mean of
                                       the batch's other images there); 0 or less: nothing but position was learnt */
     double position;               /* share of the targets' variance that lies between positions, 0..1 */
+    double copy_skill;             /* 1 - loss / loss of copying the target of the nearest context patch */
+    double patch_std;              /* of targets over the patches of an image; mean over channels, at most 1 */
+    double predictor_norm;         /* root mean square of a prediction's numbers; a target's is 1 */
+    size_t images;                 /* and of pooled features over so many images: */
+    double rank, cosine, feature_std;     /* RankMe; mean cosine of all pairs; standard deviation, mean over channels */
 } ij_health;
 size_t ij_watch_size(const ij_config *c);
 ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *images, const ij_masks *masks, void *work,
                    size_t size);
+/* The last four, from pooled [n,D], n >= 2. work: the larger of D and min(n,D)^2 doubles */
+ij_status ij_watch_features(ij_health *h, const ij_real *pooled, size_t n, size_t d, void *work, size_t size);
+/* "healthy", "warning: because; try", "collapsing: because; try", or, before warm is set, "too early to say: because". */
+const char *ij_verdict(const ij_health *h, int warm);
 /* RankMe (Garrido et al., ICML 2023) of z [n,D], not centred: 1..min(n,D). work: min(n,D)^2 doubles */
 ij_status ij_rankme(double *rank, const ij_real *z, size_t n, size_t d, void *work, size_t size);
+
+/* Principal components of z [n,D]: axes [parts,D] with the largest number of each positive, mean [D], scores [n,parts].
+ * work: 2 D^2 + D doubles. */
+ij_status ij_pca(ij_real *scores, ij_real *axes, ij_real *mean, size_t parts, const ij_real *z, size_t n, size_t d, void *work,
+                 size_t size);
+
+/* ---------------------------------------------------------- pictures -------
+ * rgb [h,w,3] as a PNG file in memory: `to` has room for ij_png_size() bytes; returns how many it took. */
+size_t ij_png_size(size_t height, size_t width);
+size_t ij_png(uint8_t *to, const uint8_t *rgb, size_t height, size_t width);
 
 /* ------------------------------------------------------- gradient check ----
  * Every backward against central differences. bound: 1e-7 in the double build; in float only blunders show. */

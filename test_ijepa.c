@@ -2692,8 +2692,51 @@ static void test_knn_equals_definition(void)
     }
 }
 
-/* One channel, -1 -1 1 1 and a fifth row that is held: with n = 4, X'X = 4 and X'Y = (-2,2) about the mean, so that
- * W = (-2,2) / (4 + 4 lambda) and the bias is a half. */
+/* Root mean square of all predictions, the batch in one part. */
+static double predictor_norm(ij_model *m, const real *images)
+{
+    ij_step s;
+    double square = 0;
+    size_t n = 0;
+    for (size_t first = 0; first < m->config.batch_size; first += s.predictor.part.images) {
+        ij_step_begin(&s, m, images, &m->masks, first);
+        ij_encode_targets(&s, NULL), ij_encode_context(&s, NULL), ij_predict(&s, NULL);
+        for (size_t i = 0; i < ij_count(&s.predictor.out); i++, n++) square += (double)s.predictor.out.x[i] * (double)s.predictor.out.x[i];
+    }
+    return sqrt(square / (double)n);
+}
+
+/* What a verdict rests on: cosines by hand, and each of its bounds from both sides. */
+static void test_verdict(void)
+{
+    static const struct { ij_health h; int warm; const char *says; } of[] = {
+        { { .images = 512, .rank = 16, .cosine = 0.4, .skill = 0.5 }, 1, "healthy" },
+        { { .images = 512, .rank = 6, .cosine = 0.71, .skill = 0.76 }, 1, "healthy" },     /* patches of 4, 400 updates: counts well */
+        { { .images = 512, .rank = 5.1, .cosine = 0.74, .skill = 0.21 }, 1, "healthy" },
+        { { .images = 512, .rank = 4.9, .cosine = 0.74, .skill = 0.21 }, 1, "warning: the features" },
+        { { .images = 512, .rank = 5.1, .cosine = 0.76, .skill = 0.21 }, 0, "warning: the features" },
+        { { .images = 512, .rank = 5.1, .cosine = 0.74, .skill = 0.19 }, 1, "warning: predictions" },
+        { { .images = 512, .rank = 5.1, .cosine = 0.74, .skill = -1 }, 0, "too early" },
+        { { .images = 512, .rank = 16, .cosine = 0.4, .skill = 0.09, .position = 0.1 }, 1, "collapsing: predictions" },
+        { { .images = 512, .rank = 16, .cosine = 0.4, .skill = 0.09, .position = 0.7 }, 1, "collapsing: only where" },
+        { { .images = 512, .rank = 16, .cosine = 0.86, .skill = 0.5 }, 0, "collapsing: the features" },
+        { { .images = 512, .rank = 2.9, .cosine = 0.4, .skill = 0.5 }, 0, "collapsing: the features" },
+        { { .images = 32, .rank = 2.9, .cosine = 0.4, .skill = 0.5 }, 1, "healthy as far" },
+        { { .images = 512, .rank = (double)NAN, .cosine = 0.4, .skill = 0.5 }, 1, "collapsing" },
+        { { .images = 512, .rank = 16, .cosine = 0.4, .skill = (double)NAN }, 1, "collapsing" },
+    };
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
+        const char *says = ij_verdict(&of[i].h, of[i].warm);
+        CHECK(!strncmp(says, of[i].says, strlen(of[i].says)) && !strchr(says, ','), "case %lu: %s", (unsigned long)i, says);
+    }
+    const real z[8] = { 3, 0, 0, 2, 1, 1, -1, 0 };      /* pairs: 0, 1/2, -1, 1/2, 0, -1/2, each over sqrt 2 where a half stands */
+    double work[4];
+    ij_health h = { 0 };
+    CHECK(ij_watch_features(&h, z, 4, 2, work, sizeof work - 1) == IJ_EMEM && ij_watch_features(&h, z, 1, 2, work, sizeof work) == IJ_EARG, "refusals");
+    CHECK(!ij_watch_features(&h, z, 4, 2, work, sizeof work), "features");
+    CHECK(fabs(h.cosine - (sqrt(0.5) - 1) / 6) < 1e-12 && h.images == 4, "cosine %g, expected %g", h.cosine, (sqrt(0.5) - 1) / 6);
+}
+
 /* ij_watch against its definition: each image's guess is the mean of the others at that place. Two parts, both losses. */
 static void test_watch_equals_definition(void)
 {
@@ -2750,6 +2793,33 @@ static void test_watch_equals_definition(void)
                     guess += loss == IJ_LOSS_L2 ? e * e : e < 1 ? e * e / 2 : e - 0.5;
                 }
         guess /= loss == IJ_LOSS_L2 ? (double)m.masks.target.lists : terms * D;
+        double copy = 0, patch_std = 0;                 /* the nearest context patch on the 6 by 8 grid, the first of equals */
+        for (size_t l = 0; l < m.masks.target.lists; l++)
+            for (size_t j = 0; j < m.masks.target.length[l]; j++)
+                for (size_t e = 0; e < 2; e++) {
+                    const size_t n = m.masks.target.index[l * m.masks.target.stride + j], list = e * B + l % B;
+                    size_t best = N;
+                    double least = 1e9;
+                    for (size_t i = 0; i < m.masks.context.length[list]; i++) {
+                        const size_t k = m.masks.context.index[list * m.masks.context.stride + i];
+                        const double far = hypot((double)(k % 8) - (double)(n % 8), (double)(k / 8) - (double)(n / 8));
+                        if (far < least - 1e-9) least = far, best = k;
+                    }
+                    for (size_t k = 0; k < D; k++) {
+                        const double d = fabs(want[l % B][n][k] - want[l % B][best][k]);
+                        copy += loss == IJ_LOSS_L2 ? d * d : d < 1 ? d * d / 2 : d - 0.5;
+                    }
+                }
+        copy /= loss == IJ_LOSS_L2 ? 2 * (double)m.masks.target.lists : 2 * terms * D;
+        for (size_t i = 0; i < B * D; i++) {
+            double square = 0, mid = 0;
+            for (size_t n = 0; n < N; n++) mid += want[i / D][n][i % D] / N;
+            for (size_t n = 0; n < N; n++) square += want[i / D][n][i % D] * want[i / D][n][i % D] / N;
+            patch_std += sqrt(square - mid * mid) / (B * D);
+        }
+        CHECK(fabs(h.copy_skill - (1 - h.loss / copy)) < (IN_DOUBLE ? 1e-12 : 1e-5), "copy skill %g, expected %g", h.copy_skill, 1 - h.loss / copy);
+        CHECK(fabs(h.patch_std - patch_std) < (IN_DOUBLE ? 1e-12 : 1e-5), "patch std %g, expected %g", h.patch_std, patch_std);
+        CHECK(fabs(h.predictor_norm - predictor_norm(&m, images)) < (IN_DOUBLE ? 1e-12 : 1e-5), "predictor norm %g", h.predictor_norm);
         CHECK(fabs(h.position - (1 - within / all)) < (IN_DOUBLE ? 1e-12 : 1e-5), "position share %g, expected %g", h.position, 1 - within / all);
         CHECK(fabs(h.skill - (1 - h.loss / guess)) < (IN_DOUBLE ? 1e-12 : 1e-5), "skill %g, expected %g", h.skill, 1 - h.loss / guess);
         CHECK(!ij_train_step(&m, images, &m.masks, &r), "a step failed");
@@ -2864,6 +2934,67 @@ static void test_rankme_by_hand(void)
     CHECK(!ij_rankme(&rank, z[0], 8, 4, work, sizeof work) && fabs(rank - 1) < 1e-4, "zeros: rank %g", rank);
 }
 
+/* All axes: orthonormal, scores uncorrelated and of falling variance, and together with the mean they give z again. */
+static void test_pca_equals_definition(void)
+{
+    enum { N = 50, D = 7 };
+    static ij_real z[N * D], scores[N * D], axes[D * D], mean[D];
+    static double work[2 * D * D + D];
+    uint64_t state = 11;
+    double last = 1e300, worst = 0;
+    for (size_t i = 0; i < N * D; i++) z[i] = (ij_real)(random_unit(&state) * (double)(1 + i % D) + (i % D ? (double)z[i - 1] / 2 : 0));
+    CHECK(ij_pca(scores, axes, mean, D, z, N, D, work, sizeof work - 1) == IJ_EMEM, "too little memory");
+    CHECK(ij_pca(scores, axes, mean, D + 1, z, N, D, work, sizeof work) == IJ_EARG, "more axes than channels");
+    CHECK(!ij_pca(scores, axes, mean, D, z, N, D, work, sizeof work), "pca");
+    for (size_t a = 0; a < D; a++) {
+        double high = 0;
+        for (size_t b = 0; b < D; b++) {
+            double dot = 0, cov = 0;
+            for (size_t c = 0; c < D; c++) dot += (double)axes[a * D + c] * (double)axes[b * D + c];
+            for (size_t i = 0; i < N; i++) cov += (double)scores[i * D + a] * (double)scores[i * D + b] / N;
+            CHECK(fabs(dot - (a == b)) < 1e-5, "axes %lu, %lu: %g", (unsigned long)a, (unsigned long)b, dot);
+            CHECK(a == b || fabs(cov) < 1e-4, "scores %lu, %lu: %g", (unsigned long)a, (unsigned long)b, cov);
+            if (a == b) { CHECK(cov <= last, "variance rises"); last = cov; }
+            high = fabs((double)axes[a * D + b]) > fabs(high) ? (double)axes[a * D + b] : high;
+        }
+        CHECK(high > 0, "axis %lu: its largest number is negative", (unsigned long)a);
+    }
+    for (size_t i = 0; i < N * D; i++) {
+        double sum = (double)mean[i % D];
+        for (size_t a = 0; a < D; a++) sum += (double)scores[i / D * D + a] * (double)axes[a * D + i % D];
+        worst = IJ_MAX(worst, fabs(sum - (double)z[i]));
+    }
+    CHECK(worst < 1e-4, "z comes back with an error of %g", worst);
+}
+
+/* A picture of several stored blocks, taken apart again. */
+static void test_png_blocks(void)
+{
+    enum { H = 150, W = 151, ROW = 3 * W + 1, RAW = H * ROW };
+    static uint8_t rgb[H * W * 3], file[RAW + 200], raw[RAW];
+    uint64_t state = 12;
+    for (size_t i = 0; i < sizeof rgb; i++) rgb[i] = (uint8_t)(random_unit(&state) * 256);
+    CHECK(ij_png_size(H, W) <= sizeof file, "%lu bytes", (unsigned long)ij_png_size(H, W));
+    const size_t n = ij_png(file, rgb, H, W);
+    CHECK(n <= ij_png_size(H, W) && !memcmp(file, "\211PNG\r\n\32\n\0\0\0\15IHDR\0\0\0\227\0\0\0\226\10\2\0\0\0", 29), "head");
+    CHECK(!memcmp(file + n - 12, "\0\0\0\0IEND\256B`\202", 12), "the end, with the checksum that every PNG has there");
+    const size_t data = ij_big(file + 33);
+    const uint8_t *z = file + 41, *end = z + data;
+    size_t got = 0, last = 0;
+    uint32_t a = 1, b = 0;
+    CHECK(!memcmp(file + 37, "IDAT", 4) && n == data + 57 && (z[0] * 256 + z[1]) % 31 == 0, "data of %lu bytes", (unsigned long)data);
+    for (z += 2; !last && z + 9 < end; z += 5 + (size_t)(z[1] | z[2] << 8)) {
+        const size_t length = (size_t)(z[1] | z[2] << 8);
+        CHECK((length ^ (size_t)(z[3] | z[4] << 8)) == 0xffff && got + length <= RAW, "block");
+        memcpy(raw + got, z + 5, length), got += length, last = z[0];
+    }
+    for (size_t i = 0; i < RAW; i++) a = (a + raw[i]) % 65521, b = (b + a) % 65521;
+    CHECK(got == RAW && z + 4 == end && ij_big(z) == (b << 16 | a), "%lu of %d bytes", (unsigned long)got, RAW);
+    for (size_t y = 0; y < H; y++) CHECK(!raw[y * ROW] && !memcmp(raw + y * ROW + 1, rgb + y * W * 3, W * 3), "row %lu", (unsigned long)y);
+}
+
+/* One channel, -1 -1 1 1 and a fifth row that is held: with n = 4, X'X = 4 and X'Y = (-2,2) about the mean, so that
+ * W = (-2,2) / (4 + 4 lambda) and the bias is a half. */
 static void test_ridge_by_hand(void)
 {
     real train[5] = { -1, -1, 1, 1, 1 }, test[3] = { -3, 2, (real)0.5 };
@@ -3119,9 +3250,9 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(safetensors_half), TEST(safetensors_numbers), TEST(safetensors_ladder), TEST(safetensors_changed),
     TEST(safetensors_large), TEST(safetensors_write_fails), TEST(safetensors_shards), TEST(file_round_trip), TEST(file_hostile),
     TEST(file_halves), TEST(file_failed_write), TEST(standardise_by_hand), TEST(standardise_moments),
-    TEST(watch_equals_definition),
+    TEST(watch_equals_definition), TEST(verdict),
     TEST(targets_average_layers), TEST(vicreg_equals_definition), TEST(rankme_by_hand), TEST(knn_by_hand), TEST(knn_equals_definition),
-    TEST(ridge_by_hand), TEST(ridge_normal_equations),
+    TEST(pca_equals_definition), TEST(png_blocks), TEST(ridge_by_hand), TEST(ridge_normal_equations),
     TEST(ridge_equals_definition), TEST(scores_of_signal_and_noise), TEST(scores_same_in_any_order),
     TEST(scores_memory_ladder), TEST(scores_refuse),
 };
