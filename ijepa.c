@@ -1033,24 +1033,33 @@ static void ij_patch_copy(real *to, const real *image, size_t height, size_t wid
             memcpy(to, image + (ch * height + row + y) * width + col, p * sizeof(real));
 }
 
+/* The pixels of each sequence's patches. */
+static void ij_patches_task(void *arg, size_t piece)
+{
+    const ij_encoder_pass *s = arg;
+    const size_t pixels = ij_cols(&s->patches), *start = s->stack.seqs.start;
+    size_t s0, s1;
+    ij_piece(&s0, &s1, &s->stack.seqs, piece);
+    for (size_t i = s0; i < s1; i++) {
+        const size_t *list = s->lists ? s->lists->index + ij_list_of(&s->part, i) * s->lists->stride : NULL;
+        const real *image = s->image + (s->part.first + i % s->part.images) * 3 * s->height * s->width;
+        for (size_t j = 0; j < start[i + 1] - start[i]; j++)
+            ij_patch_copy(s->patches.x + (start[i] + j) * pixels, image, s->height, s->width, s->e->patch, list ? list[j] : j);
+    }
+}
+
 static void ij_encoder_task(void *arg, size_t piece)
 {
     const ij_encoder_pass *s = arg;
     const ij_encoder *e = s->e;
     const ij_seqs *seqs = &s->stack.seqs;
     const ij_tensor x_all = s->stack.depth ? s->stack.block[0].x : s->stack.out;
-    const size_t d = ij_cols(&x_all), pixels = ij_cols(&s->patches);
+    const size_t d = ij_cols(&x_all);
     size_t s0, s1;
     ij_piece(&s0, &s1, seqs, piece);
     const ij_tensor x = ij_slice(&x_all, seqs->start[s0], seqs->start[s1]);
-    const ij_tensor patches = ij_slice(&s->patches, seqs->start[s0], seqs->start[s1]);
-    for (size_t i = s0, row = 0; i < s1; i++) {
-        const size_t *list = s->lists ? s->lists->index + ij_list_of(&s->part, i) * s->lists->stride : NULL;
-        const real *image = s->image + (s->part.first + i % s->part.images) * 3 * s->height * s->width;
-        for (size_t j = 0; j < seqs->start[i + 1] - seqs->start[i]; j++, row++)
-            ij_patch_copy(patches.x + row * pixels, image, s->height, s->width, e->patch, list ? list[j] : j);
-    }
-    ij_linear(x, patches, &e->patch_w, &e->patch_b, seqs->team);
+    ij_patches_task(arg, piece);
+    ij_linear(x, ij_slice(&s->patches, seqs->start[s0], seqs->start[s1]), &e->patch_w, &e->patch_b, seqs->team);
     for (size_t i = s0, row = 0; i < s1; i++) {
         const size_t *list = s->lists ? s->lists->index + ij_list_of(&s->part, i) * s->lists->stride : NULL;
         for (size_t j = 0; j < seqs->start[i + 1] - seqs->start[i]; j++, row++) {
@@ -1162,7 +1171,7 @@ static ij_status ij_masks_reference(ij_masks *m, const ij_config *c, ij_rng *rng
                 const size_t forgiven = IJ_MIN(fails / IJ_PLACE_TRIES, c->num_pred_masks);
                 n = ij_block_list(m->context.index + l * m->context.stride, context_size,
                                   ij_block_place(context_size, c, rng), gw, &m->target, b, images,
-                                  c->allow_overlap ? 0 : c->num_pred_masks - forgiven);
+                                  c->allow_overlap || c->objective == IJ_JOINT ? 0 : c->num_pred_masks - forgiven);
                 fails++;
             } while (n <= c->min_keep);
             m->context.length[l] = n;
@@ -1191,7 +1200,7 @@ static int ij_masks_paper_image(ij_masks *m, const ij_config *c, ij_rng *rng, si
         ij_block_size(size, c, ij_between(c->enc_mask_scale, ij_rng_uniform(rng)), 1);
         m->context.length[l] = ij_block_list(m->context.index + l * m->context.stride, size,
                                              ij_block_place(size, c, rng), gw, &m->target, b, images,
-                                             c->allow_overlap ? 0 : c->num_pred_masks);
+                                             c->allow_overlap || c->objective == IJ_JOINT ? 0 : c->num_pred_masks);
         if (m->context.length[l] <= c->min_keep) return 0;
     }
     return 1;
@@ -1213,14 +1222,39 @@ static ij_status ij_masks_paper(ij_masks *m, const ij_config *c, ij_rng *rng, si
     return IJ_OK;
 }
 
+/* Other ways of Table 6. Random: each target is so many patches anywhere. Rasterized: a quadrant each. What no target holds is
+ * the context. */
+static void ij_masks_split(ij_masks *m, const ij_config *c, ij_rng *rng, size_t images, size_t b)
+{
+    size_t gh, gw;
+    ij_grid(&gh, &gw, c);
+    const size_t n = gh * gw, targets = c->num_pred_masks, turn = ij_rng_below(rng, 4);
+    const size_t each = (size_t)((double)n * ij_between(c->pred_mask_scale, ij_rng_uniform(rng)));
+    m->context.length[b] = 0;
+    for (size_t t = 0; t < targets; t++) m->target.length[t * images + b] = 0;
+    for (size_t i = 0; i < n; i++) {
+        const size_t down = i / gw < gh / 2 ? 0 : 2, right = i % gw < gw / 2 ? 0 : 1;
+        size_t t = (down + right + turn) % 4;
+        if (c->mask_mode == IJ_MASK_RANDOM) {           /* one of the places that are left, targets' first */
+            size_t at = ij_rng_below(rng, n - i);
+            for (t = 0; t < targets && at >= each - m->target.length[t * images + b]; t++) at -= each - m->target.length[t * images + b];
+        }
+        ij_lists *l = t < targets ? &m->target : &m->context;
+        const size_t list = t < targets ? t * images + b : b;
+        l->index[list * l->stride + l->length[list]++] = i;
+    }
+}
+
 ij_status ij_masks_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images, ij_error *why)
 {
     if (!images || images > c->batch_size) return ij_fail(why, IJ_EARG, "masks: %lu images, expected 1..batch_size = %lu",
                                                           (unsigned long)images, (unsigned long)c->batch_size);
     m->context.lists = c->num_enc_masks * images;
     m->target.lists = c->num_pred_masks * images;
-    return c->mask_mode == IJ_MASK_REFERENCE ? ij_masks_reference(m, c, rng, step, images, why)
-                                             : ij_masks_paper(m, c, rng, images, IJ_MASK_ROUNDS, why);
+    if (c->mask_mode == IJ_MASK_REFERENCE) return ij_masks_reference(m, c, rng, step, images, why);
+    if (c->mask_mode == IJ_MASK_PAPER) return ij_masks_paper(m, c, rng, images, IJ_MASK_ROUNDS, why);
+    for (size_t b = 0; b < images; b++) ij_masks_split(m, c, rng, images, b);
+    return IJ_OK;
 }
 
 /* ---- predictor ---------------------------------------------------------------------------------------------------
@@ -1352,13 +1386,19 @@ static void ij_predictor_backward(const ij_tensor *dcontext, const ij_predictor 
 
 typedef struct {
     const ij_predictor_pass *s;
-    const ij_stack *target;     /* sequence b is image b, all patches */
+    const ij_tensor *target;    /* [B*N,T] of all patches, image by image */
     int kind;
     double scale;               /* of one term; the gradient of dout carries it too */
     real grad_scale;
     double *row_loss;           /* [Q] */
     ij_tensor want;             /* [Q,D] what the loss compares with */
 } ij_loss_pass;
+
+/* Width of what is predicted: of a token; generative, of a patch's pixels; joint, of a projection. */
+static size_t ij_target_dim(const ij_config *c)
+{
+    return c->objective == IJ_GENERATIVE ? ij_mul(3, ij_mul(c->patch_size, c->patch_size)) : c->objective == IJ_JOINT ? c->pred_emb_dim : c->embed_dim;
+}
 
 /* [T,D] before its last normalisation: the encoder's output (the code), or the sum of its top layers (data2vec 3.3) */
 static const ij_tensor *ij_targets(const ij_stack *s) { return s->average ? &s->top : &s->norm; }
@@ -1376,7 +1416,7 @@ static void ij_loss_task(void *arg, size_t piece)
     for (size_t i = s0; i < s1; i++)
         for (size_t t = ij_target_of(&s->part, s->contexts, i), row = s->stack.asked.start[i], j = 0; j < targets->length[t]; j++, row++) {
             const size_t patch = targets->index[t * targets->stride + j];
-            const real *h = ij_targets(l->target)->x + (l->target->seqs.start[i % s->part.images] + patch) * d;
+            const real *h = l->target->x + (i % s->part.images * (ij_rows(l->target) / s->part.images) + patch) * d;
             const real *out = s->out.x + row * d;
             real *want = l->want.x + row * d, *dout = s->dout.x + row * d, sum;
             ij_normalise_rows(want, h, 1, d, 0);
@@ -1387,6 +1427,61 @@ static void ij_loss_task(void *arg, size_t piece)
             for (size_t c = 0; c < d; c++)
                 dout[c] = l->grad_scale * (l->kind == IJ_LOSS_L2 ? 2 * dout[c] : dout[c] < -1 ? -1 : dout[c] > 1 ? 1 : dout[c]);
         }
+}
+
+/* ---- joint embedding ---------------------------------------------------------------------------------------------
+ * Figure 2a, the other way to learn without pixels, in the form of BYOL: two views of an image, the context encoder's and
+ * the target encoder's, their tokens' means through a projector of either encoder, and a predictor from the one to the
+ * other. Loss: 2 - 2 cosine. The target side is a slow copy and gets no gradient, or all images become one.          */
+
+typedef struct { ij_tensor x, fc1, gelu, y, dgelu; } ij_head_acts;      /* [n,in] [n,H] [n,H] [n,out] [n,H] */
+
+static void ij_head_place(ij_head_acts *s, ij_arena *a, size_t n, size_t in, size_t hidden, size_t out)
+{
+    s->x = ij_matrix(a, n, in), s->fc1 = ij_matrix(a, n, hidden), s->gelu = ij_matrix(a, n, hidden), s->y = ij_matrix(a, n, out);
+    s->dgelu = ij_matrix(a, n, hidden);
+}
+
+static void ij_head_forward(const ij_head_acts *s, const ij_head *h, const ij_team *team)
+{
+    ij_linear(s->fc1, s->x, &h->fc1_w, &h->fc1_b, team);
+    ij_gelu(s->gelu, s->fc1);
+    ij_linear(s->y, s->gelu, &h->fc2_w, &h->fc2_b, team);
+}
+
+static void ij_head_backward(ij_tensor dx, const ij_head *dh, const ij_head_acts *s, ij_tensor dy, const ij_head *h, const ij_team *team)
+{
+    ij_linear_backward(s->dgelu, dy, &h->fc2_w, 0);
+    ij_gelu_backward(s->dgelu, s->fc1);
+    ij_linear_backward(dx, s->dgelu, &h->fc1_w, 0);
+    ij_weight_jobs jobs = { { { dh->fc2_w, dh->fc2_b, dy, s->gelu, NULL }, { dh->fc1_w, dh->fc1_b, s->dgelu, s->x, NULL } }, 2 };
+    ij_weight_gradients(&jobs, team);
+}
+
+typedef struct {
+    int on, predicts;           /* predicts 0 (pred_depth 0): the projections are compared as they are */
+    ij_head_acts target, project, predict;      /* of images; of contexts, context e of image b in row e*B + b */
+    ij_tensor dpredict, dproject, dmean;        /* [C,P] [C,P] [C,D] */
+    double scale;
+    real grad_scale;
+} ij_joint_pass;
+
+/* The loss of one part, and dpredict: d cos(q,t) / dq = (t/|t| - cos q/|q|) / |q| */
+static double ij_joint_loss(const ij_joint_pass *j)
+{
+    const ij_tensor *q = j->predicts ? &j->predict.y : &j->project.y, *t = &j->target.y;
+    const size_t d = ij_cols(q), images = ij_rows(t);
+    double sum = 0;
+    for (size_t i = 0; i < ij_rows(q); i++) {
+        const real *qi = q->x + i * d, *ti = t->x + i % images * d;
+        double qt = 0, qq = 1e-24, tt = 1e-24;
+        for (size_t c = 0; c < d; c++) qt += (double)qi[c] * (double)ti[c], qq += (double)qi[c] * (double)qi[c], tt += (double)ti[c] * (double)ti[c];
+        const double cosine = qt / sqrt(qq * tt);
+        for (size_t c = 0; c < d; c++)
+            j->dpredict.x[i * d + c] = j->grad_scale * (real)(-2 * ((double)ti[c] / sqrt(tt) - cosine * (double)qi[c] / sqrt(qq)) / sqrt(qq));
+        sum += 2 - 2 * cosine;
+    }
+    return sum * j->scale;
 }
 
 /* ---- optimisation ------------------------------------------------------------------------------------------------
@@ -1420,6 +1515,7 @@ double ij_weight_decay(const ij_config *c, size_t k)
 double ij_ema(const ij_config *c, size_t k)
 {
     const double q = (double)(k - 1) / ij_schedule_length(c);
+    if (c->objective == IJ_GENERATIVE) return 0;        /* no second encoder: the target encoder is a copy, for what looks at it */
     return c->ema[0] + IJ_MIN(q, 1) * (c->ema[1] - c->ema[0]);
 }
 
@@ -1508,6 +1604,14 @@ static void ij_list_block(ij_listing *l, ij_block *b, const char *stack, size_t 
 
 static size_t ij_hidden(const ij_config *c) { return (size_t)((double)c->embed_dim * c->mlp_ratio); }
 
+static void ij_list_head(ij_listing *l, ij_head *h, const char *stack, size_t i, size_t in, size_t hidden, size_t out)
+{
+    ij_list(l, &h->fc1_w, stack, i, "fc1.weight", 2, hidden, in, 0, 0);
+    ij_list(l, &h->fc1_b, stack, i, "fc1.bias", 1, hidden, 0, 0, 0);
+    ij_list(l, &h->fc2_w, stack, i, "fc2.weight", 2, out, hidden, 0, 0);
+    ij_list(l, &h->fc2_b, stack, i, "fc2.bias", 1, out, 0, 0, 0);
+}
+
 static void ij_list_encoder(ij_listing *l, ij_encoder *e, const ij_config *c)
 {
     const size_t d = c->embed_dim, p = c->patch_size;
@@ -1519,13 +1623,16 @@ static void ij_list_encoder(ij_listing *l, ij_encoder *e, const ij_config *c)
         ij_list_block(l, e->block ? &e->block[i] : &unplaced, "blocks", i, d, ij_hidden(c));
     ij_list(l, &e->norm_w, NULL, 0, "norm.weight", 1, d, 0, 0, 0);
     ij_list(l, &e->norm_b, NULL, 0, "norm.bias", 1, d, 0, 0, 0);
+    if (c->objective == IJ_JOINT) ij_list_head(l, &e->projector, "projector", 0, d, ij_mul(4, c->pred_emb_dim), c->pred_emb_dim);
 }
 
 static void ij_list_predictor(ij_listing *l, ij_predictor *p, const ij_config *c)
 {
-    const size_t d = c->embed_dim, width = c->pred_emb_dim;
+    const size_t d = c->embed_dim, width = c->pred_emb_dim, out = ij_target_dim(c);
     ij_block unplaced;
     l->predictor = 1;
+    if (c->objective == IJ_JOINT && c->pred_depth) ij_list_head(l, &p->head, "head", 0, width, ij_mul(4, width), width);
+    if (c->objective == IJ_JOINT) return;
     p->depth = c->pred_depth, p->heads = c->num_heads;          /* the encoder's heads, MLP ratio always 4 */
     ij_list(l, &p->mask_token, NULL, 0, "mask_token", 3, 1, 1, width, 0);
     ij_list(l, &p->embed_w, NULL, 0, "predictor_embed.weight", 2, width, d, 0, 0);
@@ -1534,8 +1641,8 @@ static void ij_list_predictor(ij_listing *l, ij_predictor *p, const ij_config *c
         ij_list_block(l, p->block ? &p->block[i] : &unplaced, "predictor_blocks", i, width, ij_mul(4, width));
     ij_list(l, &p->norm_w, NULL, 0, "predictor_norm.weight", 1, width, 0, 0, 0);
     ij_list(l, &p->norm_b, NULL, 0, "predictor_norm.bias", 1, width, 0, 0, 0);
-    ij_list(l, &p->proj_w, NULL, 0, "predictor_proj.weight", 2, d, width, 0, 0);
-    ij_list(l, &p->proj_b, NULL, 0, "predictor_proj.bias", 1, d, 0, 0, 0);
+    ij_list(l, &p->proj_w, NULL, 0, "predictor_proj.weight", 2, out, width, 0, 0);
+    ij_list(l, &p->proj_b, NULL, 0, "predictor_proj.bias", 1, out, 0, 0, 0);
 }
 
 /* ---- the training step -------------------------------------------------------------------------------------------
@@ -1548,6 +1655,7 @@ typedef struct {                /* everything one part needs, laid out anew for 
     ij_encoder_pass target, context;
     ij_predictor_pass predictor;
     ij_loss_pass loss;
+    ij_joint_pass joint;        /* instead of predictor and loss */
     ij_tensor pooled;           /* [B,D] of the whole batch */
     ij_tensor dcontext;         /* [Tc,D] */
     double vicreg, vicreg_grad; /* weight of that term, and of its gradient */
@@ -1582,12 +1690,20 @@ static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_
                    n->squares, 1);
     p->embed = ij_matrix(a, n->context_tokens, width);
     p->dembed = ij_matrix(a, n->context_tokens, width);
-    p->out = ij_matrix(a, n->queries, d);
-    p->dout = ij_matrix(a, n->queries, d);
+    p->out = ij_matrix(a, n->queries, ij_target_dim(c));
+    p->dout = ij_matrix(a, n->queries, ij_target_dim(c));
     p->dnorm = ij_matrix(a, n->queries, width);
-    s->loss.want = ij_matrix(a, n->queries, d);
+    s->loss.want = ij_matrix(a, n->queries, ij_target_dim(c));
     s->loss.row_loss = ij_take(a, n->queries, sizeof(double));
     s->dcontext = ij_matrix(a, n->context_tokens, d);
+    if ((s->joint.on = c->objective == IJ_JOINT) != 0) {
+        ij_joint_pass *j = &s->joint;
+        ij_head_place(&j->target, a, n->images, d, ij_mul(4, width), width);
+        ij_head_place(&j->project, a, n->contexts, d, ij_mul(4, width), width);
+        ij_head_place(&j->predict, a, n->contexts, width, ij_mul(4, width), width);
+        j->dpredict = ij_matrix(a, n->contexts, width), j->dproject = ij_matrix(a, n->contexts, width), j->dmean = ij_matrix(a, n->contexts, d);
+        j->predicts = c->pred_depth > 0;
+    }
     const size_t contexts = c->vicreg > 0 ? n->contexts : 0, square = c->vicreg > 0 ? d : 0;
     s->z = ij_matrix(a, contexts, d), s->dz = ij_matrix(a, contexts, d), s->cov = ij_matrix(a, square, d);
     const size_t mark = a->used;                        /* the two backward passes follow one another: same memory */
@@ -1602,7 +1718,7 @@ static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_
 static ij_counts ij_count_part(const ij_config *c, const ij_masks *masks, const ij_part *part)
 {
     const size_t contexts = c->num_enc_masks * part->images;
-    ij_counts n = { part->batch, part->images, contexts, 0, 0, contexts * c->num_pred_masks, 0, 0, 0 };
+    ij_counts n = { part->batch, part->images, contexts, 0, 0, c->objective == IJ_JOINT ? 0 : contexts * c->num_pred_masks, 0, 0, 0 };
     for (size_t i = 0; i < contexts; i++) {
         const size_t k = masks->context.length[ij_list_of(part, i)];
         n.context_tokens += k, n.context_squares += k * k;
@@ -1638,6 +1754,7 @@ static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, cons
         pass[i]->pos = &m->encoder_pos, pass[i]->image = images;
         pass[i]->height = c->crop_size[0], pass[i]->width = c->crop_size[1];
     }
+    if (s->joint.on) s->target.image += batch * 3 * c->crop_size[0] * c->crop_size[1];      /* the other views */
     s->target.lists = NULL, s->context.lists = &masks->context;
     p->p = &m->predictor, p->pos = &m->predictor_pos, p->masks = masks, p->context = &s->context.stack;
 
@@ -1657,18 +1774,20 @@ static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, cons
 
     size_t queries = 0;                                 /* of the whole batch: the mean is over them all */
     for (size_t i = 0; i < masks->target.lists; i++) queries += masks->target.length[i] * c->num_enc_masks;
-    s->loss.s = p, s->loss.target = &s->target.stack, s->loss.kind = c->loss;
+    s->loss.s = p, s->loss.kind = c->loss;
+    s->loss.target = c->objective == IJ_GENERATIVE ? &s->target.patches : ij_targets(&s->target.stack);
     s->loss.scale = 1 / (c->loss == IJ_LOSS_L2 ? (double)(batch * c->num_enc_masks * c->num_pred_masks)
-                                               : (double)queries * (double)c->embed_dim);
+                                               : (double)queries * (double)ij_target_dim(c));
     s->loss.grad_scale = (real)(s->loss.scale / (double)c->accumulate);
+    s->joint.scale = 1 / (double)(batch * c->num_enc_masks), s->joint.grad_scale = (real)(s->joint.scale / (double)c->accumulate);
     s->vicreg = n.contexts > 1 ? c->vicreg : 0, s->vicreg_grad = s->vicreg / (double)c->accumulate;
     return IJ_OK;
 }
 
-/* Mean of each image's tokens. */
-static void ij_pool(real *pooled, const ij_stack *s)
+/* Mean of the tokens of each of the first sequences. */
+static void ij_pool(real *pooled, const ij_stack *s, size_t images)
 {
-    const size_t d = ij_cols(&s->norm), images = s->seqs.count;
+    const size_t d = ij_cols(&s->norm);
     memset(pooled, 0, images * d * sizeof(real));
     for (size_t b = 0; b < images; b++) {
         const size_t r0 = s->seqs.start[b], n = ij_length(&s->seqs, b);
@@ -1696,9 +1815,10 @@ static double ij_feature_std(const ij_tensor *pooled)
     return std / (double)d;
 }
 
+/* What is to be predicted: the target encoder's tokens (Figure 2c); or, generative, the pixels themselves (2b). */
 static void ij_encode_targets(ij_step *s, const ij_team *team)
 {
-    ij_each(team, s->target.stack.seqs.pieces, ij_encoder_task, &s->target);
+    ij_each(team, s->target.stack.seqs.pieces, s->loss.target == &s->target.patches ? ij_patches_task : ij_encoder_task, &s->target);
 }
 
 static void ij_encode_context(ij_step *s, const ij_team *team)
@@ -1708,6 +1828,14 @@ static void ij_encode_context(ij_step *s, const ij_team *team)
 
 static void ij_predict(ij_step *s, const ij_team *team)
 {
+    if (s->joint.on) {
+        ij_joint_pass *j = &s->joint;
+        ij_pool(j->target.x.x, &s->target.stack, ij_rows(&j->target.x)), ij_pool(j->project.x.x, &s->context.stack, ij_rows(&j->project.x));
+        ij_head_forward(&j->target, &s->target.e->projector, team), ij_head_forward(&j->project, &s->context.e->projector, team);
+        memcpy(j->predict.x.x, j->project.y.x, ij_count(&j->project.y) * sizeof(real));
+        if (j->predicts) ij_head_forward(&j->predict, &s->predictor.p->head, team);
+        return;
+    }
     ij_each(team, s->context.stack.seqs.pieces, ij_predictor_embed_task, &s->predictor);
     ij_each(team, s->predictor.stack.seqs.pieces, ij_predictor_task, &s->predictor);
 }
@@ -1715,6 +1843,7 @@ static void ij_predict(ij_step *s, const ij_team *team)
 static double ij_loss(ij_step *s, const ij_team *team)
 {
     double sum = 0;
+    if (s->joint.on) return ij_joint_loss(&s->joint);
     ij_each(team, s->predictor.stack.seqs.pieces, ij_loss_task, &s->loss);
     for (size_t i = 0; i < ij_rows(&s->loss.want); i++) sum += s->loss.row_loss[i];
     return sum * s->loss.scale;
@@ -1728,7 +1857,7 @@ static double ij_vicreg(ij_step *s)
     const size_t n = ij_rows(&s->z), d = ij_cols(&s->z);
     double sum = 0;
     if (!(s->vicreg > 0)) return 0;
-    ij_pool(s->z.x, &s->context.stack);
+    ij_pool(s->z.x, &s->context.stack, n);
     for (size_t i = 0; i < d; i++) {
         double mean = 0;
         for (size_t b = 0; b < n; b++) mean += (double)s->z.x[b * d + i] / (double)n;
@@ -1747,20 +1876,26 @@ static double ij_vicreg(ij_step *s)
     return s->vicreg * sum / (double)d;
 }
 
-static void ij_vicreg_backward(ij_step *s)
+/* To dcontext, from the gradient of each context's mean. */
+static void ij_pool_backward(ij_step *s, const ij_tensor *dmean, real scale)
 {
     const ij_seqs *q = &s->context.stack.seqs;
     const size_t d = ij_cols(&s->dcontext);
-    for (size_t b = 0; s->vicreg > 0 && b < q->count; b++)
+    for (size_t b = 0; b < q->count; b++)
         for (size_t r = q->start[b]; r < q->start[b + 1]; r++)
-            for (size_t i = 0; i < d; i++)
-                s->dcontext.x[r * d + i] += (real)s->vicreg_grad / (real)ij_length(q, b) * s->dz.x[b * d + i];
+            for (size_t i = 0; i < d; i++) s->dcontext.x[r * d + i] += scale / (real)ij_length(q, b) * dmean->x[b * d + i];
 }
 
 static void ij_backward(ij_model *m, ij_step *s, const ij_team *team)
 {
-    ij_predictor_backward(&s->dcontext, &m->predictor_grad, &s->predictor_grads, &s->predictor, team);
-    ij_vicreg_backward(s);
+    if (s->joint.on) {
+        const ij_joint_pass *j = &s->joint;
+        if (j->predicts) ij_head_backward(j->dproject, &m->predictor_grad.head, &j->predict, j->dpredict, &m->predictor.head, team);
+        ij_head_backward(j->dmean, &m->encoder_grad.projector, &j->project, j->predicts ? j->dproject : j->dpredict, &m->encoder.projector, team);
+        memset(s->dcontext.x, 0, ij_count(&s->dcontext) * sizeof(real));
+        ij_pool_backward(s, &j->dmean, 1);
+    } else ij_predictor_backward(&s->dcontext, &m->predictor_grad, &s->predictor_grads, &s->predictor, team);
+    if (s->vicreg > 0) ij_pool_backward(s, &s->dz, (real)s->vicreg_grad);
     ij_encoder_backward(&m->encoder_grad, &s->encoder_grads, &s->dcontext, &s->context, team);
 }
 
@@ -1804,13 +1939,13 @@ ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *mask
         r->loss += ij_loss(&s, team) + ij_vicreg(&s);
         ij_backward(m, &s, team);
 
-        ij_pool(s.pooled.x + first * ij_cols(&s.pooled), &s.target.stack);
+        ij_pool(s.pooled.x + first * ij_cols(&s.pooled), s.loss.target == &s.target.patches ? &s.context.stack : &s.target.stack, s.predictor.part.images);
         contexts += s.context.stack.seqs.tokens, queries += ij_rows(&s.loss.want), seqs += s.predictor.stack.seqs.count;
         first += s.predictor.part.images;
     }
     r->feature_std = ij_feature_std(&s.pooled);
     r->context_tokens = (double)contexts / (double)masks->context.lists;
-    r->target_tokens = (double)queries / (double)seqs;
+    r->target_tokens = (double)queries / (double)IJ_MAX(seqs, 1);
     if (!isfinite(r->loss)) m->grad[0] = (real)r->loss;         /* the update, on whatever machine, will refuse it */
     if (++m->micro % m->config.accumulate) return IJ_OK;
     if (m->reduce) m->reduce(m->reduce_arg, m->grad, m->size);
@@ -1838,7 +1973,7 @@ ij_config ij_config_default(void)
 }
 
 enum { IJ_SET_SIZE, IJ_SET_SIDES, IJ_SET_REAL, IJ_SET_PAIR, IJ_SET_RANGE, IJ_SET_TRIPLE, IJ_SET_BOOL, IJ_SET_CHOICE };
-static const struct { const char *name; int kind; size_t offset; double low, high; const char *choice[2], *help; } ij_setting[] = {
+static const struct { const char *name; int kind; size_t offset; double low, high; const char *choice[4], *help; } ij_setting[] = {
 #define IJ_AT(field, low, high) offsetof(ij_config, field), low, high, { NULL, NULL }
     { "batch_size", IJ_SET_SIZE, IJ_AT(batch_size, 1, 1 << 20), "images of one forward pass" },
     { "accumulate", IJ_SET_SIZE, IJ_AT(accumulate, 1, 1 << 20), "forward passes of one update" },
@@ -1848,7 +1983,7 @@ static const struct { const char *name; int kind; size_t offset; double low, hig
     { "mean", IJ_SET_TRIPLE, IJ_AT(mean, -1e6, 1e6), "of red, green, blue in 0..1" },
     { "std", IJ_SET_TRIPLE, IJ_AT(std, 1e-6, 1e6), "of red, green, blue" },
     { "patch_size", IJ_SET_SIZE, IJ_AT(patch_size, 1, 1 << 20), "side of a patch" },
-    { "mask_mode", IJ_SET_CHOICE, offsetof(ij_config, mask_mode), 0, 1, { "reference", "paper" }, "which sampler" },
+    { "mask_mode", IJ_SET_CHOICE, offsetof(ij_config, mask_mode), 0, 3, { "reference", "paper", "random", "rasterized" }, "blocks by either sampler; patches anywhere; quadrants" },
     { "enc_mask_scale", IJ_SET_RANGE, IJ_AT(enc_mask_scale, 1e-6, 1), "context block, share of the patches" },
     { "pred_mask_scale", IJ_SET_RANGE, IJ_AT(pred_mask_scale, 1e-6, 1), "target block, share of the patches" },
     { "aspect_ratio", IJ_SET_RANGE, IJ_AT(aspect_ratio, 1e-3, 1e3), "height / width of a target block" },
@@ -1861,11 +1996,12 @@ static const struct { const char *name; int kind; size_t offset; double low, hig
     { "num_heads", IJ_SET_SIZE, IJ_AT(num_heads, 1, 1 << 20), "heads of encoder and predictor" },
     { "mlp_ratio", IJ_SET_REAL, IJ_AT(mlp_ratio, 1.0 / 64, 64), "hidden width / width of the encoder's MLP" },
     { "pred_emb_dim", IJ_SET_SIZE, IJ_AT(pred_emb_dim, 4, 1 << 20), "width of the predictor" },
-    { "pred_depth", IJ_SET_SIZE, IJ_AT(pred_depth, 1, 1 << 20), "blocks of the predictor" },
+    { "pred_depth", IJ_SET_SIZE, IJ_AT(pred_depth, 0, 1 << 20), "blocks of the predictor" },
     { "init_std", IJ_SET_REAL, IJ_AT(init_std, 0, 10), "of first weights; 0: Xavier-uniform; reference 0.02" },
     { "patch_init_std", IJ_SET_REAL, IJ_AT(patch_init_std, 0, 10), "of the patch embedding; reference 0.02" },
     { "average_top_k_layers", IJ_SET_SIZE, IJ_AT(average_top_k_layers, 0, 1 << 20), "targets: mean of the last so many layers (depth + 1: all); 0: final norm" },
     { "vicreg", IJ_SET_REAL, IJ_AT(vicreg, 0, 1e3), "weight of the variance and covariance of the contexts' means; 0: none" },
+    { "objective", IJ_SET_CHOICE, offsetof(ij_config, objective), 0, 2, { "jepa", "generative", "joint" }, "predict the target encoder's tokens, pixels, or another view's mean" },
     { "loss", IJ_SET_CHOICE, offsetof(ij_config, loss), 0, 1, { "smooth_l1", "l2" }, "the code's or the paper's" },
     { "epochs", IJ_SET_REAL, IJ_AT(epochs, 0, 1e9), "length of the run" },
     { "warmup", IJ_SET_REAL, IJ_AT(warmup, 0, 1e9), "epochs of rising learning rate" },
@@ -1918,7 +2054,7 @@ void ij_config_text(char text[IJ_TEXT], const ij_config *c, size_t i)
         snprintf(text, IJ_TEXT, "%lu", (unsigned long)size[0]);
     else if (kind == IJ_SET_SIDES) snprintf(text, IJ_TEXT, "%lu,%lu", (unsigned long)size[0], (unsigned long)size[1]);
     else if (kind == IJ_SET_BOOL) snprintf(text, IJ_TEXT, "%s", *flag ? "true" : "false");
-    else if (kind == IJ_SET_CHOICE) snprintf(text, IJ_TEXT, "%s", ij_setting[i].choice[*flag ? 1 : 0]);
+    else if (kind == IJ_SET_CHOICE) snprintf(text, IJ_TEXT, "%s", ij_setting[i].choice[*flag]);
     else
         for (int k = 0, n = 0; k < reals; k++) {
             if (k) text[n++] = ',';
@@ -1984,20 +2120,22 @@ ij_status ij_config_set(ij_config *c, const char *name, const char *value, ij_er
     const int kind = ij_setting[i].kind, count = ij_scan_reals(x, value), two = kind == IJ_SET_PAIR || kind == IJ_SET_RANGE;
     const int yes = !strcmp(value, "true") || !strcmp(value, "1"), no = !strcmp(value, "false") || !strcmp(value, "0");
     const int whole = x[0] >= 0 && x[0] <= 9e15 && !(floor(x[0]) < x[0]) && x[0] <= (double)SIZE_MAX;
+    int chosen = 0;
+    while (kind == IJ_SET_CHOICE && chosen <= ij_setting[i].high && strcmp(value, ij_setting[i].choice[chosen])) chosen++;
     if (kind == IJ_SET_SIZE && count == 1 && whole) *size = (size_t)x[0];
     else if (kind == IJ_SET_SIDES && (count == 1 || count == 2) && whole && x[1] >= 0 && x[1] <= 1e9 &&
              !(floor(x[1]) < x[1])) size[0] = (size_t)x[0], size[1] = (size_t)x[count - 1];
     else if (kind == IJ_SET_BOOL && (yes || no)) *(int *)(void *)at = yes;
-    else if (kind == IJ_SET_CHOICE && (!strcmp(value, ij_setting[i].choice[0]) || !strcmp(value, ij_setting[i].choice[1])))
-        *(int *)(void *)at = !strcmp(value, ij_setting[i].choice[1]);
+    else if (kind == IJ_SET_CHOICE && chosen <= ij_setting[i].high) *(int *)(void *)at = chosen;
     else if ((kind == IJ_SET_REAL && count == 1) || (two && count == 2) || (kind == IJ_SET_TRIPLE && count == 3))
         memcpy(at, x, (size_t)count * sizeof *x);
     else {
         static const char *const expected[] = { "a whole number", "one or two whole numbers", "a number", "two numbers a,b",
                                                 "two numbers a,b", "three numbers a,b,c", "true or false" };
         if (kind == IJ_SET_CHOICE)
-            return ij_fail(why, IJ_EARG, "%s is \"%.60s\", expected %s or %s", name, value, ij_setting[i].choice[0],
-                           ij_setting[i].choice[1]);
+            return ij_fail(why, IJ_EARG, "%s is \"%.60s\", expected %s or %s%s%s%s%s", name, value, ij_setting[i].choice[0], ij_setting[i].choice[1],
+                           ij_setting[i].high > 1 ? " or " : "", ij_setting[i].high > 1 ? ij_setting[i].choice[2] : "",
+                           ij_setting[i].high > 2 ? " or " : "", ij_setting[i].high > 2 ? ij_setting[i].choice[3] : "");
         return ij_fail(why, IJ_EARG, "%s is \"%.60s\", expected %s", name, value, expected[kind]);
     }
     return IJ_OK;
@@ -2022,6 +2160,15 @@ ij_status ij_config_check(const ij_config *c, ij_error *why)
                            i ? "pred_emb_dim" : "embed_dim", (unsigned long)width[i], (unsigned long)c->num_heads);
     if (c->patch_size > c->crop_size[0] || c->patch_size > c->crop_size[1])
         return ij_fail(why, IJ_EARG, "patch_size is %lu, expected at most the crop_size", (unsigned long)c->patch_size);
+    if (!c->pred_depth && c->objective != IJ_JOINT) return ij_fail(why, IJ_EARG, "pred_depth is 0, expected 1 or more where patches are predicted");
+    const double patches = (double)(c->crop_size[0] / c->patch_size * (c->crop_size[1] / c->patch_size));
+    if (c->mask_mode > IJ_MASK_PAPER && c->num_enc_masks != 1)
+        return ij_fail(why, IJ_EARG, "num_enc_masks is %lu, expected 1 for masks without blocks", (unsigned long)c->num_enc_masks);
+    if (c->mask_mode == IJ_MASK_RASTERIZED && (c->num_pred_masks != 3 || c->crop_size[0] / c->patch_size < 2 || c->crop_size[1] / c->patch_size < 2))
+        return ij_fail(why, IJ_EARG, "num_pred_masks is %lu, expected 3, and a grid of at least 2x2, for quadrants", (unsigned long)c->num_pred_masks);
+    if (c->mask_mode == IJ_MASK_RANDOM && (patches * c->pred_mask_scale[0] < 1 || (double)c->num_pred_masks * floor(patches * c->pred_mask_scale[1]) >= patches))
+        return ij_fail(why, IJ_EARG, "pred_mask_scale is %g,%g, expected %lu random targets of at least one of %g patches, and some left",
+                       c->pred_mask_scale[0], c->pred_mask_scale[1], (unsigned long)c->num_pred_masks, patches);
     return ij_hidden(c) ? IJ_OK : ij_fail(why, IJ_EARG, "embed_dim * mlp_ratio is %g, expected at least 1",
                                           (double)c->embed_dim * c->mlp_ratio);
 }
@@ -2118,24 +2265,37 @@ static void ij_lists_place(ij_lists *l, ij_arena *a, size_t lists, size_t stride
     l->index = ij_take(a, ij_mul(lists, stride), sizeof(size_t));
 }
 
+/* Largest number of patches of a context, and of a target. */
+static void ij_masks_most(size_t *k, size_t *t, const ij_config *c)
+{
+    size_t gh, gw;
+    ij_grid(&gh, &gw, c);
+    const double cells = (double)(gh * gw);
+    if (c->mask_mode == IJ_MASK_RASTERIZED) *k = *t = (gh + 1) / 2 * ((gw + 1) / 2);
+    else if (c->mask_mode == IJ_MASK_RANDOM)
+        *t = (size_t)(cells * c->pred_mask_scale[1]), *k = gh * gw - c->num_pred_masks * (size_t)(cells * c->pred_mask_scale[0]);
+    else *k = ij_block_most(c, c->enc_mask_scale, 1, 1), *t = ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]);
+}
+
 static void ij_masks_place(ij_masks *m, ij_arena *a, const ij_config *c)
 {
-    ij_lists_place(&m->context, a, ij_mul(c->num_enc_masks, c->batch_size), ij_block_most(c, c->enc_mask_scale, 1, 1));
-    ij_lists_place(&m->target, a, ij_mul(c->num_pred_masks, c->batch_size),
-                   ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]));
+    size_t k, t;
+    ij_masks_most(&k, &t, c);
+    ij_lists_place(&m->context, a, ij_mul(c->num_enc_masks, c->batch_size), k);
+    ij_lists_place(&m->target, a, ij_mul(c->num_pred_masks, c->batch_size), t);
 }
 
 static ij_counts ij_counts_most(const ij_config *c)
 {
-    const size_t k = ij_block_most(c, c->enc_mask_scale, 1, 1);
-    const size_t t = ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]);
+    size_t k, t;
     ij_counts n;
+    ij_masks_most(&k, &t, c);
     n.batch = c->batch_size;
     n.images = ij_part_images(c);
     n.contexts = ij_mul(n.images, c->num_enc_masks);
     n.context_tokens = ij_mul(n.contexts, k);
     n.context_squares = ij_mul(n.context_tokens, k);
-    n.seqs = ij_mul(n.contexts, c->num_pred_masks);
+    n.seqs = c->objective == IJ_JOINT ? 0 : ij_mul(n.contexts, c->num_pred_masks);
     n.tokens = ij_mul(n.seqs, k + t);
     n.squares = ij_mul(n.tokens, k + t);
     n.queries = ij_mul(n.seqs, t);
@@ -2209,7 +2369,7 @@ static void ij_model_draw(ij_model *m)
         const size_t n = ij_count(&p->shape), rank = p->shape.rank;
         double std = rank == 4 ? m->config.patch_init_std : rank == 3 ? 0.02 : m->config.init_std, bound = 0;
         if (rank == 2 && std == 0) bound = sqrt(6.0 / (double)(p->shape.dim[0] + p->shape.dim[1]));
-        if (rank == 2 && bound != 0 && p->shape.dim[0] == 3 * p->shape.dim[1])          /* q, k, v are three matrices */
+        if (rank == 2 && bound != 0 && strstr(p->name, "qkv"))       /* q, k, v are three matrices */
             bound = sqrt(6.0 / (double)(2 * p->shape.dim[1]));
         for (size_t i = 0; i < n; i++) {
             const double u = (double)(ij_mix(&state) >> 11) / 9007199254740992.0;
@@ -2306,8 +2466,9 @@ double ij_flops(const ij_config *c, size_t context_tokens, size_t target_tokens)
     const double d = (double)c->embed_dim, p = (double)c->patch_size, width = (double)c->pred_emb_dim;
     const double k = (double)context_tokens, t = (double)target_tokens, contexts = (double)c->num_enc_masks;
     const double context = 2 * k * 3 * p * p * d + ij_stack_flops((double)c->depth, d, (double)ij_hidden(c), k);
-    const double predict = ij_stack_flops((double)c->pred_depth, width, 4 * width, k + t) + 2 * t * width * d;
-    return ij_encode_flops(c, c->crop_size[0], c->crop_size[1]) +
+    const double predict = ij_stack_flops((double)c->pred_depth, width, 4 * width, k + t) + 2 * t * width * (double)ij_target_dim(c);
+    if (c->objective == IJ_JOINT) return ij_encode_flops(c, c->crop_size[0], c->crop_size[1]) + 3 * contexts * context;    /* heads: next to nothing */
+    return (c->objective == IJ_GENERATIVE ? 0 : ij_encode_flops(c, c->crop_size[0], c->crop_size[1])) +
            3 * contexts * (context + 2 * k * d * width + (double)c->num_pred_masks * predict);
 }
 
@@ -2359,7 +2520,7 @@ ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const
     ij_seqs_set(&s.stack.seqs, batch, team);
     ij_each(team, s.stack.seqs.pieces, ij_encoder_task, &s);
     if (tokens) memcpy(tokens, s.stack.norm.x, ij_count(&s.stack.norm) * sizeof(real));
-    if (pooled) ij_pool(pooled, &s.stack);
+    if (pooled) ij_pool(pooled, &s.stack, s.stack.seqs.count);
     return IJ_OK;
 }
 /* ---- platform ----------------------------------------------------------------------------------------------------
@@ -4594,13 +4755,33 @@ size_t ij_watch_size(const ij_config *c)                /* a model that fits mem
 {
     size_t gh, gw;
     ij_grid(&gh, &gw, c);
-    return c->embed_dim * ((gh * gw + 1) * sizeof(double) + c->batch_size * gh * gw * sizeof(real));
+    return ij_target_dim(c) * ((gh * gw + 1) * sizeof(double) + c->batch_size * gh * gw * sizeof(real));
+}
+
+/* Skill of a joint embedding: against the mean of the other images' targets. place: 2P doubles, want [B,P] */
+static void ij_watch_joint(ij_health *h, const real *want, size_t batch, size_t d, double *place)
+{
+    double guess = 0;
+    memset(place, 0, d * sizeof *place);
+    for (int pass = 0; pass < 2; pass++)
+        for (size_t b = 0; b < batch; b++) {
+            const real *t = want + b * d;
+            double tt = 1e-24, mm = 1e-24, mt = 0;
+            for (size_t i = 0; i < d; i++) tt += (double)t[i] * (double)t[i];
+            for (size_t i = 0; i < d; i++) {
+                const double unit = (double)t[i] / sqrt(tt), others = place[i] - unit;
+                if (!pass) place[i] += unit;
+                mm += others * others, mt += others * unit;
+            }
+            if (pass) guess += (2 - 2 * mt / sqrt(mm)) / (double)batch;
+        }
+    h->skill = guess > 0 ? 1 - h->loss / guess : 0;
 }
 
 ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *images, const ij_masks *masks, void *work, size_t size)
 {
     const ij_config *c = &m->config;
-    const size_t d = c->embed_dim, n = ij_rows(&m->encoder_pos), row = n * d, batch = masks->target.lists / c->num_pred_masks;
+    const size_t d = ij_target_dim(c), n = ij_rows(&m->encoder_pos), row = n * d, batch = masks->target.lists / c->num_pred_masks;
     const size_t gw = c->crop_size[1] / c->patch_size;
     double *place = work, *mean = place + row, within = 0, all = 0, guess = 0, copy = 0, scale = 0;   /* [N,D] of each patch; [D] of them all */
     real *want = (real *)(mean + d);                    /* [B,N,D] what the loss compares with, of every patch */
@@ -4614,11 +4795,18 @@ ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *im
         if (status) return status;
         ij_encode_targets(&s, &m->team), ij_encode_context(&s, &m->team), ij_predict(&s, &m->team);
         h->loss += ij_loss(&s, &m->team);
-        ij_pool(pooled + first * d, &s.target.stack);
-        const ij_tensor *target = ij_targets(&s.target.stack), *out = &s.predictor.out;
+        ij_each(&m->team, s.target.stack.seqs.pieces, ij_encoder_task, &s.target);      /* generative, it was not needed */
+        ij_pool(pooled + first * c->embed_dim, &s.target.stack, s.predictor.part.images);
+        if (s.joint.on) memcpy(want + first * d, s.joint.target.y.x, ij_count(&s.joint.target.y) * sizeof(real));
+        if (s.joint.on) continue;
+        const ij_tensor *target = s.loss.target, *out = &s.predictor.out;
         ij_normalise_rows(want + first * row, target->x, ij_rows(target), d, 0);
         for (size_t i = 0; i < ij_rows(out) * d; i++) h->predictor_norm += (double)out->x[i] * (double)out->x[i];
         made += ij_rows(out) * d, scale = s.loss.scale;
+    }
+    if (c->objective == IJ_JOINT) {
+        ij_watch_joint(h, want, batch, d, place);
+        return IJ_OK;
     }
     h->predictor_norm = sqrt(h->predictor_norm / (double)made);
     for (size_t i = 0; i < batch * row; i++) place[i % row] += (double)want[i] / (double)batch;
@@ -4664,15 +4852,16 @@ ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *im
 /* Mean cosine of all pairs of rows. */
 static double ij_mean_cosine(const real *z, size_t n, size_t d, double *work)
 {
-    double square = 0;
+    double square = 0, own = 0;
     memset(work, 0, d * sizeof *work);
     for (size_t i = 0; i < n; i++) {
         double length = 0;
         for (size_t c = 0; c < d; c++) length += (double)z[i * d + c] * (double)z[i * d + c];
         for (size_t c = 0; c < d; c++) work[c] += (double)z[i * d + c] / sqrt(IJ_MAX(length, 1e-300));
+        own += length > 0;
     }
     for (size_t c = 0; c < d; c++) square += work[c] * work[c];
-    return (square - (double)n) / ((double)n * (double)(n - 1));       /* all pairs, less each with itself */
+    return own > 0 ? (square - own) / (own * IJ_MAX(own - 1, 1)) : 1;    /* all pairs, less each with itself; without any length all are alike */
 }
 
 /* Eigenvalues of a symmetric g [k,k], left on its diagonal, by Jacobi rotations: each clears one pair of off-diagonal
@@ -4731,13 +4920,13 @@ ij_status ij_watch_features(ij_health *h, const ij_real *pooled, size_t n, size_
     return ij_rankme(&h->rank, pooled, n, d, work, size);
 }
 
-/* Bounds between runs that learnt (cosine 0.09 to 0.71, rank 6 to 36, skill 0.25 to 0.76) and runs made to collapse (all but
- * one: 0.97 to 1, rank 1.4 to 4.1; that one: skill -0.1): README, "Is it learning?". */
-const char *ij_verdict(const ij_health *h, int warm)
+/* The bounds lie between runs that learnt and runs made to collapse: README, "Training on small data". */
+const char *ij_verdict(const ij_health *h, int objective, int warm)
 {
     const int few = h->images < 64;                     /* rank counts at most the images */
+    if (objective == IJ_GENERATIVE && warm && h->skill > 0.02) return "healthy";        /* pixels do not follow the encoder: nothing to collapse */
     if (!(h->cosine < 0.85) || (!few && !(h->rank > 3)))
-        return "collapsing: the features of all images are nearly the same; try a slower EMA (--ema 0.996 to 1); a larger --patch_init_std; "
+        return "collapsing: the features of all images are nearly the same; try a slower EMA (from 0.996); a larger --patch_init_std; "
                "--vicreg 0.1 or a lower --lr";
     if (warm && !(h->skill > 0.1))
         return h->position > 0.5 ? "collapsing: only where a patch lies is predicted; try a larger --patch_init_std; less weight decay or --vicreg 0.1"
@@ -4796,8 +4985,8 @@ static uint8_t *ij_png_chunk(uint8_t *to, const char *type, const uint8_t *x, si
 
 size_t ij_png_size(size_t height, size_t width)
 {
-    const size_t raw = ij_mul(height, 3 * width + 1);
-    return raw > SIZE_MAX / 2 ? SIZE_MAX : raw + (raw / 65535 + 1) * 5 + 6 + 8 + 25 + 12 + 12;
+    const size_t raw = ij_mul(height, ij_mul(width, 3) < SIZE_MAX ? 3 * width + 1 : SIZE_MAX);
+    return !raw || !width || raw > 0x7f000000 ? SIZE_MAX : raw + (raw / 65535 + 1) * 5 + 6 + 8 + 25 + 12 + 12;
 }
 
 size_t ij_png(uint8_t *to, const uint8_t *rgb, size_t height, size_t width)
@@ -4950,21 +5139,23 @@ static double ij_check_loss(void *arg)
     return ij_loss(&s, NULL) + ij_vicreg(&s);
 }
 
-static ij_config ij_check_config(int loss)
+static ij_config ij_check_config(int loss, int objective)
 {
     ij_config c = ij_config_default();
     c.batch_size = 2, c.crop_size[0] = 20, c.crop_size[1] = 24, c.embed_dim = 8, c.depth = 2, c.num_heads = 2;
     c.pred_emb_dim = 12, c.pred_depth = 2, c.num_enc_masks = 2, c.num_pred_masks = 3, c.min_keep = 1;
     c.init_std = 0.3, c.mlp_ratio = 2, c.loss = loss, c.allow_overlap = 1;
     c.average_top_k_layers = loss == IJ_LOSS_L2 ? 2 : 0, c.vicreg = loss == IJ_LOSS_L2 ? 3 : 0;
+    c.objective = objective;
+    if (objective == IJ_GENERATIVE) c.mask_mode = IJ_MASK_RANDOM, c.num_enc_masks = 1;
     return c;
 }
 
 size_t ij_check_size(void)
 {
-    const ij_config c = ij_check_config(IJ_LOSS_L2);
-    size_t size = 0;
-    return ij_model_size(&size, &c, IJ_TRAIN, NULL) ? 0 : size + 2 * 3 * 20 * 24 * sizeof(real) + 64;
+    const ij_config c = ij_check_config(IJ_LOSS_L2, IJ_JEPA), generative = ij_check_config(IJ_LOSS_L2, IJ_GENERATIVE), joint = ij_check_config(IJ_LOSS_L2, IJ_JOINT);
+    size_t size = 0, other = 0, third = 0;
+    return ij_model_size(&size, &c, IJ_TRAIN, NULL) || ij_model_size(&other, &generative, IJ_TRAIN, NULL) || ij_model_size(&third, &joint, IJ_TRAIN, NULL) ? 0 : IJ_MAX(size, IJ_MAX(other, third)) + 4 * 3 * 20 * 24 * sizeof(real) + 64;
 }
 
 ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, size_t size, ij_error *why)
@@ -4973,13 +5164,15 @@ ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, siz
     if (size < ij_check_size())
         return ij_fail(why, IJ_EMEM, "the check needs %lu bytes, has %lu", (unsigned long)ij_check_size(), (unsigned long)size);
     ij_check_layers(row, rows, mem, size);
-    for (int loss = 0; loss < 2; loss++) {
+    for (int k = 0; k < 4; k++) {
+        static const char *const which[] = { "smooth L1", "L2", "generative", "joint" };
         ij_check_whole w;
-        const ij_config c = ij_check_config(loss);
+        const int loss = k == 1 ? IJ_LOSS_L2 : IJ_LOSS_SMOOTH_L1;
+        const ij_config c = ij_check_config(loss, k < 2 ? IJ_JEPA : k - 1);
         ij_arena a = { mem, size, 0 };
         uint64_t state = 7;
         ij_tensor images;
-        ij_check_random(&images, &a, &state, 2 * 3 * 20, 24);
+        ij_check_random(&images, &a, &state, 4 * 3 * 20, 24);
         ij_status s = ij_model_init(&w.m, a.base + a.used, size - a.used, &c, IJ_TRAIN, why);
         if (!s) s = ij_masks_draw(&w.m.masks, &c, &w.m.mask_rng, 0, 2, why);
         if (s) return s;
@@ -4996,7 +5189,7 @@ ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, siz
             real *x = w.m.weight + at->offset, *g = w.m.grad + at->offset;
             if (strstr(at->name, "qkv.bias"))           /* softmax is blind to the key's bias: its gradient is zero */
                 memset(g + n / 3, 0, n / 3 * sizeof(real));
-            snprintf(r->name, sizeof r->name, "%s loss: %s", loss == IJ_LOSS_L2 ? "L2" : "smooth L1", at->name);
+            snprintf(r->name, sizeof r->name, "%s loss: %s", which[k], at->name);
             r->numbers = (n + stride - 1) / stride;
             r->bound = ij_check_bound;
             r->error = ij_check_differences(x, g, n, stride, ij_check_loss, &w);
@@ -5013,6 +5206,9 @@ ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, siz
 #ifdef IJEPA_MAIN
 
 #include <signal.h>
+
+/* Views of an image in a batch. */
+static size_t ij_views(const ij_config *c) { return c->objective == IJ_JOINT ? 2 : 1; }
 
 static volatile sig_atomic_t ij_interrupted;
 static void ij_on_signal(int number) { ij_interrupted = 1, signal(number, SIG_DFL); }        /* a second one ends at once */
@@ -5038,7 +5234,7 @@ static void ij_must(ij_status s, const ij_error *why)
 
 static void *ij_alloc(size_t size)
 {
-    void *p = ij_new(size ? size : 1);
+    void *p = size > SIZE_MAX / 2 ? NULL : ij_new(size ? size : 1);
     if (!p) ij_die(1, "out of memory: %.1f MiB asked for", (double)size / 1048576);
     return p;
 }
@@ -5324,11 +5520,11 @@ static ij_images ij_images_open(const char *path, int part, int whole, const ij_
     ij_must(ij_data_size(&size, path, part, whole, &why), &why);
     ij_must(ij_data_open(&s.d, ij_alloc(size), size, path, part, whole, &why), &why);
     s.count = ij_data_count(s.d), s.slots = slots, s.c = *c;
-    s.slot = ij_alloc(slots * sizeof *s.slot);
+    s.slot = ij_alloc(ij_mul(slots, sizeof *s.slot));
     memset(s.slot, 0, slots * sizeof *s.slot);
     for (size_t i = 0; i < slots; i++) s.slot[i].small = ij_alloc(ij_mul(3, ij_mul(c->crop_size[0], c->crop_size[1])));
     s.images = ij_alloc(ij_mul(ij_mul(slots, 3 * sizeof(real)), ij_mul(c->crop_size[0], c->crop_size[1])));
-    if (!strcmp(ij_data_kind(s.d), "scenes")) {
+    if (slots > 1 && !strcmp(ij_data_kind(s.d), "scenes")) {     /* for few, each is drawn when it is read */
         ij_must(ij_data_shape(&s.slot->height, &s.slot->width, s.d, 0, &why), &why);
         s.drawn = ij_alloc(ij_mul(s.count, s.slot->height * s.slot->width * 3));
         ij_each(team, s.count, ij_scene_task, &s);
@@ -5512,13 +5708,14 @@ static void ij_close_or_die(FILE *f, const char *path)
     if (fclose(f) || bad) ij_die(1, "%s: cannot be written: %s", path, strerror(errno));
 }
 
-static void ij_write_png(const char *path, const uint8_t *rgb, size_t h, size_t w)
+static int ij_write_png(const char *path, const uint8_t *rgb, size_t h, size_t w)      /* 0: errno says why not */
 {
     uint8_t *png = ij_alloc(ij_png_size(h, w));
-    FILE *f = ij_open_or_die(path, "wb");
-    fwrite(png, 1, ij_png(png, rgb, h, w), f);
-    ij_close_or_die(f, path);
+    FILE *f = fopen(path, "wb");
+    int good = f && fwrite(png, 1, ij_png(png, rgb, h, w), f) > 0 && !ferror(f);
+    if (f) good = !fclose(f) && good;
     free(png);
+    return good;
 }
 
 static void ij_print_config(FILE *f, const ij_config *c)
@@ -5626,7 +5823,7 @@ static void ij_dry_run(const ij_config *c, const ij_images *data, const ij_team 
            (unsigned long)ij_rows(&m.encoder_pos));
     printf("work         %.1f MFLOP per image, %.3g TFLOP in all\n", flops / 1e6, flops * total / 1e12);
     memory -= m.work_size - work;
-    memory += c->batch_size * pixels * (sizeof(real) + 1) + ij_save_size(&m) + images * sizeof(size_t) + ij_watch_size(c);
+    memory += c->batch_size * ij_views(c) * pixels * (sizeof(real) + 1) + ij_save_size(&m) + images * sizeof(size_t) + ij_watch_size(c);
     if (data->drawn) memory += images * data->slot->height * data->slot->width * 3;
     printf("memory       %.1f MiB\n", (double)memory / 1048576);
     printf("time         about %.0f s at %.0f GFLOP/s\n", flops * total / rate / 1e9, rate);
@@ -5689,12 +5886,12 @@ typedef struct {
     ij_model m;
     ij_images s;
     ij_team team;
-    char latest[1100], log_path[1100], health_path[1100], pictures[1100];
+    char latest[1100], log_path[1100], health_path[1100];
     char best_path[1100], probe_path[1100];
     FILE *log, *health, *probe;
     double best;                /* the highest mean so far in probe.csv, */
     uint64_t probed;            /* and the step of its last line */
-    const char *dump;
+    const char *dump, *out;
 } ij_run;
 
 static FILE *ij_open_log(char path[1100], const ij_options *o, const char *name, const char *head, uint64_t lines)
@@ -5723,7 +5920,7 @@ static void ij_train_start(ij_run *t, ij_options *o)
     const int known = o->resume && ij_resume_config(&f, c, t->latest, (o->preset && !o->picked) || o->config || o->configured);
     ij_must(ij_config_check(c, &why), &why);
     t->team = ij_team_start(o->threads);
-    t->s = ij_images_open(o->data, IJ_TRAIN_PART, o->test != NULL, c, c->batch_size, &t->team);
+    t->s = ij_images_open(o->data, IJ_TRAIN_PART, o->test != NULL, c, c->batch_size * ij_views(c), &t->team);
     const size_t update = c->batch_size * c->accumulate, ipe = t->s.count / update;
     if (!ipe)
         ij_die(1, "%s: %lu images in the training part, fewer than one update's batch_size * accumulate = %lu", o->data,
@@ -5752,11 +5949,13 @@ static void ij_train_start(ij_run *t, ij_options *o)
     ij_print_config(stderr, c);
     ij_path(t->log_path, o->out, "config.txt");
     FILE *out = ij_open_or_die(t->log_path, "w");
-    fprintf(out, "# --data %s\n", o->data);
     ij_print_config(out, c);
     ij_close_or_die(out, t->log_path);
-    ij_path(t->pictures, o->out, "pca");
-    ij_must(ij_make_folder(t->pictures, &why), &why);
+    ij_path(t->log_path, o->out, "data.txt");           /* for the report */
+    out = ij_open_or_die(t->log_path, "w");
+    fprintf(out, "%s\n%s\n", o->data, o->test ? o->test : "");
+    ij_close_or_die(out, t->log_path);
+    t->out = o->out;
     t->log = ij_open_log(t->log_path, o, "log.csv", ij_log_head, t->m.step);
     t->health = ij_open_log(t->health_path, o, "health.csv", "step,loss,skill,position,rank,feature std,copy skill,patch std,cosine,predictor norm,verdict\n",
                             t->m.step < ij_steps(c) ? t->m.step / ij_watch_every(c) + 1 : UINT64_MAX);
@@ -5776,10 +5975,10 @@ static ij_report ij_train_pass(ij_run *t, size_t *order, uint64_t *ordered)
         ij_rng_permutation(&rng, order, t->s.count);
         *ordered = epoch;
     }
-    for (size_t i = 0; i < c->batch_size; i++) ij_images_read(&t->s, i, order[at * c->batch_size + i]);
+    for (size_t i = 0; i < t->s.slots; i++) ij_images_read(&t->s, i, order[at * c->batch_size + i % c->batch_size]);
     uint64_t state = c->seed;
-    t->s.stream = ij_mix(&state) + m->micro * c->batch_size;
-    ij_each(&t->team, c->batch_size, ij_augment_task, &t->s);
+    t->s.stream = ij_mix(&state) + m->micro * t->s.slots;
+    ij_each(&t->team, t->s.slots, ij_augment_task, &t->s);
     ij_must(ij_masks_draw(&m->masks, c, &m->mask_rng, m->micro, c->batch_size, &why), &why);
     const ij_status status = ij_train_step(m, t->s.images, &m->masks, &r);
     if (status)
@@ -5788,31 +5987,36 @@ static ij_report ij_train_pass(ij_run *t, size_t *order, uint64_t *ordered)
     return r;
 }
 
-/* pca/STEP.png: main components of the target features of six training images side by side, a pixel for each patch. */
+/* pca_STEP.png: main components of the target features of six training images side by side, a pixel for each patch, and once
+ * pca_images.png, these images. Training goes on if they cannot be written. */
 enum { IJ_WATCHED = 6 };
 static void ij_train_picture(ij_run *t)
 {
     ij_error why;
     char name[40], path[1100];
     const ij_config *c = &t->m.config;
-    const size_t n = ij_rows(&t->m.encoder_pos), d = c->embed_dim, h = c->crop_size[0], w = c->crop_size[1], gw = w / c->patch_size, row = IJ_WATCHED * (gw + 1);
+    const size_t n = ij_rows(&t->m.encoder_pos), d = c->embed_dim, h = c->crop_size[0], w = c->crop_size[1], p = c->patch_size, gw = w / p;
+    const size_t row = IJ_WATCHED * (gw + 1), wide = IJ_WATCHED * (w + p);
     size_t size;
     ij_must(ij_encode_size(&size, c, 1, h, w, &why), &why);
     void *work = ij_alloc(size);
     real *token = ij_alloc(IJ_WATCHED * n * d * sizeof *token);
-    uint8_t *rgb = ij_alloc(IJ_WATCHED * n * 3), *all = ij_alloc(n / gw * row * 3);
+    uint8_t *rgb = ij_alloc(IJ_WATCHED * n * 3), *all = ij_alloc(n / gw * row * 3), *images = ij_alloc(h * wide * 3);
+    memset(all, 255, n / gw * row * 3), memset(images, 255, h * wide * 3);
     for (size_t k = 0; k < IJ_WATCHED; k++) {
         ij_images_read(&t->s, 0, k * t->s.count / IJ_WATCHED);
         ij_centre_task(&t->s, 0);
+        for (size_t y = 0; y < h; y++) memcpy(images + (y * wide + k * (w + p)) * 3, t->s.slot->small + y * w * 3, w * 3);
         if (ij_encode(token + k * n * d, NULL, &t->m.target_encoder, t->s.images, 1, h, w, work, size, &t->team)) ij_die(1, "cannot encode");
     }
     ij_pca_colours(rgb, token, IJ_WATCHED * n, d);
-    memset(all, 255, n / gw * row * 3);
     for (size_t i = 0; i < IJ_WATCHED * n; i++) memcpy(all + (i % n / gw * row + i / n * (gw + 1) + i % gw) * 3, rgb + i * 3, 3);
-    snprintf(name, sizeof name, "%lu.png", (unsigned long)t->m.step);
-    ij_path(path, t->pictures, name);
-    ij_write_png(path, all, n / gw, row);
-    free(work), free(token), free(rgb), free(all);
+    snprintf(name, sizeof name, "pca_%lu.png", (unsigned long)t->m.step);
+    ij_path(path, t->out, name);
+    int good = ij_write_png(path, all, n / gw, row);
+    if (good && !t->m.step) ij_path(path, t->out, "pca_images.png"), good = ij_write_png(path, images, h, wide);
+    if (!good) fprintf(stderr, "%s: %s\n", path, strerror(errno));
+    free(work), free(token), free(rgb), free(all), free(images);
 }
 
 /* A line of health.csv, and on the screen: some 500 images spread over the data, the same crops and masks each time. */
@@ -5829,23 +6033,26 @@ static void ij_train_watch(ij_run *t)
     ij_health all = { 0 };
     ij_rng_seed(&rng, c->seed);
     for (size_t k = 0; k < batches; k++) {
-        ij_health h;
-        for (size_t i = 0; i < images; i++) ij_images_read(&t->s, i, (k * images + i) * t->s.count / seen);
-        t->s.stream = k * images;
-        ij_each(&t->team, images, ij_augment_task, &t->s);
+        ij_health h = { 0 };
+        for (size_t i = 0; i < t->s.slots; i++) ij_images_read(&t->s, i, (k * images + i % images) * t->s.count / seen);
+        t->s.stream = k * t->s.slots;
+        ij_each(&t->team, t->s.slots, ij_augment_task, &t->s);
         ij_must(ij_masks_draw(&m->masks, c, &rng, k, images, &why), &why);
-        if (ij_watch(&h, pooled + k * images * d, m, t->s.images, &m->masks, work, size)) h.skill = (double)NAN;
+        memset(pooled + k * images * d, 0, images * d * sizeof *pooled);
+        if (ij_watch(&h, pooled + k * images * d, m, t->s.images, &m->masks, work, size)) h.loss = h.skill = h.position = (double)NAN;
         const double share = 1 / (double)batches;
         all.loss += h.loss * share, all.skill += h.skill * share, all.position += h.position * share, all.copy_skill += h.copy_skill * share;
         all.patch_std += h.patch_std * share, all.predictor_norm += h.predictor_norm * share;
     }
     if (ij_watch_features(&all, pooled, seen, d, work, IJ_MAX(size, gram_size))) all.rank = (double)NAN;
-    const char *verdict = ij_verdict(&all, (double)m->step > c->warmup * (double)c->ipe);
+    const char *verdict = images < 2 ? "no verdict: in batches of one image there is nothing to compare with" : m->step
+                          ? ij_verdict(&all, c->objective, (double)m->step > c->warmup * (double)c->ipe) : "too early to say: these are the first weights";
+    const int calm = strchr("htn", *verdict) != NULL;
     fprintf(t->health, "%lu,%.6f,%.5f,%.5f,%.4f,%.5g,%.5f,%.5f,%.5f,%.5f,%s\n", (unsigned long)m->step, all.loss, all.skill, all.position,
             all.rank, all.feature_std, all.copy_skill, all.patch_std, all.cosine, all.predictor_norm, verdict);
     fprintf(stderr, "%sepoch %.2f  loss %.4f  skill %.3f  position %.3f  rank %.1f  std %.3f  cosine %.2f%s\n%s%s", ij_terminal() ? "\r" : "",
             (double)m->step / (double)c->ipe, all.loss, all.skill, all.position, all.rank, all.feature_std, all.cosine, ij_terminal() ? "          " : "",
-            *verdict == 'h' || *verdict == 't' ? "" : verdict, *verdict == 'h' || *verdict == 't' ? "" : "\n");
+            calm ? "" : verdict, calm ? "" : "\n");
     free(work), free(pooled);
     ij_train_picture(t);
 }
@@ -5886,7 +6093,7 @@ static void ij_dump(void *arg, ij_real *grad, size_t count)
     const char *folder = t->dump;
     const ij_lists *l[2] = { &m->masks.context, &m->masks.target };
     const size_t each = ij_part_images(c);
-    const ij_tensor images = { t->s.images, 4, { c->batch_size, 3, c->crop_size[0], c->crop_size[1] } };
+    const ij_tensor images = { t->s.images, 4, { t->s.slots, 3, c->crop_size[0], c->crop_size[1] } };
     ij_step s;
     m->reduce = NULL;                                   /* once */
     if (!count || ij_step_begin(&s, m, t->s.images, &m->masks, (c->batch_size - 1) / each * each)) return;
@@ -6293,7 +6500,7 @@ static void ij_panel_targets(uint8_t rgb[3], const ij_show *s, const ij_point *a
 
 static void ij_panel_coverage(uint8_t rgb[3], const ij_show *s, const ij_point *at)
 {
-    ij_heat(rgb, s->seen[at->which * s->n + at->patch]);
+    ij_heat(rgb, s->seen ? s->seen[at->which * s->n + at->patch] : ij_listed(at->which ? &s->target : &s->context, at->image, at->patch));
 }
 
 static void ij_panel_pca(uint8_t rgb[3], const ij_show *s, const ij_point *at) { memcpy(rgb, s->pca + (at->image * s->n + at->patch) * 3, 3); }
@@ -6326,12 +6533,12 @@ static void ij_panel_nearest(uint8_t rgb[3], const ij_show *s, const ij_point *a
 static void ij_panel_sketch(uint8_t rgb[3], const ij_show *s, const ij_point *at) { ij_panel_made(rgb, s, at, 2); }
 static void ij_panel_traced(uint8_t rgb[3], const ij_show *s, const ij_point *at) { ij_panel_made(rgb, s, at, 3); }
 
-/* needs: 1 masks, 2 a model, 3 its predictor. `attention` is a panel for each head, `coverage` one for context and one for targets. */
+/* needs: 1 masks, 2 a model, 3 both, and its predictor. `attention` is a panel for each head, `coverage` one for context and one for targets. */
 static const struct { const char *name; ij_panel *panel; int needs; } ij_panels[] = {
     { "image", ij_panel_image, 0 }, { "context", ij_panel_context, 1 }, { "targets", ij_panel_targets, 1 }, { "coverage", ij_panel_coverage, 1 },
     { "pca", ij_panel_pca, 2 }, { "similarity", ij_panel_similarity, 2 }, { "attention", ij_panel_attention, 2 },
     { "montage", ij_panel_montage, 3 }, { "nearest", ij_panel_nearest, 3 }, { "sketch", ij_panel_sketch, 3 }, { "traced", ij_panel_traced, 3 } };
-enum { IJ_PANELS = sizeof ij_panels / sizeof *ij_panels, IJ_COLUMNS = 64, IJ_GAP = 4, IJ_FIT = 2000 };
+enum { IJ_PANELS = sizeof ij_panels / sizeof *ij_panels, IJ_COLUMNS = 64, IJ_GAP = 4, IJ_FIT = 2000, IJ_TERMINAL = 200 };
 
 /* Tokens, their first three principal components over all images shown, and the last block's attention, mean over what asks. */
 static void ij_show_model(ij_show *s, const real *images, const ij_team *team)
@@ -6391,8 +6598,9 @@ static void ij_show_masks(ij_show *s)
 static void ij_show_hole(ij_show *s, const char *text)
 {
     unsigned long x, y, w, h;
+    char rest;
     const size_t p = s->c.patch_size;
-    if (sscanf(text, "%lu,%lu,%lu,%lu", &x, &y, &w, &h) != 4 || !w || !h || w > s->c.crop_size[1] || h > s->c.crop_size[0])
+    if (sscanf(text, "%lu,%lu,%lu,%lu%c", &x, &y, &w, &h, &rest) != 4 || !w || !h || w > s->c.crop_size[1] || h > s->c.crop_size[0])
         ij_die(2, "--hole is %s, expected x,y,width,height in pixels of the %lux%lu image", text, (unsigned long)s->c.crop_size[1],
                (unsigned long)s->c.crop_size[0]);
     ij_lists *l[2] = { &s->context, &s->target };
@@ -6433,7 +6641,7 @@ static void ij_reference_targets(real *z, ij_reference *r, const real *image, co
 {
     if (ij_step_begin(&r->step, &r->m, image, masks, 0)) ij_die(1, "the hole is larger than the model's memory");
     ij_encode_targets(&r->step, &r->m.team);
-    const ij_tensor *t = ij_targets(&r->step.target.stack);
+    const ij_tensor *t = r->step.loss.target;
     ij_normalise_rows(z, t->x, ij_rows(t), ij_cols(t), 0);
 }
 
@@ -6445,25 +6653,29 @@ static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targe
     const ij_masks any = { { 1, 1, &one, first }, { 1, 1, &one, first } };
     ij_file f = ij_open_model(o->model);
     ij_must(ij_load_config(&c, &f, &why), &why);
-    c.batch_size = c.num_enc_masks = c.num_pred_masks = 1, c.vicreg = 0, c.enc_mask_scale[1] = c.pred_mask_scale[1] = 1;
-    c.aspect_ratio[0] = IJ_MIN(c.aspect_ratio[0], 0.25), c.aspect_ratio[1] = IJ_MAX(c.aspect_ratio[1], 4);      /* room for any hole */
-    c.num_pred_masks = targets;
+    c.batch_size = c.num_enc_masks = c.num_pred_masks = 1, c.vicreg = 0, c.min_keep = 0, c.mask_mode = IJ_MASK_PAPER;
+    if (c.objective == IJ_JOINT || *ij_file_kind(&f) == 'H') ij_die(1, "%s: no predictor of patches: no montage, no sketch", o->model);
     ij_must(ij_model_size(&size, &c, IJ_TRAIN, &why), &why);
     ij_must(ij_model_init(&r->m, ij_alloc(size), size, &c, IJ_TRAIN, &why), &why);
     ij_must(ij_load(&r->m, &f, &why), &why);
     ij_file_close(&f);
+    const size_t all = ij_rows(&r->m.encoder_pos), pair = ij_mul(targets, 2 * all);
+    const ij_counts most = { 1, 1, 1, all, ij_mul(all, all), targets, pair, ij_mul(pair, 2 * all), targets * all };     /* any hole */
+    ij_arena room = { NULL, 0, 0 };
+    ij_step_place(&r->step, &room, &c, &most);
+    r->m.work = ij_alloc(room.used), r->m.work_size = room.used;
     ij_images data = ij_images_open(o->reference ? o->reference : "scenes:1000", IJ_TRAIN_PART, 0, &c, 1, team);
-    const size_t d = c.embed_dim, n = ij_rows(&r->m.encoder_pos);
+    const size_t d = ij_target_dim(&c), n = ij_rows(&r->m.encoder_pos);
     r->m.team = *team, r->h = c.crop_size[0], r->w = c.crop_size[1], r->p = c.patch_size, r->gw = r->w / r->p;
     r->images = IJ_MIN(data.count, IJ_REFERENCE), r->patches = r->images * n;
     r->rgb = ij_alloc(r->images * r->h * r->w * 3), r->z = ij_alloc(r->patches * d * sizeof(real));
     r->near = ij_alloc(r->patches * sizeof(real)), r->square = ij_alloc(r->patches * sizeof(double));
-    r->m.config.num_pred_masks = 1;
     for (size_t i = 0; i < r->images; i++) {
         ij_images_read(&data, 0, i * data.count / r->images);
         ij_centre_task(&data, 0);
         memcpy(r->rgb + i * r->h * r->w * 3, data.slot->small, r->h * r->w * 3);
         ij_reference_targets(r->z + i * n * d, r, data.images, &any);
+        if (ij_interrupted) exit(130);
         if (ij_terminal() && (i % 20 == 0 || i + 1 == r->images))
             fprintf(stderr, "\rreference: %lu of %lu images%s", (unsigned long)i + 1, (unsigned long)r->images, i + 1 == r->images ? "\n" : "");
     }
@@ -6477,7 +6689,7 @@ static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targe
 /* Ridge regression, rows [1 | target | pixels]: see ij_ridge. */
 static void ij_reference_fit(ij_reference *r, const ij_team *team)
 {
-    const size_t d = r->m.config.embed_dim, pixels = 3 * r->p * r->p, n = r->patches / r->images;
+    const size_t d = ij_target_dim(&r->m.config), pixels = 3 * r->p * r->p, n = r->patches / r->images;
     ij_probe_work *w = &r->fit;
     memset(w, 0, sizeof *w);
     w->terms = (d / IJ_WIDE + 1) * IJ_WIDE, w->width = ((w->terms + pixels + IJ_WIDE - 1) / IJ_WIDE | 1) * IJ_WIDE, w->n = (double)r->patches;
@@ -6501,7 +6713,7 @@ static void ij_reference_fit(ij_reference *r, const ij_team *team)
 /* Patch i of an image, from a target v [D]: the nearest patch of the reference, and the sketch. */
 static void ij_reference_draw(uint8_t *nearest, uint8_t *sketch, ij_reference *r, const real *v, size_t i)
 {
-    const size_t d = r->m.config.embed_dim, n = r->patches / r->images;
+    const size_t d = ij_target_dim(&r->m.config), n = r->patches / r->images;
     const ij_product dot = { 1, r->patches, d, v, d, 1, r->z, 1, d, r->near, r->patches, NULL, 0 };
     size_t best = 0;
     ij_matmul(&dot, NULL);
@@ -6521,7 +6733,7 @@ static void ij_reference_draw(uint8_t *nearest, uint8_t *sketch, ij_reference *r
  * gets); and with ridge regression's pixels for the prediction (2) and for the true target (3). */
 static void ij_show_predicted(ij_show *s, const ij_options *o, const real *images, const ij_team *team)
 {
-    const size_t blocks = s->target.lists / s->images, n = s->n, d = s->c.embed_dim, bytes = 3 * s->c.crop_size[0] * s->c.crop_size[1];
+    const size_t blocks = s->target.lists / s->images, n = s->n, d = ij_target_dim(&s->c), bytes = 3 * s->c.crop_size[0] * s->c.crop_size[1];
     ij_reference r;
     real *predicted = ij_alloc(2 * n * d * sizeof *predicted), *want = predicted + n * d;
     size_t *count = ij_alloc(n * sizeof *count), *length = ij_alloc(blocks * sizeof *length), *index = ij_alloc(blocks * s->target.stride * sizeof *index);
@@ -6554,31 +6766,28 @@ static void ij_show_predicted(ij_show *s, const ij_options *o, const real *image
     }
 }
 
-/* To a file by its name's end, or with half blocks to a terminal of 24-bit colour. */
+/* To a file by its name's end, or with half blocks to a terminal of 24-bit colour, every so many pixels if it is too wide. */
 static void ij_show_write(const char *path, const uint8_t *rgb, size_t h, size_t w)
 {
-    const size_t length = path ? strlen(path) : 0;
-    if (path) {
-        const int ppm = length > 4 && !strcmp(path + length - 4, ".ppm");
-        if (!ppm && (length < 5 || strcmp(path + length - 4, ".png"))) ij_die(2, "--out %s: expected a name that ends in .png or .ppm", path);
-        if (!ppm) ij_write_png(path, rgb, h, w);
-        FILE *f = ppm ? ij_open_or_die(path, "wb") : NULL;
-        if (f) fprintf(f, "P6\n%lu %lu\n255\n", (unsigned long)w, (unsigned long)h), fwrite(rgb, 1, h * w * 3, f), ij_close_or_die(f, path);
-        return;
-    }
-    for (size_t y = 0; y + 1 < h; y += 2) {
-        for (size_t x = 0; x < w; x++) {
-            const uint8_t *a = rgb + (y * w + x) * 3, *b = a + w * 3;
-            printf("\033[38;2;%d;%d;%dm\033[48;2;%d;%d;%dm\xe2\x96\x80", a[0], a[1], a[2], b[0], b[1], b[2]);
-        }
-        printf("\033[0m\n");
-    }
+    const size_t each = (w + IJ_TERMINAL - 1) / IJ_TERMINAL;
+    if (path && !strcmp(path + strlen(path) - 4, ".ppm")) {
+        FILE *f = ij_open_or_die(path, "wb");
+        fprintf(f, "P6\n%lu %lu\n255\n", (unsigned long)w, (unsigned long)h), fwrite(rgb, 1, h * w * 3, f);
+        ij_close_or_die(f, path);
+    } else if (path) {
+        if (!ij_write_png(path, rgb, h, w)) ij_die(1, "%s: %s", path, strerror(errno));
+    } else
+        for (size_t y = 0; y < h; y += 2 * each, printf("\033[0m\n"))
+            for (size_t x = 0; x < w; x += each) {
+                const uint8_t *a = rgb + (y * w + x) * 3, *b = y + each < h ? a + each * w * 3 : a;
+                printf("\033[38;2;%d;%d;%dm\033[48;2;%d;%d;%dm\xe2\x96\x80", a[0], a[1], a[2], b[0], b[1], b[2]);
+            }
 }
 
 /* Takes the panels apart, reads the images, and computes what the panels need. */
 static void ij_show_open(ij_show *s, const ij_options *o, const char *names, size_t images, int whole, const ij_team *team)
 {
-    int predicts = 0;
+    int predicts = 0, masked = 0;
     memset(s, 0, sizeof *s);
     s->c = o->c;
     if (o->model) s->model = ij_trained(o), s->m = &s->model, s->c = s->model.config;
@@ -6590,21 +6799,28 @@ static void ij_show_open(ij_show *s, const ij_options *o, const char *names, siz
         size_t k = 0;
         while (k < IJ_PANELS && (strlen(ij_panels[k].name) != length || strncmp(at, ij_panels[k].name, length))) k++;
         if (k == IJ_PANELS) ij_die(2, "no panel is called %.*s; see ijepa show --help", (int)length, at);
-        predicts |= ij_panels[k].needs == 3;
+        predicts |= ij_panels[k].needs == 3, masked |= ij_panels[k].needs % 2;
         if (ij_panels[k].needs > 1 && !o->model) ij_die(2, "panel %s needs --model", ij_panels[k].name);
         const size_t many = !strcmp(ij_panels[k].name, "attention") ? s->c.num_heads : !strcmp(ij_panels[k].name, "coverage") ? 2 : 1;
-        for (size_t i = 0; i < many && s->columns < IJ_COLUMNS; i++) s->column[s->columns] = k, s->which[s->columns++] = i;
+        if (many > IJ_COLUMNS - s->columns) ij_die(2, "--panels: more than %d panels", (int)IJ_COLUMNS);
+        for (size_t i = 0; i < many; i++) s->column[s->columns] = k, s->which[s->columns++] = i;
     }
-    ij_images data = ij_images_open(o->data ? o->data : "scenes:100", IJ_TEST_PART, whole, &s->c, images, team);
+    if (!s->columns) ij_die(2, "--panels names no panel");
+    ij_images data = ij_images_open(o->data ? o->data : "scenes:100", IJ_TEST_PART, whole, &s->c, 1, team);
     s->images = IJ_MIN(images, data.count);
-    s->rgb = ij_alloc(s->images * h * w * 3);
-    for (size_t i = 0; i < s->images; i++) ij_images_read(&data, i, i * data.count / s->images);
-    ij_each(team, s->images, ij_centre_task, &data);
-    for (size_t i = 0; i < s->images; i++) memcpy(s->rgb + i * h * w * 3, data.slot[i].small, h * w * 3);
-    ij_show_masks(s);
+    s->rgb = ij_alloc(ij_mul(s->images, h * w * 3));
+    real *pixels = ij_alloc(ij_mul(s->images, 3 * h * w * sizeof *pixels));
+    for (size_t i = 0; i < s->images; i++) {
+        ij_images_read(&data, 0, (size_t)((double)i * (double)data.count / (double)s->images));
+        ij_centre_task(&data, 0);
+        memcpy(s->rgb + i * h * w * 3, data.slot->small, h * w * 3), memcpy(pixels + i * 3 * h * w, data.images, 3 * h * w * sizeof *pixels);
+    }
     if (o->hole) ij_show_hole(s, o->hole);
-    if (s->m) ij_show_model(s, data.images, team);
-    if (predicts) ij_show_predicted(s, o, data.images, team);
+    else if (masked) ij_show_masks(s);
+    if (s->m) ij_show_model(s, pixels, team);
+    if (predicts) ij_show_predicted(s, o, pixels, team);
+    if (ij_interrupted) exit(130);
+    free(pixels);
     ij_data_close(data.d);
 }
 
@@ -6616,7 +6832,7 @@ static void ij_show_paint(uint8_t *rgb, size_t row, const ij_show *s, size_t ima
         for (size_t x = 0; x < w * zoom; x++) {
             const ij_point at = { image, y / zoom / p * s->gw + x / zoom / p, y / zoom, x / zoom, s->which[column] };
             memcpy(rgb + y * row + 3 * x, s->rgb + ((image * h + at.y) * w + at.x) * 3, 3);
-            ij_panels[s->column[column]].panel(rgb + y * row + 3 * x, s, &at);
+            if (at.x / p < s->gw && at.y / p < s->n / s->gw) ij_panels[s->column[column]].panel(rgb + y * row + 3 * x, s, &at);
         }
 }
 
@@ -6630,6 +6846,10 @@ static int ij_show_command(const ij_options *o)
     ij_show s;
     if (predict && (!o->what || !o->model)) ij_die(2, "predict needs an image and --model FILE");
     given.data = o->what;
+    const size_t length = o->out ? strlen(o->out) : 4;
+    if (o->out && (length < 5 || (strcmp(o->out + length - 4, ".png") && strcmp(o->out + length - 4, ".ppm"))))
+        ij_die(2, "--out %s: expected a name that ends in .png or .ppm", o->out);
+    if (o->model && (o->configured || o->preset || o->config)) ij_die(2, "the model has its settings: give --model or settings");
     if (!o->out && !ij_colours()) ij_die(2, "--out FILE.png (or .ppm) is needed: standard output is no terminal");
     ij_show_open(&s, &given, names, o->images ? o->images : 4, 1, &team);
     const size_t h = s.c.crop_size[0], w = s.c.crop_size[1];
@@ -6677,17 +6897,18 @@ static void ij_html_png(FILE *f, const uint8_t *rgb, size_t h, size_t w, const c
     free(png);
 }
 
-/* The panels of a show as a table with their names. */
-static void ij_html_show(FILE *f, const ij_show *s)
+/* Those panels of a show that are in `names`, as a table. */
+static void ij_html_show(FILE *f, const ij_show *s, const char *names)
 {
     const size_t h = s->c.crop_size[0], w = s->c.crop_size[1];
     uint8_t *rgb = ij_alloc(h * w * 3);
     fprintf(f, "<div class=wide><table><tr>");
     for (size_t k = 0; k < s->columns; k++)
-        fprintf(f, k && s->column[k] == s->column[k - 1] ? "<th>" : "<th>%s", ij_panels[s->column[k]].name);
+        if (strstr(names, ij_panels[s->column[k]].name)) fprintf(f, k && s->column[k] == s->column[k - 1] ? "<th>" : "<th>%s", ij_panels[s->column[k]].name);
     for (size_t b = 0; b < s->images; b++) {
         fprintf(f, "<tr>\n");
         for (size_t k = 0; k < s->columns; k++) {
+            if (!strstr(names, ij_panels[s->column[k]].name)) continue;
             ij_show_paint(rgb, 3 * w, s, b, k, 1);
             fprintf(f, "<td>"), ij_html_png(f, rgb, h, w, ij_panels[s->column[k]].name);
         }
@@ -6696,14 +6917,13 @@ static void ij_html_show(FILE *f, const ij_show *s)
     free(rgb);
 }
 
-/* Column `name` of a CSV file over its lines, as a curve of at most 300 points, each the mean of those it stands for; last,
- * if not NULL, becomes first and last value. */
-static int ij_html_curve(FILE *f, const char *folder, const char *file, const char *name, const char *title, double ends[2])
+/* Column `name` of a CSV file over its lines, as a curve of at most 300 points, each the mean of those it stands for. */
+static void ij_html_curve(FILE *f, const char *folder, const char *file, const char *name, const char *title)
 {
     enum { POINTS = 300 };
     char path[1100], line[512];
-    double y[POINTS] = { 0 }, low = HUGE_VAL, high = -HUGE_VAL;
-    size_t count[POINTS] = { 0 }, column = 0, lines = 0;
+    double y[POINTS] = { 0 }, low = HUGE_VAL, high = -HUGE_VAL, ends[2] = { 0, 0 };
+    size_t count[POINTS] = { 0 }, column = 0, lines = 0, seen = 0;
     ij_path(path, folder, file);
     FILE *csv = fopen(path, "r");
     const char *at = csv && fgets(line, sizeof line, csv) ? strstr(line, name) : NULL;
@@ -6713,71 +6933,61 @@ static int ij_html_curve(FILE *f, const char *folder, const char *file, const ch
     for (size_t i = 0; at && i < lines && fgets(line, sizeof line, csv); i++) {
         const char *c = line;
         for (size_t k = 0; k < column && c; k++) c = strchr(c, ','), c += c != NULL;
-        const double v = c ? strtod(c, NULL) : 0;
+        const double v = c && *c != ',' ? strtod(c, NULL) : (double)NAN;
         const size_t k = lines > POINTS ? i * POINTS / lines : i;
         if (!isfinite(v)) continue;
         y[k] += v, count[k]++;
-        if (i == 0) ends[0] = v;
+        if (!seen++) ends[0] = v;
         ends[1] = v;
     }
     if (csv) fclose(csv);
     const size_t points = IJ_MIN(lines, POINTS);
     for (size_t k = 0; k < points; k++) if (count[k]) y[k] /= (double)count[k], low = IJ_MIN(low, y[k]), high = IJ_MAX(high, y[k]);
-    if (!(low <= high)) return 0;
+    if (!(low <= high)) return;
     fprintf(f, "<figure><svg viewBox=\"0 0 320 120\" role=img aria-label=\"%s\"><polyline points=\"", title);
     for (size_t k = 0; k < points; k++)
         if (count[k]) fprintf(f, "%.1f,%.1f ", 4 + 312.0 * (double)k / (double)IJ_MAX(points - 1, 1), 114 - 106 * (high > low ? (y[k] - low) / (high - low) : 0.5));
     fprintf(f, "\"/></svg><figcaption>%s: from %.4g to %.4g (axis %.3g to %.3g)</figcaption></figure>\n", title, ends[0], ends[1], low, high);
-    return 1;
 }
 
-/* The last verdict of health.csv; or, with a picture of the images, what training drew at eight of its lines. */
-static void ij_html_health(FILE *f, const char *folder, const uint8_t *images, size_t h, size_t w)
+static void ij_html_file(FILE *f, const char *folder, const char *name, const char *before)
 {
-    enum { SHOWN = 8, MOST = 1 << 20 };
-    char path[1100], line[512], last[512] = "";
+    enum { MOST = 1 << 24 };
+    char path[1100];
+    ij_path(path, folder, name);
+    FILE *in = fopen(path, "rb");
+    if (!in) return;
+    uint8_t *png = ij_alloc((size_t)MOST + 2);
+    fprintf(f, "<tr><th>%s<td>", before), ij_html_data(f, png, fread(png, 1, MOST, in), name);
+    fclose(in), free(png);
+}
+
+/* The last verdict of health.csv; or the pictures that training left at eight of its lines. */
+static void ij_html_health(FILE *f, const char *folder, int pictures)
+{
+    enum { SHOWN = 8 };
+    char path[1100], line[512], last[512] = "", name[40];
     size_t lines = 0, shown = 0;
     ij_path(path, folder, "health.csv");
     FILE *csv = fopen(path, "r");
     while (csv && fgets(line, sizeof line, csv) && strchr(line, '\n')) lines++, strcpy(last, line);
     const char *verdict = strrchr(last, ',');
-    if (!images && lines > 1 && verdict && verdict[1] > '9')
-        fprintf(f, "<p class=verdict>Is it learning? <strong>%.*s</strong></p>\n", (int)strcspn(verdict + 1, "\n"), verdict + 1);
-    if (images && csv) {
-        uint8_t *png = ij_alloc((size_t)MOST + 2);
+    last[strcspn(last, "\n")] = 0;
+    if (!pictures && lines > 1 && verdict && verdict[1] > '9')
+        fprintf(f, "<p class=verdict>Is it learning? <strong>"), ij_html_text(f, verdict + 1), fprintf(f, "</strong></p>\n");
+    if (csv && pictures) {
         const size_t span = IJ_MIN(lines - 1, SHOWN) - 1;
         rewind(csv), fgets(line, sizeof line, csv);
-        fprintf(f, "<table class=strips><tr><th><td>"), ij_html_png(f, images, h, w, "images");
+        fprintf(f, "<table class=strips>"), ij_html_file(f, folder, "pca_images.png", "");
         for (size_t i = 0; i + 1 < lines && fgets(line, sizeof line, csv); i++) {
             if (i != shown * (lines - 2) / IJ_MAX(span, 1)) continue;
-            snprintf(path, sizeof path, "%.900s/pca/%lu.png", folder, strtoul(line, NULL, 10));
-            FILE *in = fopen(path, "rb");
+            line[strcspn(line, ",")] = 0;
+            snprintf(name, sizeof name, "pca_%.20s.png", line), ij_html_file(f, folder, name, line);
             shown++;
-            if (!in) continue;
-            fprintf(f, "<tr><th>%lu<td>", strtoul(line, NULL, 10)), ij_html_data(f, png, fread(png, 1, MOST, in), "components");
-            fclose(in);
         }
         fprintf(f, "</table>\n");
-        free(png);
     }
     if (csv) fclose(csv);
-}
-
-/* The images that training drew components of, side by side. */
-static uint8_t *ij_watched_images(size_t *width, const char *data, const ij_config *c, const ij_team *team)
-{
-    const size_t h = c->crop_size[0], w = c->crop_size[1], gap = w / (w / c->patch_size), row = IJ_WATCHED * (w + gap);
-    ij_images s = ij_images_open(data, IJ_TRAIN_PART, 0, c, 1, team);
-    uint8_t *rgb = ij_alloc(h * row * 3);
-    memset(rgb, 255, h * row * 3);
-    for (size_t k = 0; k < IJ_WATCHED; k++) {
-        ij_images_read(&s, 0, k * s.count / IJ_WATCHED);
-        ij_centre_task(&s, 0);
-        for (size_t y = 0; y < h; y++) memcpy(rgb + (y * row + k * (w + gap)) * 3, s.slot->small + y * w * 3, w * 3);
-    }
-    ij_data_close(s.d);
-    *width = row;
-    return rgb;
 }
 
 /* probe.json as a table; nothing if there is none. */
@@ -6789,7 +6999,7 @@ static void ij_html_scores(FILE *f, const char *folder)
     const char *task, *who, *what;
     ij_path(path, folder, "probe.json");
     FILE *json = fopen(path, "rb");
-    if (!json) { fprintf(f, "<p>No probe.json: <code>ijepa probe --model %s --out %s/probe.json</code> writes it.</p>\n", folder, folder); return; }
+    if (!json) { fprintf(f, "<p>No probe.json: <code>ijepa probe --model DIR --out DIR/probe.json</code> writes it.</p>\n"); return; }
     ij_json j = { text, text, fread(text, 1, sizeof text - 1, json), path, &why, IJ_OK };
     text[j.n] = 0;
     fclose(json);
@@ -6804,41 +7014,52 @@ static void ij_html_scores(FILE *f, const char *folder)
                 ij_json_skip(&j, 0);
             }
         for (int k = 0; k < 2 && !j.status; k++)
-            fprintf(f, "<tr><td>%s<td>%s<td>%.1f<td>%.1f<td>%.1f<td>%+.1f\n", k ? "" : task, k ? "linear" : "k-NN", score[0][k], score[1][k],
+            fprintf(f, "<tr><td>"), ij_html_text(f, k ? "" : task),
+            fprintf(f, "<td>%s<td>%.1f<td>%.1f<td>%.1f<td>%+.1f\n", k ? "linear" : "k-NN", score[0][k], score[1][k],
                     score[2][k], score[0][k] - IJ_MAX(score[1][k], score[2][k]));
     }
-    fprintf(f, "</table></div>\n");
+    fprintf(f, "</table></div>%s\n", j.status ? "<p>probe.json is damaged.</p>" : "");
 }
 
 /* A few images, and the nearest of the training part by cosine of pooled features. */
-static void ij_html_neighbours(FILE *f, const ij_model *m, const char *path, const ij_team *team)
+enum { IJ_ASKS = 5, IJ_NEAR = 6, IJ_ANSWERS = 1000 };
+typedef struct { ij_images part[2]; ij_features x[2]; } ij_neighbours;     /* what asks, what answers */
+
+static void ij_neighbours_read(ij_neighbours *n, const ij_model *m, const char *path[2], int whole, const ij_team *team)
 {
-    enum { ASKS = 5, NEAR = 6, MOST = 1000 };
     const ij_model *const model[2] = { m, NULL };
-    const size_t h = m->config.crop_size[0], w = m->config.crop_size[1], d = m->config.embed_dim;
-    ij_images part[2] = { ij_images_open(path, IJ_TEST_PART, 0, &m->config, 1, team), ij_images_open(path, IJ_TRAIN_PART, 0, &m->config, 1, team) };
-    const ij_features ask = ij_features_from(&part[0], model, 0, ASKS, 0, 1, team), bank = ij_features_from(&part[1], model, 0, MOST, 0, 1, team);
-    fprintf(f, "<div class=wide><table><tr><th>image<th colspan=%d>nearest training images\n", (int)NEAR);
-    for (size_t i = 0; i < ask.n; i++) {
-        double last = HUGE_VAL;
+    for (int k = 0; k < 2; k++) {
+        n->part[k] = ij_images_open(path[k], k ? IJ_TRAIN_PART : IJ_TEST_PART, whole, &m->config, 1, team);
+        n->x[k] = ij_features_from(&n->part[k], model, 0, k ? IJ_ANSWERS : IJ_ASKS, 0, 1, team);
+        if (ij_interrupted) exit(130);
+    }
+}
+
+static void ij_html_neighbours(FILE *f, ij_neighbours *n)
+{
+    const size_t h = n->part[0].c.crop_size[0], w = n->part[0].c.crop_size[1], d = n->x[0].width[0], bank = n->x[1].n;
+    double *cosine = ij_alloc(bank * sizeof *cosine);
+    fprintf(f, "<div class=wide><table><tr><th>image<th colspan=%d>nearest training images\n", (int)IJ_NEAR);
+    for (size_t i = 0; i < n->x[0].n; i++) {
+        for (size_t b = 0; b < bank; b++) {
+            const real *x = n->x[0].x[0] + i * d, *y = n->x[1].x[0] + b * d;
+            double xy = 0, yy = 1e-300;
+            for (size_t c = 0; c < d; c++) xy += (double)x[c] * (double)y[c], yy += (double)y[c] * (double)y[c];
+            cosine[b] = xy / sqrt(yy);
+        }
         fprintf(f, "<tr>");
-        for (size_t k = 0; k <= NEAR && k <= bank.n; k++) {
+        for (size_t k = 0; k <= IJ_NEAR && k <= bank; k++) {
             size_t best = 0;
-            double most = -HUGE_VAL;
-            for (size_t b = 0; k && b < bank.n; b++) {
-                double ab = 0, bb = 0;
-                for (size_t c = 0; c < d; c++) ab += (double)ask.x[0][i * d + c] * (double)bank.x[0][b * d + c], bb += (double)bank.x[0][b * d + c] * (double)bank.x[0][b * d + c];
-                ab /= sqrt(IJ_MAX(bb, 1e-300));
-                if (ab < last && ab > most) most = ab, best = b;
-            }
-            last = k ? most : last;
-            ij_images *s = &part[k > 0];
-            ij_images_read(s, 0, (size_t)((double)(k ? best : i) * (double)s->count / (double)(k ? bank.n : ask.n)));
+            for (size_t b = 1; k && b < bank; b++) best = cosine[b] > cosine[best] ? b : best;
+            if (k) cosine[best] = -HUGE_VAL;
+            ij_images *s = &n->part[k > 0];
+            ij_images_read(s, 0, (size_t)((double)(k ? best : i) * (double)s->count / (double)(k ? bank : n->x[0].n)));
             ij_centre_task(s, 0);
             fprintf(f, "<td>"), ij_html_png(f, s->slot->small, h, w, k ? "neighbour" : "image");
         }
     }
     fprintf(f, "</table></div>\n");
+    free(cosine);
 }
 
 static int ij_report_command(const ij_options *o)
@@ -6846,70 +7067,81 @@ static int ij_report_command(const ij_options *o)
     static const char style[] = ":root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem}"
         "img{width:5.5rem;image-rendering:pixelated;display:block}table{border-spacing:.25rem}th{font-weight:500;text-align:left}.wide{overflow-x:auto}"
         ".numbers td{padding:0 1rem 0 0}.strips img{width:min(34rem,78vw)}.verdict{border-left:.3rem solid #c33;padding-left:.6rem}figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}svg{border:1px solid #8888}"
-        "polyline{fill:none;stroke:#c33;stroke-width:1.5}figcaption,small{font-size:.85rem}pre{overflow-x:auto}@media print{figure,tr{break-inside:avoid}}";
+        "polyline{fill:none;stroke:#c33;stroke-width:1.5}figcaption,small{font-size:.85rem}pre{white-space:pre-wrap;overflow-wrap:anywhere}@media print{figure,tr{break-inside:avoid}}";
     ij_options given = *o;
-    char path[1100], temporary[1100], trained[1100], text[IJ_TEXT];
-    double ends[2] = { 0, 0 };
-    size_t width;
+    char path[1100], temporary[1100], text[IJ_TEXT], trained[2][1100] = { "", "" };
     const ij_team team = ij_team_start(o->threads);
-    if (!o->what || !ij_is_folder(o->what)) ij_die(2, "report needs the folder of a run");
-    ij_path(path, o->what, "config.txt");
-    FILE *config = fopen(path, "r");                    /* its first line says what the run was trained on */
-    if (config && fgets(trained, sizeof trained, config) && !strncmp(trained, "# --data ", 9)) trained[strcspn(trained, "\n")] = 0;
-    else *trained = 0;
-    if (config) fclose(config);
-    given.model = o->what, given.data = o->data ? o->data : *trained ? trained + 9 : "scenes", given.reference = given.data, given.hole = NULL;
-    ij_show masks, features, predicted;
-    ij_show_open(&masks, &given, "image,context,targets,coverage", 4, 0, &team);
-    ij_show_open(&features, &given, "image,pca,similarity,attention", 6, 0, &team);
-    ij_show_open(&predicted, &given, "image,context,montage,nearest,sketch,traced", 6, 0, &team);
-    const ij_config *c = &masks.c;
+    if (!o->what) ij_die(2, "report needs the folder of a run");
+    ij_path(path, o->what, "data.txt");
+    FILE *f = fopen(path, "r");
+    for (int k = 0; f && k < 2 && fgets(trained[k], 1100, f); k++) trained[k][strcspn(trained[k], "\n")] = 0;
+    if (f) fclose(f);
+    const char *const data = o->data ? o->data : *trained[0] ? trained[0] : "scenes", *test = o->data || !*trained[1] ? data : trained[1];
+    ij_file model = ij_open_model(o->what);             /* montage and sketch need a predictor of patches */
+    ij_config known;
+    ij_error why;
+    ij_must(ij_load_config(&known, &model, &why), &why);
+    const int predicts = known.objective != IJ_JOINT && *ij_file_kind(&model) != 'H';
+    ij_file_close(&model);
+    given.model = o->what, given.data = test, given.reference = data;
+    ij_show show;
+    ij_neighbours near;
+    const char *const paths[2] = { test, data };
+    ij_show_open(&show, &given, predicts ? "image,context,targets,coverage,pca,similarity,attention,montage,nearest,sketch,traced"
+                                         : "image,context,targets,coverage,pca,similarity,attention", 6, test != data, &team);
+    ij_neighbours_read(&near, show.m, (const char **)paths, test != data, &team);
+    const ij_config *c = &show.c;
     ij_path(path, o->what, "report.html"), ij_path(temporary, o->what, "report.html.tmp");
-    FILE *f = ij_open_or_die(temporary, "w");
+    f = ij_open_or_die(temporary, "w");
     fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>I-JEPA: ");
     ij_html_text(f, o->what), fprintf(f, "</title><style>%s</style>\n<h1>What this I-JEPA learned</h1>\n", style);
     fprintf(f, "<p>%lu blocks of width %lu, patches of %lu pixels, on <code>", (unsigned long)c->depth, (unsigned long)c->embed_dim, (unsigned long)c->patch_size);
-    ij_html_text(f, given.data), fprintf(f, "</code>. I-JEPA hides parts of an image and predicts, from the rest, not their pixels but what a slowly following copy of the encoder "
+    ij_html_text(f, *trained[0] ? trained[0] : "images that are not on record"), fprintf(f, "</code>%s", data == trained[0] ? "" : ", shown on <code>");
+    if (data != trained[0]) ij_html_text(f, data), fprintf(f, "</code>");
+    fprintf(f, ". I-JEPA hides parts of an image and predicts, from the rest, not their pixels but what a slowly following copy of the encoder "
         "makes of them (Assran et al., CVPR 2023).</p>\n");
-    ij_html_health(f, o->what, NULL, 0, 0);
+    ij_html_health(f, o->what, 0);
     fprintf(f, "<h2>Scores</h2><p>How well do frozen features tell the labels, which training never saw? k-NN asks the 20 nearest training "
         "images; linear is ridge regression. An encoder with random weights and the raw pixels are what must be beaten.</p>\n");
     ij_html_scores(f, o->what);
     fprintf(f, "<h2>The run</h2>");
-    ij_html_curve(f, o->what, "log.csv", "loss", "loss", ends), ij_html_curve(f, o->what, "log.csv", "lr", "learning rate", ends);
-    ij_html_curve(f, o->what, "log.csv", "ema", "EMA momentum", ends), ij_html_curve(f, o->what, "health.csv", "skill", "skill", ends);
-    ij_html_curve(f, o->what, "health.csv", "position", "position share", ends), ij_html_curve(f, o->what, "health.csv", "rank", "effective rank", ends);
-    ij_html_curve(f, o->what, "health.csv", "copy skill", "skill against copying", ends), ij_html_curve(f, o->what, "health.csv", "cosine", "cosine between images", ends);
+    static const char *const curve[][3] = { { "log.csv", "loss", "loss" }, { "log.csv", "lr", "learning rate" }, { "log.csv", "ema", "EMA momentum" },
+        { "health.csv", "skill", "skill" }, { "health.csv", "copy skill", "skill against copying" }, { "health.csv", "position", "position share" },
+        { "health.csv", "rank", "effective rank" }, { "health.csv", "cosine", "cosine between images" }, { "probe.csv", "mean", "k-NN within the training images" } };
+    for (size_t i = 0; i < sizeof curve / sizeof *curve; i++) ij_html_curve(f, o->what, curve[i][0], curve[i][1], curve[i][2]);
     fprintf(f, "<p>The loss alone says little: its target moves. <em>Skill</em> holds it against the best guess that knows only where a patch lies; at 0 nothing else was learnt. "
         "<em>Against copying</em>: against the target of the nearest visible patch. <em>Position share</em> is how much of the targets is position. <em>Effective rank</em> counts the "
         "dimensions that the features use, <em>cosine</em> compares those of different images: near 1, both, all images look alike, which is collapse.</p>\n"
         "<h3>Features over the run</h3><p>The three main components of the patch features of these images as red, green and blue, after so many updates; the first row are the first weights. "
         "Each row has its own components, so look for shapes, not for colours that stay.</p>\n");
-    uint8_t *images = ij_watched_images(&width, given.data, c, &team);
-    ij_html_health(f, o->what, images, c->crop_size[0], width);
+    ij_html_health(f, o->what, 1);
     fprintf(f, "<h2>What is hidden</h2><p>Section 3, figure 4: the context is what the encoder sees; target blocks, one colour each, are what is to be predicted and are cut out of the context. "
         "Coverage: how often a patch is context (first) or target (second), over many draws.</p>\n");
-    ij_html_show(f, &masks);
+    ij_html_show(f, &show, "image,context,targets,coverage");
     fprintf(f, "<h2>What the features see</h2><p>The three main components of the patch features as red, green and blue: patches of one colour are alike to the encoder, in all images. "
         "Similarity: cosine to the white patch. Attention: where each head of the last block looks.</p>\n");
-    ij_html_show(f, &features);
-    fprintf(f, "<h2>What it predicts</h2><p>Section 7, figure 6, without a second network. <em>montage</em>: each hidden patch is filled with the training patch whose target is nearest to the "
+    ij_html_show(f, &show, "image,pca,similarity,attention");
+    if (predicts) fprintf(f, "<h2>What it predicts</h2><p>Section 7, figure 6, without a second network. <em>montage</em>: each hidden patch is filled with the training patch whose target is nearest to the "
         "prediction; <em>nearest</em>: nearest to the true target, as good as it gets. <em>sketch</em>: pixels by ridge regression from the prediction; <em>traced</em>: from the true target. "
         "What a prediction leaves open, the sketch blurs.</p>\n");
-    ij_html_show(f, &predicted);
+    if (predicts) ij_html_show(f, &show, "image,context,montage,nearest,sketch,traced");
     fprintf(f, "<h2>Nearest neighbours</h2><p>By cosine of the mean feature: do neighbours share what matters, or only their colours?</p>\n");
-    ij_html_neighbours(f, features.m, given.data, &team);
-    fprintf(f, "<h2>Again</h2><pre>ijepa train --data ");
-    ij_html_text(f, given.data);
+    ij_html_neighbours(f, &near);
+    fprintf(f, "<h2>Again</h2><pre>ijepa train --data '");
+    ij_html_text(f, *trained[0] ? trained[0] : "PATH"), fprintf(f, *trained[1] ? "' --test '" : "'");
+    if (*trained[1]) ij_html_text(f, trained[1]), fprintf(f, "'");
     for (size_t i = 0; i < ij_config_settings(); i++) {
-        char usual[IJ_TEXT];
-        const ij_config plain = ij_config_default();
-        ij_config_text(text, c, i), ij_config_text(usual, &plain, i);
-        if (strcmp(text, usual) && strcmp(ij_config_name(i), "ipe")) fprintf(f, " --%s %s", ij_config_name(i), text);
+        ij_config_text(text, c, i);
+        if (strcmp(ij_config_name(i), "ipe")) fprintf(f, " --%s %s", ij_config_name(i), text);
     }
     fprintf(f, " --out again</pre><p><small>The same numbers to the last digit, on the same kind of machine.</small></p></html>\n");
-    ij_close_or_die(f, temporary);
-    if (rename(temporary, path)) ij_die(1, "%s: %s", path, strerror(errno));
+    int bad = ferror(f);
+    bad |= fclose(f);
+    if (bad || rename(temporary, path)) {
+        const char *said = strerror(errno);
+        remove(temporary);
+        ij_die(1, "%s: %s", path, said);
+    }
     fprintf(stderr, "%s\n", path);
     return 0;
 }
@@ -6919,6 +7151,7 @@ static int ij_report_command(const ij_options *o)
 static int ij_masks_command(const ij_options *o)
 {
     ij_error why;
+    char mode[IJ_TEXT];
     ij_config c = o->c;
     size_t size, gh, gw;
     ij_model m;
@@ -6950,8 +7183,9 @@ static int ij_masks_command(const ij_options *o)
                 for (size_t j = 0; !k && j < l[k]->length[i]; j++) seen[l[k]->index[i * l[k]->stride + j]]++;
             }
     }
+    for (size_t i = 0; i < ij_config_settings(); i++) if (!strcmp(ij_config_name(i), "mask_mode")) ij_config_text(mode, &c, i);
     printf("%lux%lu patches, %s mode, %lu draws of %lu images: context %.1f tokens, target block %.1f\n", (unsigned long)gh,
-           (unsigned long)gw, c.mask_mode == IJ_MASK_REFERENCE ? "reference" : "paper", (unsigned long)draws,
+           (unsigned long)gw, mode, (unsigned long)draws,
            (unsigned long)c.batch_size, context / (double)lists[0], target / (double)lists[1]);
     printf("share of contexts that see a row, from the top:");
     for (size_t r = 0; r < gh; r++) {
@@ -7150,7 +7384,7 @@ static ij_bencher ij_bencher_start(const ij_config *c, size_t context_tokens, si
     ij_must(ij_model_init(&b.m, b.memory, size, c, step ? IJ_TRAIN : IJ_INFER, &why), &why);
     b.m.team = *team;
     ij_grid(&gh, &gw, c);
-    const size_t pixels = c->batch_size * 3 * c->crop_size[0] * c->crop_size[1];
+    const size_t pixels = c->batch_size * ij_views(c) * 3 * c->crop_size[0] * c->crop_size[1];
     b.images = ij_alloc(pixels * sizeof(real)), b.pooled = ij_alloc(c->batch_size * c->embed_dim * sizeof(real));
     uint64_t state = 1;
     for (size_t i = 0; i < pixels; i++) b.images[i] = (real)((double)(ij_mix(&state) >> 40) / 8388608.0 - 1);

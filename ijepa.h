@@ -61,7 +61,8 @@ const char *ij_status_string(ij_status s);
 
 /* ------------------------------------------------------------- settings ----
  * Names, meanings and defaults of the reference's configs/ where it has them (pairs are start,end or low,high).  */
-enum { IJ_MASK_REFERENCE, IJ_MASK_PAPER };       /* mask_mode */
+enum { IJ_JEPA, IJ_GENERATIVE, IJ_JOINT };       /* objective: Figure 2 of the paper */
+enum { IJ_MASK_REFERENCE, IJ_MASK_PAPER, IJ_MASK_RANDOM, IJ_MASK_RASTERIZED };       /* mask_mode */
 enum { IJ_LOSS_SMOOTH_L1, IJ_LOSS_L2 };          /* loss */
 
 typedef struct {
@@ -74,7 +75,8 @@ typedef struct {
     double mean[3], std[3];        /* of R, G, B in 0..1, for normalising */
     /* mask: paper section 3 and appendix A.1; src/masks/multiblock.py */
     size_t patch_size;
-    int mask_mode;                 /* IJ_MASK_REFERENCE or IJ_MASK_PAPER */
+    int mask_mode;                 /* blocks, by the reference's sampler or the paper's; random: num_pred_masks targets of
+                                      pred_mask_scale patches anywhere, the context all others; rasterized: a quadrant each */
     double enc_mask_scale[2];      /* context block, share of the patches */
     double pred_mask_scale[2];     /* target block, share of the patches */
     double aspect_ratio[2];        /* of a target block, height / width */
@@ -91,6 +93,10 @@ typedef struct {
                                       patch embedding being the first of depth + 1, more mean all; 0: the encoder's output (the paper) */
     double vicreg;                 /* weight of variance + covariance / 25 of the mean of each context's tokens, over the
                                       contexts of a batch (VICReg, C-JEPA); 0: none */
+    int objective;                 /* IJ_JEPA: predict tokens of the target encoder. IJ_GENERATIVE: pixels, each patch
+                                      normalised; the target encoder is then a copy of the encoder. IJ_JOINT: the mean
+                                      token of another view, by two-layer heads (pred_depth 0: no predictor); images
+                                      are then [2,B,3,H,W], contexts of the first view, targets the second */
     int loss;                      /* IJ_LOSS_SMOOTH_L1 (the code) or IJ_LOSS_L2 (the paper) */
     double epochs, warmup;         /* both in epochs */
     size_t steps;                  /* length of the run in updates; 0: epochs * ipe */
@@ -165,12 +171,14 @@ ij_status ij_masks_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t s
 typedef struct {                   /* one transformer block: shapes in ijepa.c, ij_list_block() */
     ij_tensor norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b;
 } ij_block;
+typedef struct { ij_tensor fc1_w, fc1_b, fc2_w, fc2_b; } ij_head;
 typedef struct {                   /* VisionTransformer */
     size_t depth, heads, patch;
     ij_tensor pos;                 /* [N,D] of a file that has its own; x is NULL: sines and cosines */
     ij_tensor patch_w, patch_b;    /* [D,3,p,p] [D] */
     ij_block *block;
     ij_tensor norm_w, norm_b;      /* [D] */
+    ij_head projector;             /* joint only, [4P,D] [P,4P] */
 } ij_encoder;
 typedef struct {                   /* VisionTransformerPredictor */
     size_t depth, heads;
@@ -179,6 +187,7 @@ typedef struct {                   /* VisionTransformerPredictor */
     ij_block *block;
     ij_tensor norm_w, norm_b;      /* [P] */
     ij_tensor proj_w, proj_b;      /* [D,P] [D] */
+    ij_head head;                  /* joint: instead of all these, [4P,P] [P,4P] */
 } ij_predictor;
 typedef struct {                   /* one row of the parameter table */
     char name[56];                 /* the reference's state-dict name */
@@ -344,10 +353,11 @@ typedef struct {
 size_t ij_watch_size(const ij_config *c);
 ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *images, const ij_masks *masks, void *work,
                    size_t size);
-/* The last four, from pooled [n,D], n >= 2. work: the larger of D and min(n,D)^2 doubles */
+/* The last four, from pooled [n,D], n >= 2, after ij_watch, which clears them. work: the larger of D and min(n,D)^2 doubles */
 ij_status ij_watch_features(ij_health *h, const ij_real *pooled, size_t n, size_t d, void *work, size_t size);
-/* "healthy", "warning: because; try", "collapsing: because; try", or, before warm is set, "too early to say: because". */
-const char *ij_verdict(const ij_health *h, int warm);
+/* "healthy" (and so far as few images tell), "warning: because; try", "collapsing: because; try"; before warm is set (the
+ * end of the warm-up) skill is not judged: "too early to say: because" if nothing else is wrong. */
+const char *ij_verdict(const ij_health *h, int objective, int warm);
 /* RankMe (Garrido et al., ICML 2023) of z [n,D], not centred: 1..min(n,D). work: min(n,D)^2 doubles */
 ij_status ij_rankme(double *rank, const ij_real *z, size_t n, size_t d, void *work, size_t size);
 
@@ -357,13 +367,14 @@ ij_status ij_pca(ij_real *scores, ij_real *axes, ij_real *mean, size_t parts, co
                  size_t size);
 
 /* ---------------------------------------------------------- pictures -------
- * rgb [h,w,3] as a PNG file in memory: `to` has room for ij_png_size() bytes; returns how many it took. */
+ * rgb [h,w,3] as a PNG file in memory: `to` has room for ij_png_size() bytes; returns how many it took. Size: SIZE_MAX for
+ * pictures of nothing, and beyond 2 GB. */
 size_t ij_png_size(size_t height, size_t width);
 size_t ij_png(uint8_t *to, const uint8_t *rgb, size_t height, size_t width);
 
 /* ------------------------------------------------------- gradient check ----
  * Every backward against central differences. bound: 1e-7 in the double build; in float only blunders show. */
-enum { IJ_CHECK_MOST = 160 };
+enum { IJ_CHECK_MOST = 320 };
 typedef struct { char name[88]; size_t numbers; double error, bound; } ij_check_row;
 size_t ij_check_size(void);
 ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, size_t size, ij_error *why);

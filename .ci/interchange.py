@@ -128,8 +128,8 @@ assert f.shape == (7, 192) and f.dtype == np.float32 and label.shape == (7, 3) a
 class Step:
     """One step of I-JEPA on state dicts in the reference's layout, with torch's autograd and AdamW."""
 
-    def __init__(self, tensors, heads, p):
-        self.heads, self.p = heads, p
+    def __init__(self, tensors, heads, p, objective="jepa"):
+        self.heads, self.p, self.objective = heads, p, objective
         self.part = {k: {n[len(k) + 1:]: v.clone() for n, v in tensors.items() if n.startswith(k + ".")} for k in ("encoder", "predictor", "target_encoder")}
         for k in ("encoder", "predictor"):
             for n, v in self.part[k].items():
@@ -157,12 +157,30 @@ class Step:
         x = self.blocks(w, "blocks", x if keep is None else x[:, keep])
         return F.layer_norm(x, x.shape[-1:], w["norm.weight"], w["norm.bias"], 1e-6)
 
+    def joint(self, images, contexts):
+        head = lambda w, x: F.linear(F.gelu(F.linear(x, w["fc1.weight"], w["fc1.bias"])), w["fc2.weight"], w["fc2.bias"])
+        of = lambda w, name: {k[len(name):]: v for k, v in w.items() if k.startswith(name)}
+        first, second = images.chunk(2)
+        e, target, w = self.part["encoder"], self.part["target_encoder"], of(self.part["predictor"], "head.0.")
+        total = 0
+        for b, (image, other) in enumerate(zip(first, second)):
+            with torch.no_grad():
+                t = head(of(target, "projector.0."), self.encode(target, other[None]).mean(1))
+            c = contexts[b][contexts[b] >= 0].long()
+            q = head(of(e, "projector.0."), self.encode(e, image[None], c).mean(1))
+            total = total + 2 - 2 * F.cosine_similarity(head(w, q) if w else q, t).sum()
+        return total / len(first)
+
     def loss(self, images, contexts, targets):
         """Lists differ in length from image to image: one at a time, the mean over all numbers at the end."""
+        if self.objective == "joint":
+            return self.joint(images, contexts)
         e, w, total, count = self.part["encoder"], self.part["predictor"], 0, 0
         for b, image in enumerate(images):
             with torch.no_grad():
                 full = self.encode(self.part["target_encoder"], image[None])
+                if self.objective == "generative":
+                    full = F.unfold(image[None], self.p, stride=self.p).transpose(1, 2)
                 full = F.layer_norm(full, full.shape[-1:])
             c = contexts[b][contexts[b] >= 0].long()
             z = F.linear(self.encode(e, image[None], c), w["predictor_embed.weight"], w["predictor_embed.bias"]) + w["predictor_pos_embed"][:, c]
@@ -260,5 +278,17 @@ for part, name in ((p, n) for dims in (1, 0) for p in ("encoder", "predictor") f
     number += 1
 assert again["opt.state.1.step"] == 4
 print("ok   the way back: moments, names and their order")
+# ---- other objectives: loss and gradients of an update that moves next to nothing, so that its checkpoint has the weights before it
+for objective, masks in (("generative", ("--mask_mode", "random", "--num_pred_masks", 1, "--pred_mask_scale", "0.75,0.75")),
+                         ("generative", ("--num_pred_masks", 2)), ("jepa", ("--mask_mode", "rasterized", "--num_pred_masks", 3)),
+                         ("joint", ("--pred_depth", 2)), ("joint", ("--pred_depth", 0))):
+    run("train", "--data", "data/scenes", "--steps", 1, "--batch_size", 8, "--warmup", 0, *shape, "--start_lr", 1e-30, "--lr", 1e-30, "--final_lr", 1e-30,
+        "--patch_size", 8, "--min_keep", 1, "--objective", objective, *masks, "--out", fresh(f"{tmp}/{objective}") + "/a", "--dump", fresh(f"{tmp}/dump"))
+    t = Step({k: v for k, v in load_file(f"{tmp}/{objective}/a/latest.safetensors").items() if not k.startswith("opt.")}, 3, 8, objective)
+    loss = t.step(ours_dumped("images"), *(ours_dumped(f"masks.{k}") for k in ("context", "target")), 0, 0, 1)
+    log = open(f"{tmp}/{objective}/a/log.csv").read().split("\n")
+    check(f"loss of {objective}, {masks[1]}", abs(loss - float(dict(zip(log[0].split(","), log[1].split(",")))["loss"])), 1e-6)
+    third = lambda n, g: torch.cat([g[:len(g) // 3], g[2 * len(g) // 3:]]) if n.endswith("qkv.bias") else g
+    check("its gradients", max((third(n, ours_dumped(f"grad.{n}")) - third(n, g)).norm() / third(n, g).norm() for n, g in t.grad.items()), 1e-5)
 print(f"{failed} failed")
 sys.exit(failed > 0)

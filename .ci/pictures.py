@@ -31,9 +31,18 @@ colour = colour.reshape(n, g, g, 3).repeat(patch, 1).repeat(patch, 2)
 worst = max(abs(panel(b, 1) - colour[b]).max() for b in range(n))
 print(f"principal components: colours differ by {worst:.2f} of 255 at most")
 assert worst <= 1
+stops = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]])
+heat = lambda x: np.stack([np.interp(np.clip(x, 0, 1) * 4, range(5), stops[:, c]) for c in range(3)], -1)
+unit = t / np.linalg.norm(t, axis=2, keepdims=True)
+cosine = heat(((unit * unit[:, :1]).sum(2) + 1) / 2)
+cosine[:, 0] = 255
+cosine = cosine.reshape(n, g, g, 3).repeat(patch, 1).repeat(patch, 2)
+worst = max(abs(panel(b, 2) - cosine[b]).max() for b in range(n))
+print(f"similarity: colours differ by {worst:.2f} of 255 at most")
+assert worst <= 1
 run("show", f"{tmp}/pics", "--panels", "image,pca,similarity", "--model", model, "--images", n, "--patch", 1, "--out", f"{tmp}/show.ppm")
 assert (np.array(Image.open(f"{tmp}/show.ppm")) == a).all(), "PPM and PNG"
-# the sketch of the true target: ridge regression in NumPy needs the targets; a hole that is whole must give a blurred image
+# a hole: what is seen stays as it is, what is traced from the true targets is nearer to the truth than the mean of what is seen
 run("predict", f"{tmp}/pics/scene_000001.ppm", "--model", model, "--hole", "8,8,16,16", "--out", f"{tmp}/predict.png")
 p = np.array(Image.open(f"{tmp}/predict.png")).astype(int)
 truth, cut, montage, nearest, sketch, traced = (p[:, k * (p.shape[0] + 4):][:, :p.shape[0]] for k in range(6))
