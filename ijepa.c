@@ -1928,8 +1928,10 @@ ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *mask
     const ij_team *team = &m->team;
     size_t contexts = 0, queries = 0, seqs = 0;
     ij_step s;
+    const size_t batch = masks->target.lists / m->config.num_pred_masks;
     memset(r, 0, sizeof *r);
-    for (size_t first = 0, batch = masks->target.lists / m->config.num_pred_masks; first < batch;) {
+    if (!batch) return IJ_EARG;
+    for (size_t first = 0; first < batch;) {
         const ij_status status = ij_step_begin(&s, m, images, masks, first);
         if (status) return status;
 

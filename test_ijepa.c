@@ -3133,7 +3133,7 @@ static void test_png_blocks(void)
     enum { H = 150, W = 151, ROW = 3 * W + 1, RAW = H * ROW };
     static uint8_t rgb[H * W * 3], file[RAW + 200], raw[RAW];
     uint64_t state = 12;
-    for (size_t i = 0; i < sizeof rgb; i++) rgb[i] = (uint8_t)(random_unit(&state) * 256);
+    for (size_t i = 0; i < sizeof rgb; i++) rgb[i] = (uint8_t)(ij_mix(&state) >> 56);
     CHECK(ij_png_size(H, W) <= sizeof file, "%lu bytes", (unsigned long)ij_png_size(H, W));
     const size_t n = ij_png(file, rgb, H, W);
     CHECK(n <= ij_png_size(H, W) && !memcmp(file, "\211PNG\r\n\32\n\0\0\0\15IHDR\0\0\0\227\0\0\0\226\10\2\0\0\0", 29), "head");
