@@ -4335,6 +4335,7 @@ ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
         return ij_fail(why, IJ_EDATA, "%.200s: checkpoint version %.20s, expected 1", f->path, ij_file_meta(f, "ijepa"));
     for (size_t i = 0; i < IJ_SETTINGS && !strcmp(kind, "ijepa"); i++) {
         const char *value = ij_file_meta(f, ij_setting[i].name);
+        if (!value && !strcmp(ij_setting[i].name, "objective")) continue;       /* younger than the first checkpoints: jepa */
         if (!value) return ij_fail(why, IJ_EDATA, "%.200s: metadata has no %s", f->path, ij_setting[i].name);
         if (ij_config_set(c, ij_setting[i].name, value, &inner))
             return ij_fail(why, IJ_EDATA, "%.200s: metadata: %.250s", f->path, inner.text);
