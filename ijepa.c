@@ -1876,7 +1876,7 @@ static double ij_vicreg(ij_step *s)
     return s->vicreg * sum / (double)d;
 }
 
-/* To dcontext, from the gradient of each context's mean. */
+/* To dcontext [Tc,D], from the gradient dmean [C,D] of each context's mean. */
 static void ij_pool_backward(ij_step *s, const ij_tensor *dmean, real scale)
 {
     const ij_seqs *q = &s->context.stack.seqs;
@@ -4798,7 +4798,7 @@ ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *im
         if (status) return status;
         ij_encode_targets(&s, &m->team), ij_encode_context(&s, &m->team), ij_predict(&s, &m->team);
         h->loss += ij_loss(&s, &m->team);
-        ij_each(&m->team, s.target.stack.seqs.pieces, ij_encoder_task, &s.target);      /* generative, it was not needed */
+        if (c->objective == IJ_GENERATIVE) ij_each(&m->team, s.target.stack.seqs.pieces, ij_encoder_task, &s.target);    /* a step needs only pixels */
         ij_pool(pooled + first * c->embed_dim, &s.target.stack, s.predictor.part.images);
         if (s.joint.on) memcpy(want + first * d, s.joint.target.y.x, ij_count(&s.joint.target.y) * sizeof(real));
         if (s.joint.on) continue;
@@ -4970,7 +4970,7 @@ ij_status ij_pca(ij_real *scores, ij_real *axes, ij_real *mean, size_t parts, co
 }
 
 /* ---- PNG ---------------------------------------------------------------------------------------------------------
- * Pixels unpacked: a zlib stream of stored blocks. Four times the size of a packed one, a tenth of the code.        */
+ * Pixels unpacked, in a zlib stream of stored blocks: larger than packed, and short.                                */
 
 static uint8_t *ij_png_chunk(uint8_t *to, const char *type, const uint8_t *x, size_t n)
 {
@@ -5156,9 +5156,14 @@ static ij_config ij_check_config(int loss, int objective)
 
 size_t ij_check_size(void)
 {
-    const ij_config c = ij_check_config(IJ_LOSS_L2, IJ_JEPA), generative = ij_check_config(IJ_LOSS_L2, IJ_GENERATIVE), joint = ij_check_config(IJ_LOSS_L2, IJ_JOINT);
-    size_t size = 0, other = 0, third = 0;
-    return ij_model_size(&size, &c, IJ_TRAIN, NULL) || ij_model_size(&other, &generative, IJ_TRAIN, NULL) || ij_model_size(&third, &joint, IJ_TRAIN, NULL) ? 0 : IJ_MAX(size, IJ_MAX(other, third)) + 4 * 3 * 20 * 24 * sizeof(real) + 64;
+    size_t most = 0;
+    for (int objective = IJ_JEPA; objective <= IJ_JOINT; objective++) {
+        const ij_config c = ij_check_config(IJ_LOSS_L2, objective);
+        size_t size;
+        if (ij_model_size(&size, &c, IJ_TRAIN, NULL)) return 0;
+        most = IJ_MAX(most, size);
+    }
+    return most + 4 * 3 * 20 * 24 * sizeof(real) + 64;
 }
 
 ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, size_t size, ij_error *why)
@@ -5527,7 +5532,7 @@ static ij_images ij_images_open(const char *path, int part, int whole, const ij_
     memset(s.slot, 0, slots * sizeof *s.slot);
     for (size_t i = 0; i < slots; i++) s.slot[i].small = ij_alloc(ij_mul(3, ij_mul(c->crop_size[0], c->crop_size[1])));
     s.images = ij_alloc(ij_mul(ij_mul(slots, 3 * sizeof(real)), ij_mul(c->crop_size[0], c->crop_size[1])));
-    if (slots > 1 && !strcmp(ij_data_kind(s.d), "scenes")) {     /* for few, each is drawn when it is read */
+    if (slots > 1 && !strcmp(ij_data_kind(s.d), "scenes")) {     /* for one slot, each is drawn when it is read */
         ij_must(ij_data_shape(&s.slot->height, &s.slot->width, s.d, 0, &why), &why);
         s.drawn = ij_alloc(ij_mul(s.count, s.slot->height * s.slot->width * 3));
         ij_each(team, s.count, ij_scene_task, &s);
