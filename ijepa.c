@@ -1466,7 +1466,7 @@ typedef struct {
     real grad_scale;
 } ij_joint_pass;
 
-/* The loss of one part, and dpredict: d cos(q,t) / dq = (t/|t| - cos q/|q|) / |q| */
+/* The loss of one part, from q [C,P] and t [B,P], and dpredict: d cos(q,t) / dq = (t/|t| - cos q/|q|) / |q| */
 static double ij_joint_loss(const ij_joint_pass *j)
 {
     const ij_tensor *q = j->predicts ? &j->predict.y : &j->project.y, *t = &j->target.y;
@@ -4787,7 +4787,7 @@ ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *im
     const size_t d = ij_target_dim(c), n = ij_rows(&m->encoder_pos), row = n * d, batch = masks->target.lists / c->num_pred_masks;
     const size_t gw = c->crop_size[1] / c->patch_size;
     double *place = work, *mean = place + row, within = 0, all = 0, guess = 0, copy = 0, scale = 0;   /* [N,D] of each patch; [D] of them all */
-    real *want = (real *)(mean + d);                    /* [B,N,D] what the loss compares with, of every patch */
+    real *want = (real *)(mean + d);                    /* [B,N,D] what the loss compares with, of every patch; D here is ij_target_dim() */
     size_t made = 0;
     ij_step s;
     if (batch < 2 || batch > c->batch_size) return IJ_EARG;
@@ -6929,14 +6929,14 @@ static void ij_html_show(FILE *f, const ij_show *s, const char *names)
 static void ij_html_curve(FILE *f, const char *folder, const char *file, const char *name, const char *title)
 {
     enum { POINTS = 300 };
-    char path[1100], line[512];
+    char path[1100], line[512], rest[512];
     double y[POINTS] = { 0 }, low = HUGE_VAL, high = -HUGE_VAL, ends[2] = { 0, 0 };
     size_t count[POINTS] = { 0 }, column = 0, lines = 0, seen = 0;
     ij_path(path, folder, file);
     FILE *csv = fopen(path, "r");
     const char *at = csv && fgets(line, sizeof line, csv) ? strstr(line, name) : NULL;
     for (const char *c = line; at && c < at; c++) column += *c == ',';
-    while (at && fgets(path, 512, csv) && strchr(path, '\n')) lines++;      /* the last may be under way */
+    while (at && fgets(rest, sizeof rest, csv) && strchr(rest, '\n')) lines++;      /* the last may be under way */
     if (at) rewind(csv), fgets(line, sizeof line, csv);
     for (size_t i = 0; at && i < lines && fgets(line, sizeof line, csv); i++) {
         const char *c = line;
@@ -7106,8 +7106,10 @@ static int ij_report_command(const ij_options *o)
     fprintf(f, "<p>%lu blocks of width %lu, patches of %lu pixels, on <code>", (unsigned long)c->depth, (unsigned long)c->embed_dim, (unsigned long)c->patch_size);
     ij_html_text(f, *trained[0] ? trained[0] : "images that are not on record"), fprintf(f, "</code>%s", data == trained[0] ? "" : ", shown on <code>");
     if (data != trained[0]) ij_html_text(f, data), fprintf(f, "</code>");
-    fprintf(f, ". I-JEPA hides parts of an image and predicts, from the rest, not their pixels but what a slowly following copy of the encoder "
-        "makes of them (Assran et al., CVPR 2023).</p>\n");
+    static const char *const objective[] = { ("I-JEPA hides parts of an image and predicts, from the rest, not their pixels but what a slowly following copy of the "
+        "encoder makes of them (Assran et al., CVPR 2023)."), "A generative model: it hides parts of an image and predicts their pixels (figure 2b of the paper).",
+        "A joint embedding: two views of an image are to have one representation (figure 2a of the paper)." };
+    fprintf(f, ". %s</p>\n", objective[c->objective]);
     ij_html_health(f, o->what, 0);
     fprintf(f, "<h2>Scores</h2><p>How well do frozen features tell the labels, which training never saw? k-NN asks the 20 nearest training "
         "images; linear is ridge regression. An encoder with random weights and the raw pixels are what must be beaten.</p>\n");
