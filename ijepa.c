@@ -1386,8 +1386,9 @@ static void ij_predictor_backward(const ij_tensor *dcontext, const ij_predictor 
 
 typedef struct {
     const ij_predictor_pass *s;
-    const ij_tensor *target;    /* [B*N,T] of all patches, image by image */
-    int kind;
+    const ij_tensor *target;    /* [B*N,T] of all patches, image by image; or of those of each target block */
+    const ij_seqs *seqs;        /* where an image, or a block, begins in there */
+    int kind, blocks;
     double scale;               /* of one term; the gradient of dout carries it too */
     real grad_scale;
     double *row_loss;           /* [Q] */
@@ -1415,8 +1416,9 @@ static void ij_loss_task(void *arg, size_t piece)
     ij_piece(&s0, &s1, &s->stack.seqs, piece);
     for (size_t i = s0; i < s1; i++)
         for (size_t t = ij_target_of(&s->part, s->contexts, i), row = s->stack.asked.start[i], j = 0; j < targets->length[t]; j++, row++) {
-            const size_t patch = targets->index[t * targets->stride + j];
-            const real *h = l->target->x + (i % s->part.images * (ij_rows(l->target) / s->part.images) + patch) * d;
+            const size_t image = i % s->part.images, block = i / s->contexts * s->part.images + image;
+            const size_t place = l->blocks ? l->seqs->start[block] + j : l->seqs->start[image] + targets->index[t * targets->stride + j];
+            const real *h = l->target->x + place * d;
             const real *out = s->out.x + row * d;
             real *want = l->want.x + row * d, *dout = s->dout.x + row * d, sum;
             ij_normalise_rows(want, h, 1, d, 0);
@@ -1663,8 +1665,10 @@ typedef struct {                /* everything one part needs, laid out anew for 
     ij_stack_grads encoder_grads, predictor_grads;
 } ij_step;
 
-/* Sequences, tokens and squared lengths of the three passes. */
-typedef struct { size_t batch, images, contexts, context_tokens, context_squares, seqs, tokens, squares, queries; } ij_counts;
+/* Sequences, tokens and squared lengths of the three passes. The target encoder's sequences are whole images, or blocks. */
+typedef struct {
+    size_t batch, images, contexts, context_tokens, context_squares, seqs, tokens, squares, queries, targets, target_tokens, target_squares;
+} ij_counts;
 
 static size_t ij_part_images(const ij_config *c)
 {
@@ -1675,14 +1679,11 @@ static size_t ij_part_images(const ij_config *c)
 
 static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_counts *n)
 {
-    size_t gh, gw;
-    ij_grid(&gh, &gw, c);
-    const size_t d = c->embed_dim, f = ij_hidden(c), width = c->pred_emb_dim, patches = gh * gw;
+    const size_t d = c->embed_dim, f = ij_hidden(c), width = c->pred_emb_dim;
     s->pooled = ij_matrix(a, n->batch, d);              /* first: it outlasts the parts */
-    ij_encoder_place(&s->target, a, c->depth, c->num_heads, c->patch_size, d, f, n->images, ij_mul(n->images, patches),
-                     ij_mul(n->images, ij_mul(patches, patches)), 0);
+    ij_encoder_place(&s->target, a, c->depth, c->num_heads, c->patch_size, d, f, n->targets, n->target_tokens, n->target_squares, 0);
     s->target.stack.average = IJ_MIN(c->average_top_k_layers, c->depth + 1);
-    if (c->average_top_k_layers) s->target.stack.top = ij_matrix(a, ij_mul(n->images, patches), d);
+    if (c->average_top_k_layers) s->target.stack.top = ij_matrix(a, n->target_tokens, d);
     ij_encoder_place(&s->context, a, c->depth, c->num_heads, c->patch_size, d, f, n->contexts, n->context_tokens,
                      n->context_squares, 1);
     ij_predictor_pass *p = &s->predictor;
@@ -1717,8 +1718,14 @@ static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_
 /* What the lists of these masks need in one part of the batch. */
 static ij_counts ij_count_part(const ij_config *c, const ij_masks *masks, const ij_part *part)
 {
-    const size_t contexts = c->num_enc_masks * part->images;
-    ij_counts n = { part->batch, part->images, contexts, 0, 0, c->objective == IJ_JOINT ? 0 : contexts * c->num_pred_masks, 0, 0, 0 };
+    size_t gh, gw;
+    ij_grid(&gh, &gw, c);
+    const size_t contexts = c->num_enc_masks * part->images, patches = gh * gw, targets = part->images * (c->mask_target_input ? c->num_pred_masks : 1);
+    ij_counts n = { part->batch, part->images, contexts, 0, 0, c->objective == IJ_JOINT ? 0 : contexts * c->num_pred_masks, 0, 0, 0, targets, 0, 0 };
+    for (size_t i = 0; i < targets; i++) {
+        const size_t k = c->mask_target_input ? masks->target.length[ij_list_of(part, i)] : patches;
+        n.target_tokens += k, n.target_squares += k * k;
+    }
     for (size_t i = 0; i < contexts; i++) {
         const size_t k = masks->context.length[ij_list_of(part, i)];
         n.context_tokens += k, n.context_squares += k * k;
@@ -1755,10 +1762,12 @@ static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, cons
         pass[i]->height = c->crop_size[0], pass[i]->width = c->crop_size[1];
     }
     if (s->joint.on) s->target.image += batch * 3 * c->crop_size[0] * c->crop_size[1];      /* the other views */
-    s->target.lists = NULL, s->context.lists = &masks->context;
+    s->target.lists = c->mask_target_input ? &masks->target : NULL, s->context.lists = &masks->context;
     p->p = &m->predictor, p->pos = &m->predictor_pos, p->masks = masks, p->context = &s->context.stack;
 
-    for (size_t i = 0; i <= part.images; i++) s->target.stack.seqs.start[i] = i * patches;
+    size_t *start = s->target.stack.seqs.start;
+    for (size_t i = start[0] = 0; i < n.targets; i++)
+        start[i + 1] = start[i] + (s->target.lists ? masks->target.length[ij_list_of(&part, i)] : patches);
     s->context.stack.seqs.start[0] = p->stack.seqs.start[0] = p->stack.asked.start[0] = 0;
     for (size_t i = 0; i < n.contexts; i++)
         s->context.stack.seqs.start[i + 1] = s->context.stack.seqs.start[i] + masks->context.length[ij_list_of(&part, i)];
@@ -1767,14 +1776,14 @@ static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, cons
         p->stack.asked.start[i + 1] = p->stack.asked.start[i] + t;
         p->stack.seqs.start[i + 1] = p->stack.seqs.start[i] + ij_length(&s->context.stack.seqs, ij_context_of(p, i)) + t;
     }
-    ij_seqs_set(&s->target.stack.seqs, part.images, &m->team);
+    ij_seqs_set(&s->target.stack.seqs, n.targets, &m->team);
     ij_seqs_set(&s->context.stack.seqs, n.contexts, &m->team);
     ij_seqs_set(&p->stack.seqs, n.seqs, &m->team);
     p->stack.asked.count = n.seqs, p->stack.asked.tokens = n.queries;
 
     size_t queries = 0;                                 /* of the whole batch: the mean is over them all */
     for (size_t i = 0; i < masks->target.lists; i++) queries += masks->target.length[i] * c->num_enc_masks;
-    s->loss.s = p, s->loss.kind = c->loss;
+    s->loss.s = p, s->loss.kind = c->loss, s->loss.seqs = &s->target.stack.seqs, s->loss.blocks = c->mask_target_input;
     s->loss.target = c->objective == IJ_GENERATIVE ? &s->target.patches : ij_targets(&s->target.stack);
     s->loss.scale = 1 / (c->loss == IJ_LOSS_L2 ? (double)(batch * c->num_enc_masks * c->num_pred_masks)
                                                : (double)queries * (double)ij_target_dim(c));
@@ -1982,6 +1991,8 @@ static const struct { const char *name; int kind; size_t offset; double low, hig
     { "crop_size", IJ_SET_SIDES, IJ_AT(crop_size, 1, 1 << 20), "side of the training image, or HEIGHT,WIDTH" },
     { "crop_scale", IJ_SET_RANGE, IJ_AT(crop_scale, 1e-6, 1), "area of the random-resized crop" },
     { "use_horizontal_flip", IJ_SET_BOOL, IJ_AT(use_horizontal_flip, 0, 1), "mirror every second image" },
+    { "color_jitter", IJ_SET_REAL, IJ_AT(color_jitter, 0, 1), "strength of random brightness, contrast, saturation and hue" },
+    { "gray", IJ_SET_REAL, IJ_AT(gray, 0, 1), "share of images without colour" },
     { "mean", IJ_SET_TRIPLE, IJ_AT(mean, -1e6, 1e6), "of red, green, blue in 0..1" },
     { "std", IJ_SET_TRIPLE, IJ_AT(std, 1e-6, 1e6), "of red, green, blue" },
     { "patch_size", IJ_SET_SIZE, IJ_AT(patch_size, 1, 1 << 20), "side of a patch" },
@@ -1993,6 +2004,7 @@ static const struct { const char *name; int kind; size_t offset; double low, hig
     { "num_pred_masks", IJ_SET_SIZE, IJ_AT(num_pred_masks, 1, 1024), "target blocks per image" },
     { "min_keep", IJ_SET_SIZE, IJ_AT(min_keep, 0, 1 << 20), "a block must have more patches than this" },
     { "allow_overlap", IJ_SET_BOOL, IJ_AT(allow_overlap, 0, 1), "leave the targets in the context" },
+    { "mask_target_input", IJ_SET_BOOL, IJ_AT(mask_target_input, 0, 1), "the target encoder sees each target block alone (Table 11)" },
     { "embed_dim", IJ_SET_SIZE, IJ_AT(embed_dim, 4, 1 << 20), "width of the encoder" },
     { "depth", IJ_SET_SIZE, IJ_AT(depth, 1, 1 << 20), "blocks of the encoder" },
     { "num_heads", IJ_SET_SIZE, IJ_AT(num_heads, 1, 1 << 20), "heads of encoder and predictor" },
@@ -2164,6 +2176,7 @@ ij_status ij_config_check(const ij_config *c, ij_error *why)
         return ij_fail(why, IJ_EARG, "patch_size is %lu, expected at most the crop_size", (unsigned long)c->patch_size);
     if (!c->pred_depth && c->objective != IJ_JOINT) return ij_fail(why, IJ_EARG, "pred_depth is 0, expected 1 or more where patches are predicted");
     const double patches = (double)(c->crop_size[0] / c->patch_size * (c->crop_size[1] / c->patch_size));
+    if (c->mask_target_input && c->objective != IJ_JEPA) return ij_fail(why, IJ_EARG, "mask_target_input is 1, expected 0 but for objective jepa");
     if (c->mask_mode > IJ_MASK_PAPER && c->num_enc_masks != 1)
         return ij_fail(why, IJ_EARG, "num_enc_masks is %lu, expected 1 for masks without blocks", (unsigned long)c->num_enc_masks);
     if (c->mask_mode == IJ_MASK_RASTERIZED && (c->num_pred_masks != 3 || c->crop_size[0] / c->patch_size < 2 || c->crop_size[1] / c->patch_size < 2))
@@ -2301,6 +2314,11 @@ static ij_counts ij_counts_most(const ij_config *c)
     n.tokens = ij_mul(n.seqs, k + t);
     n.squares = ij_mul(n.tokens, k + t);
     n.queries = ij_mul(n.seqs, t);
+    size_t gh, gw;
+    ij_grid(&gh, &gw, c);                               /* ij_watch wants whole images, whatever a step needs */
+    n.targets = ij_mul(n.images, c->mask_target_input ? c->num_pred_masks : 1);
+    n.target_tokens = IJ_MAX(ij_mul(n.images, gh * gw), c->mask_target_input ? ij_mul(n.targets, t) : 0);
+    n.target_squares = IJ_MAX(ij_mul(n.images, ij_mul(gh * gw, gh * gw)), c->mask_target_input ? ij_mul(n.targets, ij_mul(t, t)) : 0);
     return n;
 }
 
@@ -2470,7 +2488,9 @@ double ij_flops(const ij_config *c, size_t context_tokens, size_t target_tokens)
     const double context = 2 * k * 3 * p * p * d + ij_stack_flops((double)c->depth, d, (double)ij_hidden(c), k);
     const double predict = ij_stack_flops((double)c->pred_depth, width, 4 * width, k + t) + 2 * t * width * (double)ij_target_dim(c);
     if (c->objective == IJ_JOINT) return ij_encode_flops(c, c->crop_size[0], c->crop_size[1]) + 3 * contexts * context;    /* heads: next to nothing */
-    return (c->objective == IJ_GENERATIVE ? 0 : ij_encode_flops(c, c->crop_size[0], c->crop_size[1])) +
+    const double block = 2 * t * 3 * p * p * d + ij_stack_flops((double)c->depth, d, (double)ij_hidden(c), t);
+    const double targets = c->mask_target_input ? (double)c->num_pred_masks * block : ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
+    return (c->objective == IJ_GENERATIVE ? 0 : targets) +
            3 * contexts * (context + 2 * k * d * width + (double)c->num_pred_masks * predict);
 }
 
@@ -2608,8 +2628,10 @@ static void ij_flush_folder(const char *path)           /* so that the new name 
 #ifdef IJEPA_MAIN
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <time.h>
 
 /* Large blocks on large pages where the system has them: fewer page faults, fewer misses in the address cache. */
@@ -2650,6 +2672,22 @@ static double ij_peak_mib(void)
 {
     struct rusage u;
     return getrusage(RUSAGE_SELF, &u) ? 0 : (double)u.ru_maxrss / 1024;
+}
+
+/* work(arg) in a process of its own, so that its memory goes back in the end; its exit status. An interrupt is passed on. */
+static int ij_apart(int (*work)(void *), void *arg, const volatile sig_atomic_t *interrupted)
+{
+    int status = 0, told = 0;
+    fflush(NULL);
+    const pid_t child = fork();
+    if (child < 0) return work(arg);
+    if (!child) setpgid(0, 0), exit(work(arg));
+    while (!waitpid(child, &status, WNOHANG)) {
+        const struct timespec pause = { 0, 20000000 };
+        if (*interrupted && !told) told = 1, kill(child, SIGINT);
+        nanosleep(&pause, NULL);
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
 static int ij_terminal(void) { return isatty(2) > 0; }
@@ -2761,8 +2799,10 @@ static int ij_flush_file(FILE *f) { (void)f; return 0; }
 static void ij_flush_folder(const char *path) { (void)path; }
 
 #ifdef IJEPA_MAIN
+#include <signal.h>
 #include <time.h>
 static void *ij_new(size_t size) { return malloc(size); }
+static int ij_apart(int (*work)(void *), void *arg, const volatile sig_atomic_t *interrupted) { (void)interrupted; return work(arg); }
 static double ij_seconds(void) { return (double)clock() / CLOCKS_PER_SEC; }
 static size_t ij_processors(void) { return 1; }
 static double ij_peak_mib(void) { return 0; }
@@ -3504,6 +3544,26 @@ void ij_normalise(ij_real *planes, const uint8_t *rgb, size_t height, size_t wid
             for (size_t x = 0; x < width; x++)
                 planes[(k * height + y) * width + x] =
                     (real)rgb[(y * width + (flip ? width - 1 - x : x)) * 3 + k] * scale - shift;
+    }
+}
+
+void ij_color_jitter(uint8_t *rgb, size_t pixels, double strength, double gray, ij_rng *rng)
+{
+    static const double luma[3] = { 0.299, 0.587, 0.114 };
+    double u[6], mean = 0;
+    for (int i = 0; i < 6; i++) u[i] = ij_rng_uniform(rng);
+    const double on = u[0] < 0.8 ? strength : 0, bright = 1 + 0.8 * on * (2 * u[1] - 1), contrast = 1 + 0.8 * on * (2 * u[2] - 1);
+    const double chroma = u[5] < gray ? 0 : 1 + 0.8 * on * (2 * u[3] - 1), hue = 2 * IJ_PI * 0.2 * on * (2 * u[4] - 1);
+    for (size_t i = 0; i < 3 * pixels; i++) mean += luma[i % 3] * rgb[i] / (double)pixels;
+    for (size_t i = 0; i < pixels; i++) {
+        double y = 0, x[3], sum = 0;
+        for (size_t k = 0; k < 3; k++) y += luma[k] * rgb[i * 3 + k];
+        for (size_t k = 0; k < 3; k++) x[k] = rgb[i * 3 + k] - y, sum += x[k] / 3;
+        for (size_t k = 0; k < 3; k++) {                   /* hue turns what differs from the grey axis around it */
+            const double turned = sum + (x[k] - sum) * cos(hue) + (x[(k + 1) % 3] - x[(k + 2) % 3]) * sin(hue) / sqrt(3);
+            const double v = bright * (mean + contrast * (y + chroma * turned - mean));
+            rgb[i * 3 + k] = (uint8_t)(IJ_MAX(0, IJ_MIN(v, 255)) + 0.5);
+        }
     }
 }
 
@@ -4335,7 +4395,7 @@ ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
         return ij_fail(why, IJ_EDATA, "%.200s: checkpoint version %.20s, expected 1", f->path, ij_file_meta(f, "ijepa"));
     for (size_t i = 0; i < IJ_SETTINGS && !strcmp(kind, "ijepa"); i++) {
         const char *value = ij_file_meta(f, ij_setting[i].name);
-        if (!value && !strcmp(ij_setting[i].name, "objective")) continue;       /* younger than the first checkpoints: jepa */
+        if (!value && strstr("objective mask_target_input color_jitter gray", ij_setting[i].name)) continue;   /* younger than the first checkpoints */
         if (!value) return ij_fail(why, IJ_EDATA, "%.200s: metadata has no %s", f->path, ij_setting[i].name);
         if (ij_config_set(c, ij_setting[i].name, value, &inner))
             return ij_fail(why, IJ_EDATA, "%.200s: metadata: %.250s", f->path, inner.text);
@@ -4798,14 +4858,19 @@ ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *im
         if (status) return status;
         ij_encode_targets(&s, &m->team), ij_encode_context(&s, &m->team), ij_predict(&s, &m->team);
         h->loss += ij_loss(&s, &m->team);
+        for (size_t i = 0; i < ij_count(&s.predictor.out); i++) h->predictor_norm += (double)s.predictor.out.x[i] * (double)s.predictor.out.x[i];
+        made += ij_count(&s.predictor.out), scale = s.loss.scale;
+        if (c->mask_target_input) {                     /* the rest looks at whole images */
+            m->config.mask_target_input = 0;
+            const ij_status whole = ij_step_begin(&s, m, images, masks, first);
+            m->config.mask_target_input = 1;
+            if (whole) return whole;
+            ij_encode_targets(&s, &m->team);
+        }
         if (c->objective == IJ_GENERATIVE) ij_each(&m->team, s.target.stack.seqs.pieces, ij_encoder_task, &s.target);    /* a step needs only pixels */
         ij_pool(pooled + first * c->embed_dim, &s.target.stack, s.predictor.part.images);
         if (s.joint.on) memcpy(want + first * d, s.joint.target.y.x, ij_count(&s.joint.target.y) * sizeof(real));
-        if (s.joint.on) continue;
-        const ij_tensor *target = s.loss.target, *out = &s.predictor.out;
-        ij_normalise_rows(want + first * row, target->x, ij_rows(target), d, 0);
-        for (size_t i = 0; i < ij_rows(out) * d; i++) h->predictor_norm += (double)out->x[i] * (double)out->x[i];
-        made += ij_rows(out) * d, scale = s.loss.scale;
+        else ij_normalise_rows(want + first * row, s.loss.target->x, ij_rows(s.loss.target), d, 0);
     }
     if (c->objective == IJ_JOINT) {
         ij_watch_joint(h, want, batch, d, place);
@@ -4849,6 +4914,7 @@ ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *im
     }
     h->skill = guess > 0 ? 1 - h->loss / guess : 0, h->copy_skill = copy > 0 ? 1 - h->loss / copy : 0;
     h->position = all > 0 ? 1 - within * others / all : 1;
+    if (c->mask_target_input) h->skill = h->copy_skill = (double)NAN;       /* its targets are not those of whole images */
     return IJ_OK;
 }
 
@@ -4927,11 +4993,12 @@ ij_status ij_watch_features(ij_health *h, const ij_real *pooled, size_t n, size_
 const char *ij_verdict(const ij_health *h, int objective, int warm)
 {
     const int few = h->images < 64;                     /* rank counts at most the images */
+    const int unknown = isfinite(h->loss) && !isfinite(h->skill);       /* mask_target_input */
     if (objective == IJ_GENERATIVE && warm && h->skill > 0.02) return "healthy";        /* pixels do not follow the encoder: nothing to collapse */
     if (!(h->cosine < 0.85) || (!few && !(h->rank > 3)))
         return "collapsing: the features of all images are nearly the same; try a slower EMA (from 0.996); a larger --patch_init_std; "
                "--vicreg 0.1 or a lower --lr";
-    if (warm && !(h->skill > 0.1))
+    if (warm && !unknown && !(h->skill > 0.1))
         return h->position > 0.5 ? "collapsing: only where a patch lies is predicted; try a larger --patch_init_std; less weight decay or --vicreg 0.1"
                                  : "collapsing: predictions are no better than the mean; try a lower --lr; --clip_grad 1 or larger target blocks";
     if (h->cosine > 0.75 || (!few && h->rank < 5))
@@ -5213,8 +5280,6 @@ ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, siz
  * Ctrl-C.                                                                                                            */
 #ifdef IJEPA_MAIN
 
-#include <signal.h>
-
 /* Views of an image in a batch. */
 static size_t ij_views(const ij_config *c) { return c->objective == IJ_JOINT ? 2 : 1; }
 
@@ -5269,15 +5334,34 @@ static const struct { const char *name, *help, *settings; } ij_preset[] = {
 };
 enum { IJ_PRESETS = sizeof ij_preset / sizeof *ij_preset };
 
+/* "NAME (what the paper has): key=value key=value; NAME: ..." The paper: linear on 1 % of ImageNet's labels; 14 fine-tuned on 1 %; 13 on 100 %. */
+static const struct { const char *name, *rows; } ij_ablation[] = {
+    { "objective", "jepa: objective=jepa; generative: objective=generative; joint: objective=joint crop_scale=0.4,1" },
+    { "masking", "multi-block (54.2):; rasterized (15.5): mask_mode=rasterized num_pred_masks=3; "
+                 "block (20.2): mask_mode=paper num_pred_masks=1 pred_mask_scale=0.6,0.6 enc_mask_scale=1,1; "
+                 "random (17.6): mask_mode=random num_pred_masks=1 pred_mask_scale=0.6,0.6" },
+    { "targets", "target encoder (66.9): objective=jepa; pixels (40.7): objective=generative" },
+    { "target_scale", "0.075 to 0.2 (19.2): pred_mask_scale=0.075,0.2; 0.1 to 0.2 (39.2): pred_mask_scale=0.1,0.2; 0.125 to 0.2 (42.4): pred_mask_scale=0.125,0.2; "
+                      "0.15 to 0.2 (54.2): pred_mask_scale=0.15,0.2; 0.2 to 0.25 (38.9): pred_mask_scale=0.2,0.25; 0.2 to 0.3 (33.6): pred_mask_scale=0.2,0.3" },
+    { "context_scale", "0.4 to 1 (31.2): enc_mask_scale=0.4,1; 0.65 to 1 (47.1): enc_mask_scale=0.65,1; 0.75 to 1 (49.3): enc_mask_scale=0.75,1; "
+                       "0.85 to 1 (54.2): enc_mask_scale=0.85,1" },
+    { "num_targets", "1 (9.0): num_pred_masks=1; 2 (22.0): num_pred_masks=2; 3 (48.5): num_pred_masks=3; 4 (54.2): num_pred_masks=4" },
+    { "target_masking", "output (67.3): mask_target_input=0; input (56.1): mask_target_input=1" },
+    { "pred_depth", "half (64.0): pred_depth=*0.5; as set (66.9):" },
+    { "weight_decay", "0.04 to 0.4 (77.8): weight_decay=0.04 final_weight_decay=0.4; 0.05 (76.4): weight_decay=0.05 final_weight_decay=0.05" },
+    { "pred_width", "as set (70.7):; twice (68.4): pred_emb_dim=*2" },
+};
+enum { IJ_ABLATIONS = sizeof ij_ablation / sizeof *ij_ablation };
+
 typedef struct {
-    const char *command, *what, *data, *test, *out, *model, *preset, *config, *hf, *encoder, *dump, *hole, *reference, *panels;
-    size_t threads, images, patch, layer, probe_every, context_tokens, target_tokens, targets, repeat;
+    const char *command, *what, *data, *test, *out, *model, *preset, *config, *hf, *encoder, *dump, *hole, *reference, *panels, *budget, *rows;
+    size_t threads, images, patch, layer, probe_every, context_tokens, target_tokens, targets, repeat, seeds, baselines;
     int json, resume, dry_run, tokens, last4, keep_going, full, profile, help, configured, picked;
     ij_config c;
 } ij_options;
 
 enum { IJ_TRAINS = 1, IJ_PROBES = 2, IJ_FEATURES = 4, IJ_MASKS = 8, IJ_RENDERS = 16, IJ_INFOS = 32, IJ_BENCHES = 64,
-       IJ_CHECKS = 128, IJ_EXPORTS = 256, IJ_SHOWS = 512, IJ_PREDICTS = 1024, IJ_REPORTS = 2048 };
+       IJ_CHECKS = 128, IJ_EXPORTS = 256, IJ_SHOWS = 512, IJ_PREDICTS = 1024, IJ_REPORTS = 2048, IJ_COMPARES = 4096, IJ_ABLATES = 8192 };
 static const struct { const char *name; int bit; const char *use, *help; } ij_command[] = {
     { "train", IJ_TRAINS, "train [--data PATH] --out DIR", "learn from images; writes DIR/latest.safetensors and DIR/log.csv" },
     { "probe", IJ_PROBES, "probe --model FILE [--data PATH]", "k-NN and linear scores: trained, random encoder, raw pixels" },
@@ -5286,19 +5370,21 @@ static const struct { const char *name; int bit; const char *use, *help; } ij_co
     { "show", IJ_SHOWS, "show [IMAGES] [--model FILE] [--out FILE.png]", "pictures of masks, features and predictions" },
     { "predict", IJ_PREDICTS, "predict IMAGE --model FILE [--hole X,Y,W,H]", "what it expects behind targets or a hole, in pixels" },
     { "report", IJ_REPORTS, "report DIR [--data PATH]", "DIR/report.html: scores, curves, pictures of a run" },
+    { "compare", IJ_COMPARES, "compare --out DIR [--data PATH] [--budget 10m]", "jepa, generative and joint, or --rows, trained alike and scored" },
+    { "ablate", IJ_ABLATES, "ablate NAME --out DIR [--data PATH] [--budget 10m]", "the rows of a table of the paper, trained alike and scored" },
     { "masks", IJ_MASKS, "masks [--images N]", "draws context and target blocks, with their statistics" },
     { "render", IJ_RENDERS, "render --out DIR [--images N]", "writes the built-in scenes as PPM, with labels.csv" },
     { "info", IJ_INFOS, "info [FILE]", "settings and tensors of a file; without one, of this build" },
     { "bench", IJ_BENCHES, "bench step|encode|matmul|data|scale", "time, GFLOP/s, share of peak, memory" },
     { "check", IJ_CHECKS, "check", "every gradient against finite differences" },
 };
-enum { IJ_COMMANDS = sizeof ij_command / sizeof *ij_command, IJ_CONFIGURED = IJ_TRAINS | IJ_MASKS | IJ_BENCHES | IJ_SHOWS };
+enum { IJ_COMMANDS = sizeof ij_command / sizeof *ij_command, IJ_CONFIGURED = IJ_TRAINS | IJ_MASKS | IJ_BENCHES | IJ_SHOWS | IJ_COMPARES | IJ_ABLATES };
 
 static const struct { const char *name; int commands; size_t offset; char kind; const char *help; } ij_option[] = {
-    { "data", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_REPORTS | IJ_BENCHES, offsetof(ij_options, data), 's',
+    { "data", IJ_TRAINS | IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_REPORTS | IJ_BENCHES, offsetof(ij_options, data), 's',
       "images: file, folder, or scenes[:COUNT[:SIDE]] (default scenes)" },
-    { "test", IJ_TRAINS | IJ_PROBES, offsetof(ij_options, test), 's', "images to be scored on, if not beside the data" },
-    { "out", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_RENDERS, offsetof(ij_options, out), 's',
+    { "test", IJ_TRAINS | IJ_COMPARES | IJ_ABLATES | IJ_PROBES, offsetof(ij_options, test), 's', "images to be scored on, if not beside the data" },
+    { "out", IJ_TRAINS | IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_RENDERS, offsetof(ij_options, out), 's',
       "where results go (probe: the table as JSON, too)" },
     { "model", IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_EXPORTS, offsetof(ij_options, model), 's',
       "ours, Hugging Face's or a converted one: FILE.safetensors, *.index.json or their folder" },
@@ -5307,10 +5393,13 @@ static const struct { const char *name; int commands; size_t offset; char kind; 
     { "hf", IJ_EXPORTS, offsetof(ij_options, hf), 's', "the folder to write" },
     { "preset", IJ_CONFIGURED, offsetof(ij_options, preset), 's', "settings to start from: below; train takes one that fits the data" },
     { "config", IJ_CONFIGURED, offsetof(ij_options, config), 's', "settings from a file: key = value, or the reference's YAML" },
-    { "threads", IJ_TRAINS | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_REPORTS | IJ_PREDICTS | IJ_BENCHES, offsetof(ij_options, threads), 'n',
+    { "threads", IJ_TRAINS | IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_REPORTS | IJ_PREDICTS | IJ_BENCHES, offsetof(ij_options, threads), 'n',
       "threads; 0: one per processor" },
-    { "images", IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_MASKS | IJ_RENDERS, offsetof(ij_options, images), 'n',
+    { "images", IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_MASKS | IJ_RENDERS, offsetof(ij_options, images), 'n',
       "at most so many images (probe: of each part); 0: default" },
+    { "budget", IJ_COMPARES | IJ_ABLATES, offsetof(ij_options, budget), 's', "of each run: time (90s, 10m, 2h), updates (5000) or work (20TFLOP); default: the settings' epochs" },
+    { "seeds", IJ_COMPARES | IJ_ABLATES, offsetof(ij_options, seeds), 'n', "runs of each row, from --seed on (default 1)" },
+    { "rows", IJ_COMPARES, offsetof(ij_options, rows), 's', "what is compared: \"NAME: key=value key=value; NAME: ...\"" },
     { "context_tokens", IJ_BENCHES, offsetof(ij_options, context_tokens), 'n', "fixed tokens per context" },
     { "target_tokens", IJ_BENCHES, offsetof(ij_options, target_tokens), 'n', "fixed tokens per target block" },
     { "targets", IJ_BENCHES, offsetof(ij_options, targets), 'n', "target blocks (num_pred_masks)" },
@@ -5330,7 +5419,7 @@ static const struct { const char *name; int commands; size_t offset; char kind; 
     { "keep_going", IJ_TRAINS, offsetof(ij_options, keep_going), 'f', "a checkpoint that cannot be written is no reason to stop" },
     { "resume", IJ_TRAINS, offsetof(ij_options, resume), 'f', "go on from DIR/latest.safetensors" },
     { "dry-run", IJ_TRAINS, offsetof(ij_options, dry_run), 'f', "print size, work, memory and time, then stop" },
-    { "help", 4095, offsetof(ij_options, help), 'f', "this text" },
+    { "help", 16383, offsetof(ij_options, help), 'f', "this text" },
 };
 enum { IJ_OPTIONS = sizeof ij_option / sizeof *ij_option };
 
@@ -5357,6 +5446,8 @@ static void ij_help(const ij_options *o)
         if (ij_option[i].commands & bit)
             printf("  --%-20s %-12s %s\n", ij_option[i].name, ij_option[i].kind == 'n' ? "N" : ij_option[i].kind == 's' ? "TEXT" : "",
                    ij_option[i].help);
+    if (bit == IJ_ABLATES) printf("\nNAME, with what is compared (what the paper has):\n");
+    for (size_t i = 1; bit == IJ_ABLATES && i < IJ_ABLATIONS; i++) printf("  %-22s %s\n", ij_ablation[i].name, ij_ablation[i].rows);
     if (!(bit & (IJ_CONFIGURED | IJ_RENDERS))) return;
     printf("\nSettings%s%s, with their present values:\n", o->preset ? " of preset " : "", o->preset ? o->preset : "");
     printf("  --%-20s %-12s %s\n", "model_name", "", "vit_tiny, _small, _base, _large, _huge, _giant: the next four at once");
@@ -5370,20 +5461,23 @@ static void ij_help(const ij_options *o)
     for (size_t i = 0; i < IJ_PRESETS; i++) printf("  %-22s %s\n", ij_preset[i].name, ij_preset[i].help);
 }
 
-static void ij_use_preset(ij_config *c, const char *name)
+/* "key=value key=value", up to a semicolon; *0.5 is half of what the setting is. */
+static void ij_use_settings(ij_config *c, const char *at)
 {
     ij_error why;
-    for (size_t i = 0; i < IJ_PRESETS; i++) {
-        if (strcmp(name, ij_preset[i].name)) continue;
-        for (const char *at = ij_preset[i].settings; *at; at += strspn(at, " ")) {
-            char key[64], value[64];
-            int used = 0;
-            if (sscanf(at, "%63[^=]=%63s%n", key, value, &used) != 2) break;
-            ij_must(ij_config_set(c, key, value, &why), &why);
-            at += used;
-        }
-        return;
+    char key[64], value[64], now[IJ_TEXT];
+    for (int used = 0; at += strspn(at, " "), *at && *at != ';'; at += used) {
+        if (sscanf(at, "%63[^= ]=%63[^ ;]%n", key, value, &used) != 2) ij_die(2, "\"%s\": expected key=value", at);
+        for (size_t i = 0; *value == '*' && i < ij_config_settings(); i++)
+            if (!strcmp(key, ij_config_name(i))) ij_config_text(now, c, i), snprintf(value, sizeof value, "%g", strtod(value + 1, NULL) * strtod(now, NULL));
+        ij_must(ij_config_set(c, key, value, &why), &why);
     }
+}
+
+static void ij_use_preset(ij_config *c, const char *name)
+{
+    for (size_t i = 0; i < IJ_PRESETS; i++)
+        if (!strcmp(name, ij_preset[i].name)) { ij_use_settings(c, ij_preset[i].settings); return; }
     ij_die(2, "no preset is called %s; there are scenes, cifar, cifar-long, stl and paper", name);
 }
 
@@ -5425,7 +5519,7 @@ static void ij_parse_arguments(ij_options *o, int bit, int argc, char **argv, in
         const char *value = strchr(argv[i], '=');
         if (!strcmp(argv[i], "-h")) { o->help = 1; continue; }
         if (strncmp(argv[i], "--", 2)) {
-            if (!(bit & (IJ_INFOS | IJ_BENCHES | IJ_SHOWS | IJ_PREDICTS | IJ_REPORTS)) || (!settings && o->what))
+            if (!(bit & (IJ_INFOS | IJ_ABLATES | IJ_BENCHES | IJ_SHOWS | IJ_PREDICTS | IJ_REPORTS)) || (!settings && o->what))
                 ij_die(2, "\"%s\" is not a setting: expected --name value", argv[i]);
             o->what = argv[i];
             continue;
@@ -5486,7 +5580,7 @@ static void ij_parse(ij_options *o, int argc, char **argv)
         if (ij_distance(o->command, ij_command[i].name) < ij_distance(o->command, ij_command[near].name)) near = i;
     if (!bit) ij_die(2, "no command is called %s; the nearest is %s", o->command, ij_command[near].name);
     ij_parse_arguments(o, bit, argc, argv, 0);
-    if (bit == IJ_TRAINS && !o->preset && !o->config && !o->help && (!o->resume || o->configured)) ij_pick_preset(o);
+    if ((bit & (IJ_TRAINS | IJ_COMPARES | IJ_ABLATES)) && !o->preset && !o->config && !o->help && (!o->resume || o->configured)) ij_pick_preset(o);
     if (o->preset) ij_use_preset(&o->c, o->preset);
     if (o->config) {
         if (!o->preset && ij_is_yaml(o->config)) ij_use_preset(&o->c, "paper");
@@ -5570,6 +5664,8 @@ static void ij_augment_task(void *arg, size_t slot)
     ij_random_crop(box, k->height, k->width, s->c.crop_scale, &rng);
     ij_images_resize(k, &s->c, box);
     const int flip = ij_rng_uniform(&rng) < 0.5 && s->c.use_horizontal_flip;
+    if (s->c.color_jitter > 0 || s->c.gray > 0)
+        ij_color_jitter(k->small, s->c.crop_size[0] * s->c.crop_size[1], s->c.color_jitter, s->c.gray, &rng);
     ij_normalise(s->images + slot * 3 * s->c.crop_size[0] * s->c.crop_size[1], k->small, s->c.crop_size[0], s->c.crop_size[1],
                  &s->c, flip);
 }
@@ -5787,40 +5883,50 @@ static double ij_matmul_rate(const ij_team *team)      /* GFLOP/s of a product o
 }
 
 /* Nothing of the model's size is allocated. */
-static void ij_dry_run(const ij_config *c, const ij_images *data, const ij_team *team)
+/* Mean tokens of a context and of a target block over 16 draws; *work: the most that a step on one of them needs. */
+static void ij_mean_tokens(double *context, double *target, size_t *work, const ij_config *c)
 {
-    const size_t images = data->count, pixels = 3 * c->crop_size[0] * c->crop_size[1];
-    size_t work = 0;
-    const double rate = ij_matmul_rate(team) * 0.6;
-    double context = 0, target = 0;
-    size_t memory;
     ij_error why;
     ij_masks lists;
     ij_rng rng;
-    ij_arena a = { NULL, 0, 0 }, room = { NULL, 0, 0 };
-    ij_model m;
-    memset(&m, 0, sizeof m);
-    m.config = *c, m.training = IJ_TRAIN;
-    ij_must(ij_model_size(&memory, c, IJ_TRAIN, &why), &why);
-    ij_model_place(&m, &a);
+    ij_arena room = { NULL, 0, 0 };
+    *context = *target = 0, *work = 0;
     ij_masks_place(&lists, &room, c);
-    room.base = ij_alloc(room.used), room.size = room.used, room.used = 0;
+    uint8_t *memory = ij_alloc(room.used);
+    room.base = memory, room.size = room.used, room.used = 0;
     ij_masks_place(&lists, &room, c);
     ij_must(ij_masks_check(&lists, c, &why), &why);
     ij_rng_seed(&rng, c->seed);
     for (uint64_t i = 0; i < 16; i++) {
         ij_must(ij_masks_draw(&lists, c, &rng, i, c->batch_size, &why), &why);
-        for (size_t k = 0; k < lists.context.lists; k++) context += (double)lists.context.length[k] / (double)lists.context.lists / 16;
-        for (size_t k = 0; k < lists.target.lists; k++) target += (double)lists.target.length[k] / (double)lists.target.lists / 16;
+        for (size_t k = 0; k < lists.context.lists; k++) *context += (double)lists.context.length[k] / (double)lists.context.lists / 16;
+        for (size_t k = 0; k < lists.target.lists; k++) *target += (double)lists.target.length[k] / (double)lists.target.lists / 16;
         for (ij_part p = { 0, ij_part_images(c), c->batch_size }; p.first < p.batch; p.first += p.images) {
             p.images = IJ_MIN(p.images, p.batch - p.first);
             const ij_counts n = ij_count_part(c, &lists, &p);
             ij_arena part = { NULL, 0, 0 };
             ij_step step;
             ij_step_place(&step, &part, c, &n);
-            work = IJ_MAX(work, part.used);             /* only what the lists need is ever touched */
+            *work = IJ_MAX(*work, part.used);           /* only what the lists need is ever touched */
         }
     }
+    free(memory);
+}
+
+static void ij_dry_run(const ij_config *c, const ij_images *data, const ij_team *team)
+{
+    const size_t images = data->count, pixels = 3 * c->crop_size[0] * c->crop_size[1];
+    const double rate = ij_matmul_rate(team) * 0.6;
+    double context, target;
+    size_t memory, work;
+    ij_error why;
+    ij_arena a = { NULL, 0, 0 };
+    ij_model m;
+    memset(&m, 0, sizeof m);
+    m.config = *c, m.training = IJ_TRAIN;
+    ij_must(ij_model_size(&memory, c, IJ_TRAIN, &why), &why);
+    ij_model_place(&m, &a);
+    ij_mean_tokens(&context, &target, &work, c);
     const double flops = ij_flops(c, (size_t)(context + 0.5), (size_t)(target + 0.5));
     const double total = (double)ij_steps(c) * (double)c->batch_size * (double)c->accumulate;
     printf("encoder      %lu parameters\npredictor    %lu parameters\n", (unsigned long)m.encoder_size,
@@ -6364,6 +6470,7 @@ static void ij_print_scores(FILE *f, const ij_features *a, const ij_table *table
     for (size_t t = 0; t < a->tasks; t++) {
         fprintf(f, "%s\"%s\": {", t ? ", " : "", a->task[t]);
         for (int i = 0; i < 3; i++) {
+            if (table->percent[0][i][t] < 0) continue;
             fprintf(f, "%s\"%s\": {\"knn\": %.2f, \"linear\": %.2f", i ? ", " : "", ij_scored_name[i], table->percent[0][i][t], table->percent[1][i][t]);
             for (size_t w = IJ_SHORT_WAYS; w < ways; w++)
                 if (table->percent[w][i][t] >= 0)
@@ -6375,20 +6482,20 @@ static void ij_print_scores(FILE *f, const ij_features *a, const ij_table *table
     fprintf(f, "}}\n");
 }
 
-static int ij_probe(const ij_options *o)
+/* Scores of --model, baselines 1: and of a random encoder, 2: and of pixels; --out as JSON; `training`: that part's features and labels. */
+static void ij_probe_table(ij_table *scores, ij_features *training, const ij_options *o, size_t ways)
 {
-    if (!o->model) ij_die(2, "probe needs --model FILE");
     const char *data = o->data ? o->data : "scenes", *test = o->test ? o->test : data;
     const ij_team team = ij_team_start(o->threads);
     const ij_model trained = ij_trained(o), random = ij_model_for(&trained.config, IJ_INFER);       /* drawn from the run's seed */
-    const ij_model *const model[2] = { &trained, &random };
-    const size_t most = o->images ? o->images : 10000, ways = o->full ? IJ_WAYS : IJ_SHORT_WAYS;
+    const ij_model *const model[2] = { &trained, o->baselines ? &random : NULL };
+    const size_t most = o->images ? o->images : 10000;
     ij_table table;
     ij_features a, b;
     for (size_t w = 0; w < IJ_WAYS; w++) for (int k = 0; k < 9; k++) table.percent[w][k / 3][k % 3] = -1;
     for (size_t blocks = o->full && trained.config.depth >= 4 ? 4 : 1; blocks; blocks /= 4) {
-        a = ij_features_of(data, IJ_TRAIN_PART, o->test != NULL, model, blocks == 1, most, 0, blocks, &team);
-        b = ij_features_of(test, IJ_TEST_PART, o->test != NULL, model, blocks == 1, most, 0, blocks, &team);
+        a = ij_features_of(data, IJ_TRAIN_PART, o->test != NULL, model, blocks == 1 && o->baselines > 1, most, 0, blocks, &team);
+        b = ij_features_of(test, IJ_TEST_PART, o->test != NULL, model, blocks == 1 && o->baselines > 1, most, 0, blocks, &team);
         if (!a.tasks || a.tasks != b.tasks)
             ij_die(1, "%s: no labels: a probe needs them (folders per class, or a labelled format)", data);
         for (size_t t = 0; t < a.tasks; t++) a.classes[t] = IJ_MAX(a.classes[t], b.classes[t]);
@@ -6397,6 +6504,17 @@ static int ij_probe(const ij_options *o)
     }
     FILE *json = o->out ? ij_open_or_die(o->out, "w") : NULL;
     if (json) ij_print_scores(json, &a, &table, ways), ij_close_or_die(json, o->out);
+    *scores = table, *training = a;
+}
+
+static int ij_probe(ij_options *o)
+{
+    ij_table table;
+    ij_features a;
+    if (!o->model) ij_die(2, "probe needs --model FILE");
+    const size_t ways = o->full ? IJ_WAYS : IJ_SHORT_WAYS;
+    o->baselines = 2;
+    ij_probe_table(&table, &a, o, ways);
     if (o->json) return ij_print_scores(stdout, &a, &table, ways), 0;
     for (size_t t = 0; t < a.tasks; t++) {
         printf("%s%-32s %11s %11s %11s %8s\n", t ? "\n" : "", a.task[t], "trained", "random", "pixels", "margin");
@@ -6661,14 +6779,14 @@ static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targe
     const ij_masks any = { { 1, 1, &one, first }, { 1, 1, &one, first } };
     ij_file f = ij_open_model(o->model);
     ij_must(ij_load_config(&c, &f, &why), &why);
-    c.batch_size = c.num_enc_masks = c.num_pred_masks = 1, c.vicreg = 0, c.min_keep = 0, c.mask_mode = IJ_MASK_PAPER;
+    c.batch_size = c.num_enc_masks = c.num_pred_masks = 1, c.vicreg = 0, c.min_keep = 0, c.mask_target_input = 0, c.mask_mode = IJ_MASK_PAPER;
     if (c.objective == IJ_JOINT || *ij_file_kind(&f) == 'H') ij_die(1, "%s: no predictor of patches: no montage, no sketch", o->model);
     ij_must(ij_model_size(&size, &c, IJ_TRAIN, &why), &why);
     ij_must(ij_model_init(&r->m, ij_alloc(size), size, &c, IJ_TRAIN, &why), &why);
     ij_must(ij_load(&r->m, &f, &why), &why);
     ij_file_close(&f);
     const size_t all = ij_rows(&r->m.encoder_pos), pair = ij_mul(targets, 2 * all);
-    const ij_counts most = { 1, 1, 1, all, ij_mul(all, all), targets, pair, ij_mul(pair, 2 * all), targets * all };     /* any hole */
+    const ij_counts most = { 1, 1, 1, all, ij_mul(all, all), targets, pair, ij_mul(pair, 2 * all), targets * all, 1, all, ij_mul(all, all) };    /* any hole */
     ij_arena room = { NULL, 0, 0 };
     ij_step_place(&r->step, &room, &c, &most);
     r->m.work = ij_alloc(room.used), r->m.work_size = room.used;
@@ -6925,30 +7043,46 @@ static void ij_html_show(FILE *f, const ij_show *s, const char *names)
     free(rgb);
 }
 
-/* Column `name` of a CSV file over its lines, as a curve of at most 300 points, each the mean of those it stands for. */
-static void ij_html_curve(FILE *f, const char *folder, const char *file, const char *name, const char *title)
+/* The n numbers in column `name` of a CSV file, NaN where there is none; a line without an end is still under way. */
+static double *ij_csv(size_t *n, const char *folder, const char *file, const char *name)
 {
-    enum { POINTS = 300 };
-    char path[1100], line[512], rest[512];
-    double y[POINTS] = { 0 }, low = HUGE_VAL, high = -HUGE_VAL, ends[2] = { 0, 0 };
-    size_t count[POINTS] = { 0 }, column = 0, lines = 0, seen = 0;
+    char path[1100], line[512];
+    size_t column = 0, room = 0;
+    double *v = NULL;
+    *n = 0;
     ij_path(path, folder, file);
     FILE *csv = fopen(path, "r");
     const char *at = csv && fgets(line, sizeof line, csv) ? strstr(line, name) : NULL;
     for (const char *c = line; at && c < at; c++) column += *c == ',';
-    while (at && fgets(rest, sizeof rest, csv) && strchr(rest, '\n')) lines++;      /* the last may be under way */
-    if (at) rewind(csv), fgets(line, sizeof line, csv);
-    for (size_t i = 0; at && i < lines && fgets(line, sizeof line, csv); i++) {
+    while (at && fgets(line, sizeof line, csv) && strchr(line, '\n')) {
         const char *c = line;
         for (size_t k = 0; k < column && c; k++) c = strchr(c, ','), c += c != NULL;
-        const double v = c && *c != ',' ? strtod(c, NULL) : (double)NAN;
-        const size_t k = lines > POINTS ? i * POINTS / lines : i;
-        if (!isfinite(v)) continue;
-        y[k] += v, count[k]++;
-        if (!seen++) ends[0] = v;
-        ends[1] = v;
+        if (*n == room) {
+            double *more = ij_alloc((room = 2 * room + 64) * sizeof *v);
+            if (v) memcpy(more, v, *n * sizeof *v);
+            free(v), v = more;
+        }
+        v[(*n)++] = c && *c != ',' ? strtod(c, NULL) : (double)NAN;
     }
     if (csv) fclose(csv);
+    return v;
+}
+
+/* Such a column as a curve of at most 300 points, each the mean of those it stands for. */
+static void ij_html_curve(FILE *f, const char *folder, const char *file, const char *name, const char *title)
+{
+    enum { POINTS = 300 };
+    double y[POINTS] = { 0 }, low = HUGE_VAL, high = -HUGE_VAL, ends[2] = { 0, 0 };
+    size_t count[POINTS] = { 0 }, lines, seen = 0;
+    double *v = ij_csv(&lines, folder, file, name);
+    for (size_t i = 0; i < lines; i++) {
+        const size_t k = lines > POINTS ? i * POINTS / lines : i;
+        if (!isfinite(v[i])) continue;
+        y[k] += v[i], count[k]++;
+        if (!seen++) ends[0] = v[i];
+        ends[1] = v[i];
+    }
+    free(v);
     const size_t points = IJ_MIN(lines, POINTS);
     for (size_t k = 0; k < points; k++) if (count[k]) y[k] /= (double)count[k], low = IJ_MIN(low, y[k]), high = IJ_MAX(high, y[k]);
     if (!(low <= high)) return;
@@ -6998,35 +7132,45 @@ static void ij_html_health(FILE *f, const char *folder, int pictures)
     if (csv) fclose(csv);
 }
 
-/* probe.json as a table; nothing if there is none. */
-static void ij_html_scores(FILE *f, const char *folder)
+/* probe.json: 1 read, 0 there is none, -1 it is damaged. score: [task][trained, random, pixels][k-NN, linear] */
+typedef struct { size_t tasks; char task[3][40]; double score[3][3][2]; } ij_scores;
+static int ij_scores_read(ij_scores *s, const char *folder)
 {
     ij_error why;
     char path[1100], text[16384];
-    double score[3][2];
     const char *task, *who, *what;
+    memset(s, 0, sizeof *s);
     ij_path(path, folder, "probe.json");
     FILE *json = fopen(path, "rb");
-    if (!json) { fprintf(f, "<p>No probe.json: <code>ijepa probe --model DIR --out DIR/probe.json</code> writes it.</p>\n"); return; }
+    if (!json) return 0;
     ij_json j = { text, text, fread(text, 1, sizeof text - 1, json), path, &why, IJ_OK };
     text[j.n] = 0;
     fclose(json);
-    fprintf(f, "<div class=wide><table class=numbers><tr><th>task<th>score<th>trained<th>random encoder<th>raw pixels<th>lead\n");
     ij_json_key(&j, 0);                                 /* {"tasks": { ... */
-    for (size_t t = 0; (task = ij_json_key(&j, t)) != NULL; t++) {
-        memset(score, 0, sizeof score);
+    for (; s->tasks < 3 && (task = ij_json_key(&j, s->tasks)) != NULL; s->tasks++) {
+        snprintf(s->task[s->tasks], sizeof *s->task, "%s", task);
         for (size_t w = 0; (who = ij_json_key(&j, w)) != NULL; w++)
             for (size_t k = 0; (what = ij_json_key(&j, k)) != NULL; k++) {
                 ij_json_peek(&j);
-                for (int i = 0; i < 3; i++) if (!strcmp(who, ij_scored_name[i]) && k < 2) score[i][k] = strtod(j.s, NULL);
+                for (int i = 0; i < 3; i++) if (!strcmp(who, ij_scored_name[i]) && k < 2) s->score[s->tasks][i][k] = strtod(j.s, NULL);
                 ij_json_skip(&j, 0);
             }
-        for (int k = 0; k < 2 && !j.status; k++)
-            fprintf(f, "<tr><td>"), ij_html_text(f, k ? "" : task),
-            fprintf(f, "<td>%s<td>%.1f<td>%.1f<td>%.1f<td>%+.1f\n", k ? "linear" : "k-NN", score[0][k], score[1][k],
-                    score[2][k], score[0][k] - IJ_MAX(score[1][k], score[2][k]));
     }
-    fprintf(f, "</table></div>%s\n", j.status ? "<p>probe.json is damaged.</p>" : "");
+    return j.status ? -1 : 1;
+}
+
+static void ij_html_scores(FILE *f, const char *folder)
+{
+    ij_scores s;
+    const int there = ij_scores_read(&s, folder);
+    if (!there) { fprintf(f, "<p>No probe.json: <code>ijepa probe --model DIR --out DIR/probe.json</code> writes it.</p>\n"); return; }
+    fprintf(f, "<div class=wide><table class=numbers><tr><th>task<th>score<th>trained<th>random encoder<th>raw pixels<th>lead\n");
+    for (size_t t = 0; t < s.tasks; t++)
+        for (int k = 0; k < 2 && there > 0; k++)
+            fprintf(f, "<tr><td>"), ij_html_text(f, k ? "" : s.task[t]),
+            fprintf(f, "<td>%s<td>%.1f<td>%.1f<td>%.1f<td>%+.1f\n", k ? "linear" : "k-NN", s.score[t][0][k], s.score[t][1][k],
+                    s.score[t][2][k], s.score[t][0][k] - IJ_MAX(s.score[t][1][k], s.score[t][2][k]));
+    fprintf(f, "</table></div>%s\n", there < 0 ? "<p>probe.json is damaged.</p>" : "");
 }
 
 /* A few images, and the nearest of the training part by cosine of pooled features. */
@@ -7070,14 +7214,40 @@ static void ij_html_neighbours(FILE *f, ij_neighbours *n)
     free(cosine);
 }
 
-static int ij_report_command(const ij_options *o)
+/* An HTML file, under another name until it is whole. */
+static FILE *ij_html_begin(char path[1100], const char *folder, const char *name, const char *title, const char *what)
 {
     static const char style[] = ":root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem}"
         "img{width:5.5rem;image-rendering:pixelated;display:block}table{border-spacing:.25rem}th{font-weight:500;text-align:left}.wide{overflow-x:auto}"
         ".numbers td{padding:0 1rem 0 0}.strips img{width:min(34rem,78vw)}.verdict{border-left:.3rem solid #c33;padding-left:.6rem}figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}svg{border:1px solid #8888}"
         "polyline{fill:none;stroke:#c33;stroke-width:1.5}figcaption,small{font-size:.85rem}pre{white-space:pre-wrap;overflow-wrap:anywhere}@media print{figure,tr{break-inside:avoid}}";
+    char temporary[1110];
+    ij_path(path, folder, name);
+    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    FILE *f = ij_open_or_die(temporary, "w");
+    fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>%s", title);
+    ij_html_text(f, what), fprintf(f, "</title><style>%s</style>\n", style);
+    return f;
+}
+
+static void ij_html_end(FILE *f, const char *path)
+{
+    char temporary[1110];
+    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    int bad = ferror(f);
+    bad |= fclose(f);
+    if (bad || rename(temporary, path)) {
+        const char *said = strerror(errno);
+        remove(temporary);
+        ij_die(1, "%s: %s", path, said);
+    }
+    fprintf(stderr, "%s\n", path);
+}
+
+static int ij_report_command(const ij_options *o)
+{
     ij_options given = *o;
-    char path[1100], temporary[1100], text[IJ_TEXT], trained[2][1100] = { "", "" };
+    char path[1100], text[IJ_TEXT], trained[2][1100] = { "", "" };
     const ij_team team = ij_team_start(o->threads);
     if (!o->what) ij_die(2, "report needs the folder of a run");
     ij_path(path, o->what, "data.txt");
@@ -7099,11 +7269,8 @@ static int ij_report_command(const ij_options *o)
                                          : "image,context,targets,coverage,pca,similarity,attention", 6, test != data, &team);
     ij_neighbours_read(&near, show.m, (const char **)paths, test != data, &team);
     const ij_config *c = &show.c;
-    ij_path(path, o->what, "report.html"), ij_path(temporary, o->what, "report.html.tmp");
-    f = ij_open_or_die(temporary, "w");
-    fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>I-JEPA: ");
-    ij_html_text(f, o->what), fprintf(f, "</title><style>%s</style>\n<h1>What this I-JEPA learned</h1>\n", style);
-    fprintf(f, "<p>%lu blocks of width %lu, patches of %lu pixels, on <code>", (unsigned long)c->depth, (unsigned long)c->embed_dim, (unsigned long)c->patch_size);
+    f = ij_html_begin(path, o->what, "report.html", "I-JEPA: ", o->what);
+    fprintf(f, "<h1>What this I-JEPA learned</h1>\n<p>%lu blocks of width %lu, patches of %lu pixels, on <code>", (unsigned long)c->depth, (unsigned long)c->embed_dim, (unsigned long)c->patch_size);
     ij_html_text(f, *trained[0] ? trained[0] : "images that are not on record"), fprintf(f, "</code>%s", data == trained[0] ? "" : ", shown on <code>");
     if (data != trained[0]) ij_html_text(f, data), fprintf(f, "</code>");
     static const char *const objective[] = { ("I-JEPA hides parts of an image and predicts, from the rest, not their pixels but what a slowly following copy of the "
@@ -7145,14 +7312,7 @@ static int ij_report_command(const ij_options *o)
         if (strcmp(ij_config_name(i), "ipe")) fprintf(f, " --%s %s", ij_config_name(i), text);
     }
     fprintf(f, " --out again</pre><p><small>The same numbers to the last digit, on the same kind of machine.</small></p></html>\n");
-    int bad = ferror(f);
-    bad |= fclose(f);
-    if (bad || rename(temporary, path)) {
-        const char *said = strerror(errno);
-        remove(temporary);
-        ij_die(1, "%s: %s", path, said);
-    }
-    fprintf(stderr, "%s\n", path);
+    ij_html_end(f, path);
     return 0;
 }
 
@@ -7637,6 +7797,196 @@ static int ij_bench(ij_options *o)
     return 0;
 }
 
+/* ---- compare, ablate ----
+ * A list of settings, each trained under one budget and scored, for each seed in a folder of its own; one table, one page. What is
+ * done is left as it is, what was interrupted goes on.                                                               */
+
+enum { IJ_ROWS_MOST = 64 };
+typedef struct {                /* one run */
+    char name[40], paper[16], folder[1100];
+    const char *settings;
+    ij_config c;
+    double flops, images;       /* of an update */
+    ij_scores s;
+} ij_side;
+
+/* Trains or goes on, then scores. */
+static int ij_compare_run(void *arg)
+{
+    ij_options *o = arg;
+    ij_table table;
+    ij_features a;
+    char path[1100];
+    const int code = ij_train(o);
+    if (code) return code;
+    ij_path(path, o->out, "probe.json");
+    o->model = o->out, o->out = path;
+    ij_probe_table(&table, &a, o, IJ_SHORT_WAYS);
+    return ij_interrupted ? 130 : 0;
+}
+
+/* Sets the length of a run to the budget; warm-up keeps its share. Time is measured in steps on noise. */
+static void ij_budget(ij_side *k, const char *budget, size_t images, const ij_team *team)
+{
+    static const struct { const char *name; double times; } unit[] = { { "", 1 }, { "s", 1 }, { "m", 60 }, { "h", 3600 },
+        { "GFLOP", 1e9 }, { "TFLOP", 1e12 }, { "PFLOP", 1e15 } };
+    ij_config *c = &k->c;
+    double context, target, amount, start = 0;
+    size_t work, u = 0;
+    char *end = NULL;
+    ij_error why;
+    ij_must(ij_config_check(c, &why), &why);
+    ij_mean_tokens(&context, &target, &work, c);
+    k->images = (double)(c->batch_size * c->accumulate);
+    k->flops = k->images * ij_flops(c, (size_t)(context + 0.5), (size_t)(target + 0.5));
+    if ((double)images < k->images) ij_die(1, "%lu training images, fewer than one update takes", (unsigned long)images);
+    c->ipe = (size_t)((double)images / k->images);
+    if (!budget) return;
+    amount = strtod(budget, &end);
+    while (u < 7 && strcmp(end, unit[u].name)) u++;
+    if (u == 7 || !(amount > 0)) ij_die(2, "--budget is \"%s\", expected a time (90s, 10m, 2h), a number of updates, or work (20TFLOP)", budget);
+    amount *= unit[u].times;
+    if (u > 3) amount /= k->flops;
+    else if (u) {
+        ij_bencher b = ij_bencher_start(c, (size_t)(context + 0.5), (size_t)(target + 0.5), 1, team);
+        ij_report r;
+        for (int i = 0; i < 5; i++, start = i == 2 ? ij_seconds() : start)
+            for (size_t j = 0; j < c->accumulate; j++) if (ij_train_step(&b.m, b.images, &b.masks, &r)) ij_die(1, "%s: no step", k->name);
+        amount /= (ij_seconds() - start) / 3;
+        ij_bencher_end(&b);
+    }
+    if (!(amount >= 1 && amount < 9e15)) ij_die(2, "--budget %s is not one update of %s", budget, k->name);
+    c->warmup *= amount / (double)ij_steps(c);
+    c->steps = (size_t)amount;
+}
+
+/* Mean and standard deviation over seeds of every score, and what a run took; the baselines are those of the first row. */
+static void ij_compare_table(FILE *f, const ij_side *side, size_t runs, size_t seeds)
+{
+    const size_t rows = runs / seeds;
+    fprintf(f, "%-16s%s", "", *side->paper ? "   paper" : "");
+    for (size_t t = 0; t < side->s.tasks; t++) fprintf(f, "  %5.5s k-NN    linear      ", side->s.task[t]);
+    fprintf(f, " %9s %8s %8s\n", "images", "TFLOP", "minutes");
+    for (size_t r = 0; r <= rows + 1; r++) {            /* then the baselines */
+        const ij_side *k = &side[r < rows ? r * seeds : 0];
+        const size_t who = r < rows ? IJ_TRAINED : IJ_RANDOM + r - rows, n = who == IJ_PIXELS ? 1 : seeds;
+        fprintf(f, "%-16s", r < rows ? k->name : who == IJ_RANDOM ? "random encoder" : "raw pixels");
+        if (*side->paper) fprintf(f, " %7s", r < rows ? k->paper : "");
+        for (size_t i = 0; i < 2 * k->s.tasks; i++) {
+            double mean = 0, square = 0;
+            for (size_t j = 0; j < n; j++) mean += k[j].s.score[i / 2][who][i % 2] / (double)n;
+            for (size_t j = 0; j < n; j++) square += pow(k[j].s.score[i / 2][who][i % 2] - mean, 2);
+            fprintf(f, n > 1 ? "  %5.1f sd %3.1f" : "  %5.1f       ", mean, sqrt(square / (double)IJ_MAX(n - 1, 1)));
+        }
+        double ms = 0;
+        for (size_t j = 0, lines; r < rows && j < seeds; j++) {
+            double *v = ij_csv(&lines, k[j].folder, "log.csv", "time (ms)");
+            for (size_t i = 0; i < lines; i++) ms += v[i] / (double)seeds;
+            free(v);
+        }
+        if (r < rows) fprintf(f, " %9.0f %8.3g %8.1f", k->images * (double)ij_steps(&k->c), k->flops * (double)ij_steps(&k->c) / 1e12, ms / 60000);
+        fprintf(f, "\n");
+    }
+}
+
+/* k-NN within the training images (probe.csv) over work, a colour for each row. */
+static void ij_compare_curves(FILE *f, const ij_side *side, size_t runs, size_t seeds)
+{
+    static const char *const colour[] = { "#c33", "#36c", "#393", "#c80", "#83b", "#088", "#b58", "#777" };
+    double low = HUGE_VAL, high = -HUGE_VAL, most = 0;
+    fprintf(f, "<svg viewBox=\"0 0 640 240\" role=img aria-label=\"score over work\">");
+    for (int draw = 0; draw < 2; draw++)
+        for (size_t i = 0; i < runs; i++) {
+            size_t n, lines;
+            double *step = ij_csv(&n, side[i].folder, "probe.csv", "step"), *score = ij_csv(&lines, side[i].folder, "probe.csv", "mean");
+            if (draw) fprintf(f, "<polyline style=\"stroke:%s\" points=\"", colour[i / seeds % 8]);
+            for (size_t k = 0; k < n; k++) {
+                const double x = step[k] * side[i].flops;
+                if (!draw) low = IJ_MIN(low, score[k]), high = IJ_MAX(high, score[k]), most = IJ_MAX(most, x);
+                else fprintf(f, "%.1f,%.1f ", 8 + 624 * x / most, high > low ? 232 - 224 * (score[k] - low) / (high - low) : 120);
+            }
+            if (draw) fprintf(f, "\"/>");
+            free(step), free(score);
+        }
+    fprintf(f, "</svg><p>");
+    for (size_t i = 0; i < runs; i += seeds) fprintf(f, "<b style=\"color:%s\">%s</b> ", colour[i / seeds % 8], side[i].name);
+    fprintf(f, "<br><small>Up: from %.1f to %.1f %%. To the right: work, up to %.3g TFLOP.</small></p>\n", low, high, most / 1e12);
+}
+
+static int ij_compare(ij_options *o)
+{
+    const char *list = ij_command_bit(o->command) == IJ_COMPARES ? "objective" : o->what ? o->what : "", *at = o->rows;
+    const size_t seeds = IJ_MAX(o->seeds, 1), time = o->budget && strchr("smh", o->budget[strlen(o->budget) - 1]);
+    char path[1100], name[90], known[200] = "";
+    size_t runs = 0;
+    for (size_t i = 0; i < IJ_ABLATIONS; i++) {
+        if (i) snprintf(known + strlen(known), 30, " %s", ij_ablation[i].name);
+        if (!o->rows && !strcmp(list, ij_ablation[i].name)) at = ij_ablation[i].rows;
+    }
+    if (!o->out) ij_die(2, "%s needs --out DIR", o->command);
+    if (!at) ij_die(2, "ablate is of one of%s", known);
+    if (!o->data) o->data = "scenes";
+    const ij_team team = ij_team_start(o->threads);
+    ij_images data = ij_images_open(o->data, IJ_TRAIN_PART, o->test != NULL, &o->c, 1, &team);
+    if (!ij_data_tasks(data.d)) ij_die(1, "%s: no labels: a comparison needs them", o->data);
+    ij_side *side = ij_alloc(ij_mul(IJ_ROWS_MOST * sizeof *side, seeds));
+    memset(side, 0, IJ_ROWS_MOST * seeds * sizeof *side);
+    for (const char *next = at; *at && runs < IJ_ROWS_MOST * seeds; at = next) {       /* all is checked before anything is trained */
+        int used = 0;
+        ij_side *k = &side[runs];
+        next += strcspn(at, ";"), next += *next == ';';
+        sscanf(at, " %39[-_.a-zA-Z0-9 ]%n (%15[^)])%n", k->name, &used, k->paper, &used);
+        if (at[used] != ':') ij_die(2, "\"%.200s\": expected NAME: key=value key=value; NAME: ...", at);
+        for (size_t end = strlen(k->name); end && k->name[end - 1] == ' ';) k->name[--end] = 0;
+        k->settings = at + used + 1, k->c = o->c;
+        ij_use_settings(&k->c, k->settings);
+        ij_budget(k, o->budget, data.count, &team);
+        for (size_t i = 0; i < seeds; i++, runs++) {
+            side[runs] = *k, side[runs].c.seed += i;
+            snprintf(name, sizeof name, "%s_%lu", k->name, (unsigned long)side[runs].c.seed);
+            for (char *space = name; (space = strchr(space, ' ')) != NULL;) *space = '_';
+            ij_path(side[runs].folder, o->out, name);
+            for (size_t j = 0; j < runs; j++) if (!strcmp(side[j].folder, side[runs].folder)) ij_die(2, "two rows are called %s", k->name);
+        }
+    }
+    for (size_t i = 0; i < runs; i++) {
+        ij_side *k = &side[i];
+        ij_options run = *o;
+        ij_path(path, k->folder, "latest.safetensors");
+        FILE *old = fopen(path, "rb");
+        if (old) {
+            ij_config saved = k->c;
+            ij_file f;
+            fclose(old);
+            ij_resume_config(&f, &saved, path, 0), ij_file_close(&f);
+            if (time) k->c.steps = saved.steps, k->c.warmup = saved.warmup;             /* it may measure otherwise today */
+            ij_resume_config(&f, &k->c, path, 1), ij_file_close(&f);
+        }
+        run.c = k->c, run.out = k->folder, run.resume = old != NULL, run.probe_every = IJ_MAX(1, ij_steps(&k->c) / k->c.ipe / 8);
+        run.baselines = !i ? 2 : i < seeds;             /* the table has one of each */
+        fprintf(stderr, "%s, seed %lu (%lu of %lu)\n", k->name, (unsigned long)k->c.seed, (unsigned long)i + 1, (unsigned long)runs);
+        const int code = ij_scores_read(&k->s, k->folder) > 0 ? 0 : ij_apart(ij_compare_run, &run, &ij_interrupted);
+        if (code) return code;
+        if (ij_scores_read(&k->s, k->folder) < 1) ij_die(1, "%s: no scores", k->folder);
+    }
+    ij_compare_table(stdout, side, runs, seeds);
+    FILE *f = ij_html_begin(path, o->out, "compare.html", "I-JEPA: ", o->out);
+    fprintf(f, "<h1>Side by side</h1>\n<p>Each row trained on <code>"), ij_html_text(f, o->data);
+    fprintf(f, "</code>, budget %s; sd is the standard deviation over %lu seeds.</p>\n<pre class=wide style=\"white-space:pre\">", o->budget ? o->budget : "by epochs", (unsigned long)seeds);
+    ij_compare_table(f, side, runs, seeds);
+    fprintf(f, "</pre>\n<h2>Score over work</h2><p>k-NN within the training images, mean of the tasks.</p>\n");
+    ij_compare_curves(f, side, runs, seeds);
+    fprintf(f, "<h2>What the features see</h2><p>Their three main components as red, green and blue at the end of each run, of the images in the first line.</p>\n<div class=wide><table class=strips>");
+    ij_html_file(f, side->folder, "pca_images.png", "");
+    for (size_t i = 0; i < runs; i += seeds)
+        snprintf(name, sizeof name, "pca_%lu.png", (unsigned long)ij_steps(&side[i].c)), ij_html_file(f, side[i].folder, name, side[i].name);
+    fprintf(f, "</table></div>\n<h2>Settings</h2><pre>");
+    for (size_t i = 0; i < runs; i += seeds) fprintf(f, "%s:%.*s\n", side[i].name, (int)strcspn(side[i].settings, ";<&"), side[i].settings);
+    fprintf(f, "</pre></html>\n");
+    ij_html_end(f, path);
+    return 0;
+}
+
 /* Before anything else: does this processor have the instructions that the compiler was allowed to use? */
 static void ij_check_machine(void)
 {
@@ -7677,6 +8027,7 @@ static int ij_main(int argc, char **argv)
     case IJ_FEATURES: code = ij_features_command(&o); break;
     case IJ_REPORTS: code = ij_report_command(&o); break;
     case IJ_SHOWS: case IJ_PREDICTS: code = ij_show_command(&o); break;
+    case IJ_COMPARES: case IJ_ABLATES: code = ij_compare(&o); break;
     case IJ_EXPORTS: code = ij_export_command(&o); break;
     case IJ_MASKS: code = ij_masks_command(&o); break;
     case IJ_RENDERS: code = ij_render(&o); break;

@@ -72,6 +72,7 @@ typedef struct {
     size_t crop_size[2];           /* height, width of the training image, pixels */
     double crop_scale[2];          /* area of a random-resized crop, share of the image */
     int use_horizontal_flip;
+    double color_jitter, gray;     /* strength (SimCLR's s) of random changes of colour; share of images without any */
     double mean[3], std[3];        /* of R, G, B in 0..1, for normalising */
     /* mask: paper section 3 and appendix A.1; src/masks/multiblock.py */
     size_t patch_size;
@@ -82,6 +83,7 @@ typedef struct {
     double aspect_ratio[2];        /* of a target block, height / width */
     size_t num_enc_masks, num_pred_masks, min_keep;
     int allow_overlap;             /* 1: targets are not cut out of the context */
+    int mask_target_input;         /* 1: the target encoder sees a target block alone, not the whole image (Table 11) */
     /* model: src/models/vision_transformer.py */
     size_t embed_dim, depth, num_heads;
     double mlp_ratio;
@@ -278,6 +280,9 @@ void ij_resize(uint8_t *dst, size_t dst_height, size_t dst_width, const uint8_t 
                const size_t box[4], void *work);
 /* torchvision's RandomResizedCrop box: {x0,y0,x1,y1}. */
 void ij_random_crop(size_t box[4], size_t height, size_t width, const double scale[2], ij_rng *rng);
+/* SimCLR's jitter, by chance 0.8, as one map: brightness, contrast and saturation times 1 -+ 0.8 strength, hue turned by -+ 0.2
+ * strength of the circle around the grey axis; and, in a share `gray` of images, no colour left. */
+void ij_color_jitter(uint8_t *rgb, size_t pixels, double strength, double gray, ij_rng *rng);
 /* rgb [h,w,3] to normalised planes [3,h,w], mirrored if flip. */
 void ij_normalise(ij_real *planes, const uint8_t *rgb, size_t height, size_t width, const ij_config *c, int flip);
 

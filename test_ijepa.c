@@ -1748,6 +1748,47 @@ static void test_crop_and_normalise(void)
 
 /* ---- scenes ---- */
 
+/* Nothing at strength 0; gray is luma; else one map for all pixels: what lies half-way stays half-way, the mean's luma follows
+ * brightness alone, one image in five is left alone, and hue is a turn around the grey axis, either way. */
+static void test_color_jitter(void)
+{
+    static const uint8_t plain[4][3] = { { 60, 160, 110 }, { 170, 80, 150 }, { 115, 120, 130 }, { 115, 115, 115 } };
+    uint8_t rgb[4][3];
+    double shift = 0, turn = 0, turns = 0;
+    size_t same = 0, clipped = 0;
+    ij_rng rng;
+    ij_rng_seed(&rng, 3);
+    memcpy(rgb, plain, sizeof rgb);
+    ij_color_jitter(rgb[0], 4, 0, 0, &rng);
+    CHECK(!memcmp(rgb, plain, sizeof rgb), "strength 0 changes something");
+    ij_color_jitter(rgb[0], 4, 0, 1, &rng);
+    for (int i = 0; i < 4; i++)
+        CHECK(rgb[i][0] == rgb[i][1] && rgb[i][0] == rgb[i][2] && rgb[i][0] == (int)(0.299 * plain[i][0] + 0.587 * plain[i][1] + 0.114 * plain[i][2] + 0.5),
+              "gray is %d %d %d", rgb[i][0], rgb[i][1], rgb[i][2]);
+    for (int draw = 0; draw < 2000; draw++) {
+        memcpy(rgb, plain, sizeof rgb);
+        ij_color_jitter(rgb[0], 4, 0.3, 0, &rng);
+        same += !memcmp(rgb, plain, sizeof rgb);
+        int out = 0;
+        for (int i = 0; i < 12; i++) out |= rgb[i / 3][i % 3] == 0 || rgb[i / 3][i % 3] == 255;
+        clipped += (size_t)out;
+        for (int k = 0; k < 3 && !out; k++) CHECK(abs(2 * rgb[2][k] - rgb[0][k] - rgb[1][k]) <= 2, "half-way: %d %d %d", rgb[0][k], rgb[2][k], rgb[1][k]);
+        CHECK(out || (abs(rgb[3][0] - rgb[3][1]) <= 1 && abs(rgb[3][0] - rgb[3][2]) <= 1), "grey has a colour: %d %d %d", rgb[3][0], rgb[3][1], rgb[3][2]);
+        shift += (rgb[3][0] - 115) / 2000.0;
+        double cross[2], length[2];                     /* in the plane of red - blue and green - (red + blue) / 2 */
+        for (int i = 0; i < 2; i++) {
+            const uint8_t *a = plain[i], *b = rgb[i];
+            const double x = a[0] - a[2], y = (2 * a[1] - a[0] - a[2]) / sqrt(3), u = b[0] - b[2], v = (2 * b[1] - b[0] - b[2]) / sqrt(3);
+            CHECK(out || fabs(atan2(x * v - y * u, x * u + y * v)) < 2 * IJ_PI * 0.2 * 0.3 + 0.02, "hue turned by %g", atan2(x * v - y * u, x * u + y * v));
+            cross[i] = (x * v - y * u) / (x * x + y * y), length[i] = sqrt((u * u + v * v) / (x * x + y * y));
+        }
+        CHECK(out || (fabs(length[0] - length[1]) < 0.03 && fabs(cross[0] - cross[1]) < 0.03), "colours by %g and %g, turned by %g and %g", length[0], length[1], cross[0], cross[1]);
+        turn += cross[0] / 2000, turns += fabs(cross[0]) / 2000;
+    }
+    CHECK(same > 340 && same < 470 && clipped < 200, "%lu of 2,000 are as they were, %lu clipped", (unsigned long)same, (unsigned long)clipped);
+    CHECK(fabs(shift) < 2.5 && fabs(turn) < 0.1 * turns && turns > 0.1, "brightness %g, hue %g of %g", shift, turn, turns);
+}
+
 static void test_scenes(void)
 {
     static uint8_t a[33 * 33 * 3], b[33 * 33 * 3];
@@ -2780,6 +2821,60 @@ static void test_generative(void)
     free(mem), free(images);
 }
 
+/* Targets of a block that was seen alone (Table 11): what the context encoder, first a copy, makes of the same patches. */
+static void test_target_input(void)
+{
+    enum { B = 40 };
+    ij_config c = small_config();
+    ij_error why;
+    ij_health h, plain;
+    ij_report r;
+    ij_model m;
+    size_t size;
+    c.batch_size = B, c.num_enc_masks = c.num_pred_masks = 3, c.allow_overlap = 1, c.mask_target_input = 1;
+    void *mem = start_model(&m, &c, &size), *room = need(ij_watch_size(&c));
+    const size_t area = c.crop_size[0] * c.crop_size[1], d = c.embed_dim;
+    real *images = need(B * 3 * area * sizeof *images), pooled[B * 24], whole[B * 24];
+    uint64_t state = 7;
+    for (size_t i = 0; i < B * 3 * area; i++) images[i] = (real)(random_unit(&state) + sin((double)(i / area)));
+    CHECK(!ij_masks_draw(&m.masks, &c, &m.mask_rng, 0, B, &why), "%s", why.text);
+    ij_lists *context = &m.masks.context, *target = &m.masks.target;
+    for (size_t k = 0; k < 3 * B; k++) {
+        context->length[k] = target->length[k];
+        memcpy(context->index + k * context->stride, target->index + k * target->stride, target->length[k] * sizeof *target->index);
+    }
+    size_t parts = 0;
+    double loss = 0;
+    for (size_t first = 0; first < B; parts++) {
+        ij_step s;
+        CHECK(!ij_step_begin(&s, &m, images, &m.masks, first), "no step");
+        ij_encode_targets(&s, NULL), ij_encode_context(&s, NULL), ij_predict(&s, NULL), loss += ij_loss(&s, NULL);
+        const ij_tensor *a = &s.target.stack.norm, *b = &s.context.stack.norm;
+        CHECK(ij_rows(a) == ij_rows(b) && !memcmp(a->x, b->x, ij_count(a) * sizeof(real)), "a block's tokens");
+        for (size_t i = 0, row = 0; i < s.predictor.stack.seqs.count; i++) {       /* sequence (t*E + e)*B + b */
+            const size_t n = s.predictor.part.images, block = i / (3 * n) * n + i % n;
+            for (size_t j = s.context.stack.seqs.start[block]; j < s.context.stack.seqs.start[block + 1]; j++, row++) {
+                real want[24];
+                ij_normalise_rows(want, b->x + j * d, 1, d, 0);
+                CHECK(!memcmp(want, s.loss.want.x + row * d, sizeof want), "target row %lu", (unsigned long)row);
+            }
+        }
+        first += s.predictor.part.images;
+    }
+    CHECK(parts > 1, "one part tells less");
+    CHECK(!ij_watch(&h, pooled, &m, images, &m.masks, room, ij_watch_size(&c)), "watch failed");
+    CHECK(fabs(h.loss - loss) < 1e-6 && isnan(h.skill) && isfinite(h.position) && c.mask_target_input, "loss %g, expected %g; skill %g", h.loss, loss, h.skill);
+    m.config.mask_target_input = 0;
+    CHECK(!ij_watch(&plain, whole, &m, images, &m.masks, room, ij_watch_size(&c)), "watch failed");
+    CHECK(!memcmp(whole, pooled, sizeof whole) && plain.position == h.position && isfinite(plain.skill), "whole images look different");
+    CHECK(fabs(plain.loss - h.loss) > 1e-4, "the setting changes nothing");
+    m.config.mask_target_input = 1;
+    CHECK(!ij_train_step(&m, images, &m.masks, &r) && fabs(r.loss - loss) < 1e-6, "the step's loss is %g, expected %g", r.loss, loss);
+    c.objective = IJ_JOINT;
+    CHECK(ij_config_check(&c, &why) == IJ_EARG && strstr(why.text, "mask_target_input"), "joint");
+    free(mem), free(room), free(images);
+}
+
 /* Joint embedding: the context encoder sees the first view, the target encoder the second; the loss by its formula, in parts
  * as in one; skill against the mean of the other images' targets. */
 static void test_joint(void)
@@ -2879,7 +2974,8 @@ static void test_verdict(void)
         { { .images = 512, .rank = 2.9, .cosine = 0.4, .skill = 0.5 }, 0, "collapsing: the features" },
         { { .images = 32, .rank = 2.9, .cosine = 0.4, .skill = 0.5 }, 1, "healthy as far" },
         { { .images = 512, .rank = (double)NAN, .cosine = 0.4, .skill = 0.5 }, 1, "collapsing" },
-        { { .images = 512, .rank = 16, .cosine = 0.4, .skill = (double)NAN }, 1, "collapsing" },
+        { { .images = 512, .rank = 16, .cosine = 0.4, .skill = (double)NAN, .loss = (double)NAN }, 1, "collapsing" },
+        { { .images = 512, .rank = 16, .cosine = 0.4, .skill = (double)NAN, .loss = 0.1 }, 1, "healthy" },      /* mask_target_input */
     };
     for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
         const char *says = ij_verdict(&of[i].h, IJ_JEPA, of[i].warm);
@@ -3397,14 +3493,14 @@ static void test_scores_refuse(void)
 #define TEST(name) { #name, test_##name }
 static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(golden_a), TEST(golden_b), TEST(gradient_check), TEST(matmul_equals_naive), TEST(exp_and_normal),
-    TEST(golden_masks), TEST(golden_random), TEST(golden_positions), TEST(golden_schedules), TEST(masks_paper_mode), TEST(masks_split), TEST(generative), TEST(joint),
+    TEST(golden_masks), TEST(golden_random), TEST(golden_positions), TEST(golden_schedules), TEST(masks_paper_mode), TEST(masks_split), TEST(generative), TEST(target_input), TEST(joint),
     TEST(masks_impossible), TEST(model_every_parameter_moves), TEST(model_threads_same_bytes),
     TEST(model_resume_same_bytes), TEST(checkpoint_encoders), TEST(save_failing_everywhere), TEST(model_memory_ladder), TEST(model_sizes), TEST(model_bad_settings),
     TEST(model_not_finite), TEST(model_accumulates_and_clips), TEST(model_parts), TEST(encode_other_sizes),
     TEST(encode_one_image_shared), TEST(init_statistics),
     TEST(settings_round_trip), TEST(settings_bad_values), TEST(settings_files), TEST(checkpoint_refuses),
     TEST(readme_names_exist), TEST(status_strings), TEST(pnm_flavours), TEST(pnm_hostile), TEST(records_formats),
-    TEST(folder_trees), TEST(held_out_tenth), TEST(resize_golden), TEST(crop_and_normalise), TEST(scenes),
+    TEST(folder_trees), TEST(held_out_tenth), TEST(resize_golden), TEST(crop_and_normalise), TEST(color_jitter), TEST(scenes),
     TEST(data_scenes_kept), TEST(safetensors_roundtrip), TEST(safetensors_text), TEST(safetensors_cut),
     TEST(safetensors_flipped), TEST(safetensors_hostile), TEST(safetensors_accepts), TEST(safetensors_capacity),
     TEST(safetensors_half), TEST(safetensors_numbers), TEST(safetensors_ladder), TEST(safetensors_changed),
