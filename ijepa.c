@@ -11,6 +11,7 @@
  */
 #if !defined(IJEPA_NO_POSIX) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
+#define _FILE_OFFSET_BITS 64              /* on systems of 32 bits */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE                       /* madvise, sched_getaffinity */
 #endif
@@ -1604,7 +1605,7 @@ static void ij_list_block(ij_listing *l, ij_block *b, const char *stack, size_t 
     ij_list(l, &b->fc2_b, stack, i, "mlp.fc2.bias", 1, d, 0, 0, 0);
 }
 
-static size_t ij_hidden(const ij_config *c) { return (size_t)((double)c->embed_dim * c->mlp_ratio); }
+static size_t ij_hidden(const ij_config *c) { return (size_t)(double)((double)c->embed_dim * c->mlp_ratio); }     /* x87 keeps more bits */
 
 static void ij_list_head(ij_listing *l, ij_head *h, const char *stack, size_t i, size_t in, size_t hidden, size_t out)
 {
@@ -3757,7 +3758,7 @@ static void ij_json_fail(ij_json *j, const char *expected)
 
 static char ij_json_peek(ij_json *j) { return *(j->s += strspn(j->s, " \t\r\n")); }
 static int ij_json_take(ij_json *j, char c) { return !j->status && ij_json_peek(j) == c ? (j->s++, 1) : 0; }
-static void ij_json_need(ij_json *j, char c) { if (!ij_json_take(j, c)) ij_json_fail(j, (const char[2]){ c, 0 }); }
+static void ij_json_need(ij_json *j, char c) { const char want[2] = { c, 0 }; if (!ij_json_take(j, c)) ij_json_fail(j, want); }
 
 /* Walks a list or an object (`ends` is "[]" or "{}"): takes what stands before element i; 0 once there is none. */
 static int ij_json_more(ij_json *j, const char *ends, size_t i)

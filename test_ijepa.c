@@ -330,7 +330,7 @@ static void golden_run(const char *path, int print)
     void *mem = need(status ? 1 : size);
     if (!status) status = ij_model_init(&m, mem, size, &c, IJ_TRAIN, &why);
     CHECK(!status, "%s: %s", path, why.text);
-    if (status) goto done;
+    if (status) { free(mem), golden_close(&g); return; }
     for (size_t p = 0; p < m.params; p++) {             /* the start */
         const ij_param *at = &m.param[p];
         snprintf(name, sizeof name, "init.%s.%s", at->predictor ? "predictor" : "encoder", at->name);
@@ -442,7 +442,6 @@ static void golden_run(const char *path, int print)
         CHECK(group[i].tensors && group[i].worst <= group[i].bound, "%s: %s: %g exceeds %g at %s", path, group[i].name,
               group[i].worst, group[i].bound, group[i].where);
     }
-done:
     free(mem);
     golden_close(&g);
 }
@@ -2280,7 +2279,8 @@ static void test_safetensors_hostile(void)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         st_put(path, bad[i].header, strlen(bad[i].header), bad[i].data);
         CHECK(st_open(&f, &mem, path, &why) == IJ_EDATA, "accepted: %s", bad[i].header);
-        CHECK(strstr(why.text, path) && strstr(why.text, bad[i].says), "%s: %s", bad[i].header, why.text);
+        const char *says = sizeof(size_t) == 4 && strstr(bad[i].says, "184467") ? "needs 4294967295" : bad[i].says;
+        CHECK(strstr(why.text, path) && strstr(why.text, says), "%s: %s", bad[i].header, why.text);
     }
     for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
         write_file(path, other[i].bytes, other[i].n);
@@ -2961,27 +2961,27 @@ static double predictor_norm(ij_model *m, const real *images)
 static void test_verdict(void)
 {
     static const struct { ij_health h; int warm; const char *says; } of[] = {
-        { { .images = 512, .rank = 16, .cosine = 0.4, .skill = 0.5 }, 1, "healthy" },
-        { { .images = 512, .rank = 6, .cosine = 0.71, .skill = 0.76 }, 1, "healthy" },     /* patches of 4, 400 updates: counts well */
-        { { .images = 512, .rank = 5.1, .cosine = 0.74, .skill = 0.21 }, 1, "healthy" },
-        { { .images = 512, .rank = 4.9, .cosine = 0.74, .skill = 0.21 }, 1, "warning: the features" },
-        { { .images = 512, .rank = 5.1, .cosine = 0.76, .skill = 0.21 }, 0, "warning: the features" },
-        { { .images = 512, .rank = 5.1, .cosine = 0.74, .skill = 0.19 }, 1, "warning: predictions" },
-        { { .images = 512, .rank = 5.1, .cosine = 0.74, .skill = -1 }, 0, "too early" },
-        { { .images = 512, .rank = 16, .cosine = 0.4, .skill = 0.09, .position = 0.1 }, 1, "collapsing: predictions" },
-        { { .images = 512, .rank = 16, .cosine = 0.4, .skill = 0.09, .position = 0.7 }, 1, "collapsing: only where" },
-        { { .images = 512, .rank = 16, .cosine = 0.86, .skill = 0.5 }, 0, "collapsing: the features" },
-        { { .images = 512, .rank = 2.9, .cosine = 0.4, .skill = 0.5 }, 0, "collapsing: the features" },
-        { { .images = 32, .rank = 2.9, .cosine = 0.4, .skill = 0.5 }, 1, "healthy as far" },
-        { { .images = 512, .rank = (double)NAN, .cosine = 0.4, .skill = 0.5 }, 1, "collapsing" },
-        { { .images = 512, .rank = 16, .cosine = 0.4, .skill = (double)NAN, .loss = (double)NAN }, 1, "collapsing" },
-        { { .images = 512, .rank = 16, .cosine = 0.4, .skill = (double)NAN, .loss = 0.1 }, 1, "healthy" },      /* mask_target_input */
+        { { .skill = 0.5, .images = 512, .rank = 16, .cosine = 0.4 }, 1, "healthy" },
+        { { .skill = 0.76, .images = 512, .rank = 6, .cosine = 0.71 }, 1, "healthy" },     /* patches of 4, 400 updates: counts well */
+        { { .skill = 0.21, .images = 512, .rank = 5.1, .cosine = 0.74 }, 1, "healthy" },
+        { { .skill = 0.21, .images = 512, .rank = 4.9, .cosine = 0.74 }, 1, "warning: the features" },
+        { { .skill = 0.21, .images = 512, .rank = 5.1, .cosine = 0.76 }, 0, "warning: the features" },
+        { { .skill = 0.19, .images = 512, .rank = 5.1, .cosine = 0.74 }, 1, "warning: predictions" },
+        { { .skill = -1, .images = 512, .rank = 5.1, .cosine = 0.74 }, 0, "too early" },
+        { { .skill = 0.09, .position = 0.1, .images = 512, .rank = 16, .cosine = 0.4 }, 1, "collapsing: predictions" },
+        { { .skill = 0.09, .position = 0.7, .images = 512, .rank = 16, .cosine = 0.4 }, 1, "collapsing: only where" },
+        { { .skill = 0.5, .images = 512, .rank = 16, .cosine = 0.86 }, 0, "collapsing: the features" },
+        { { .skill = 0.5, .images = 512, .rank = 2.9, .cosine = 0.4 }, 0, "collapsing: the features" },
+        { { .skill = 0.5, .images = 32, .rank = 2.9, .cosine = 0.4 }, 1, "healthy as far" },
+        { { .skill = 0.5, .images = 512, .rank = (double)NAN, .cosine = 0.4 }, 1, "collapsing" },
+        { { .loss = (double)NAN, .skill = (double)NAN, .images = 512, .rank = 16, .cosine = 0.4 }, 1, "collapsing" },
+        { { .loss = 0.1, .skill = (double)NAN, .images = 512, .rank = 16, .cosine = 0.4 }, 1, "healthy" },      /* mask_target_input */
     };
     for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
         const char *says = ij_verdict(&of[i].h, IJ_JEPA, of[i].warm);
         CHECK(!strncmp(says, of[i].says, strlen(of[i].says)) && !strchr(says, ','), "case %lu: %s", (unsigned long)i, says);
     }
-    ij_health alike = { .images = 512, .rank = 13, .cosine = 0.9, .skill = 0.03 };      /* generative: no harm (README) */
+    ij_health alike = { .skill = 0.03, .images = 512, .rank = 13, .cosine = 0.9 };      /* generative: no harm (README) */
     CHECK(!strcmp(ij_verdict(&alike, IJ_GENERATIVE, 1), "healthy") && !strncmp(ij_verdict(&alike, IJ_JOINT, 1), "coll", 4), "generative");
     alike.skill = 0.01;
     CHECK(!strncmp(ij_verdict(&alike, IJ_GENERATIVE, 1), "coll", 4), "generative without skill");
