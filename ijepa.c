@@ -2631,6 +2631,9 @@ static void ij_flush_folder(const char *path)           /* so that the new name 
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -2675,20 +2678,26 @@ static double ij_peak_mib(void)
     return getrusage(RUSAGE_SELF, &u) ? 0 : (double)u.ru_maxrss / 1024;
 }
 
-/* work(arg) in a process of its own, so that its memory goes back in the end; its exit status. An interrupt is passed on. */
+/* work(arg) in a process of its own, so that its memory goes back in the end; its exit status. An interrupt is passed on, as
+ * SIGTERM: from a terminal it has come already, and a second SIGINT ends at once. */
 static int ij_apart(int (*work)(void *), void *arg, const volatile sig_atomic_t *interrupted)
 {
     int status = 0, told = 0;
     fflush(NULL);
     const pid_t child = fork();
     if (child < 0) return work(arg);
-    if (!child) setpgid(0, 0), exit(work(arg));
+    if (!child) {
+#ifdef __linux__
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
+#endif
+        exit(work(arg));
+    }
     while (!waitpid(child, &status, WNOHANG)) {
         const struct timespec pause = { 0, 20000000 };
-        if (*interrupted && !told) told = 1, kill(child, SIGINT);
+        if (*interrupted && !told) told = 1, kill(child, SIGTERM);
         nanosleep(&pause, NULL);
     }
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : *interrupted ? 130 : 1;
 }
 
 static int ij_terminal(void) { return isatty(2) > 0; }
@@ -5397,8 +5406,8 @@ static const struct { const char *name; int commands; size_t offset; char kind; 
     { "threads", IJ_TRAINS | IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_REPORTS | IJ_PREDICTS | IJ_BENCHES, offsetof(ij_options, threads), 'n',
       "threads; 0: one per processor" },
     { "images", IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_MASKS | IJ_RENDERS, offsetof(ij_options, images), 'n',
-      "at most so many images (probe: of each part); 0: default" },
-    { "budget", IJ_COMPARES | IJ_ABLATES, offsetof(ij_options, budget), 's', "of each run: time (90s, 10m, 2h), updates (5000) or work (20TFLOP); default: the settings' epochs" },
+      "at most so many images (probe, compare: scored, of each part); 0: default" },
+    { "budget", IJ_COMPARES | IJ_ABLATES, offsetof(ij_options, budget), 's', "of each run: time of its updates (90s, 10m, 2h), their number (5000) or work (20TFLOP); default: the settings' epochs" },
     { "seeds", IJ_COMPARES | IJ_ABLATES, offsetof(ij_options, seeds), 'n', "runs of each row, from --seed on (default 1)" },
     { "rows", IJ_COMPARES, offsetof(ij_options, rows), 's', "what is compared: \"NAME: key=value key=value; NAME: ...\"" },
     { "context_tokens", IJ_BENCHES, offsetof(ij_options, context_tokens), 'n', "fixed tokens per context" },
@@ -5469,8 +5478,14 @@ static void ij_use_settings(ij_config *c, const char *at)
     char key[64], value[64], now[IJ_TEXT];
     for (int used = 0; at += strspn(at, " "), *at && *at != ';'; at += used) {
         if (sscanf(at, "%63[^= ]=%63[^ ;]%n", key, value, &used) != 2) ij_die(2, "\"%s\": expected key=value", at);
-        for (size_t i = 0; *value == '*' && i < ij_config_settings(); i++)
-            if (!strcmp(key, ij_config_name(i))) ij_config_text(now, c, i), snprintf(value, sizeof value, "%g", strtod(value + 1, NULL) * strtod(now, NULL));
+        for (size_t i = 0; *value == '*' && i < ij_config_settings(); i++) {
+            if (strcmp(key, ij_config_name(i))) continue;
+            char *end[2];
+            ij_config_text(now, c, i);
+            const double times = strtod(value + 1, &end[0]) * strtod(now, &end[1]);
+            if (*end[0] || *end[1] || !value[1]) ij_die(2, "%s=%s: expected one number, times the %s that is set", key, value, now);
+            snprintf(value, sizeof value, "%.17g", times);
+        }
         ij_must(ij_config_set(c, key, value, &why), &why);
     }
 }
@@ -5883,8 +5898,7 @@ static double ij_matmul_rate(const ij_team *team)      /* GFLOP/s of a product o
     return 2.0 * N * N * N / IJ_MAX(best, 1e-9) / 1e9;
 }
 
-/* Nothing of the model's size is allocated. */
-/* Mean tokens of a context and of a target block over 16 draws; *work: the most that a step on one of them needs. */
+/* Mean tokens of a context and of a target block over 16 draws; *work: the most that a step or ij_watch on one of them needs. */
 static void ij_mean_tokens(double *context, double *target, size_t *work, const ij_config *c)
 {
     ij_error why;
@@ -5904,16 +5918,20 @@ static void ij_mean_tokens(double *context, double *target, size_t *work, const 
         for (size_t k = 0; k < lists.target.lists; k++) *target += (double)lists.target.length[k] / (double)lists.target.lists / 16;
         for (ij_part p = { 0, ij_part_images(c), c->batch_size }; p.first < p.batch; p.first += p.images) {
             p.images = IJ_MIN(p.images, p.batch - p.first);
-            const ij_counts n = ij_count_part(c, &lists, &p);
-            ij_arena part = { NULL, 0, 0 };
-            ij_step step;
-            ij_step_place(&step, &part, c, &n);
-            *work = IJ_MAX(*work, part.used);           /* only what the lists need is ever touched */
+            for (ij_config as = *c;; as.mask_target_input = 0) {
+                const ij_counts n = ij_count_part(&as, &lists, &p);
+                ij_arena part = { NULL, 0, 0 };
+                ij_step step;
+                ij_step_place(&step, &part, &as, &n);
+                *work = IJ_MAX(*work, part.used);       /* only what the lists need is ever touched */
+                if (!as.mask_target_input) break;
+            }
         }
     }
     free(memory);
 }
 
+/* Nothing of the model's size is allocated. */
 static void ij_dry_run(const ij_config *c, const ij_images *data, const ij_team *team)
 {
     const size_t images = data->count, pixels = 3 * c->crop_size[0] * c->crop_size[1];
@@ -7133,14 +7151,15 @@ static void ij_html_health(FILE *f, const char *folder, int pictures)
     if (csv) fclose(csv);
 }
 
-/* probe.json: 1 read, 0 there is none, -1 it is damaged. score: [task][trained, random, pixels][k-NN, linear] */
+/* probe.json: 1 read, 0 there is none, -1 it is damaged. score: [task][trained, random, pixels][k-NN, linear], -1: not in it */
 typedef struct { size_t tasks; char task[3][40]; double score[3][3][2]; } ij_scores;
 static int ij_scores_read(ij_scores *s, const char *folder)
 {
     ij_error why;
     char path[1100], text[16384];
     const char *task, *who, *what;
-    memset(s, 0, sizeof *s);
+    s->tasks = 0;
+    for (int i = 0; i < 18; i++) s->score[i / 6][i / 2 % 3][i % 2] = -1;
     ij_path(path, folder, "probe.json");
     FILE *json = fopen(path, "rb");
     if (!json) return 0;
@@ -7167,10 +7186,12 @@ static void ij_html_scores(FILE *f, const char *folder)
     if (!there) { fprintf(f, "<p>No probe.json: <code>ijepa probe --model DIR --out DIR/probe.json</code> writes it.</p>\n"); return; }
     fprintf(f, "<div class=wide><table class=numbers><tr><th>task<th>score<th>trained<th>random encoder<th>raw pixels<th>lead\n");
     for (size_t t = 0; t < s.tasks; t++)
-        for (int k = 0; k < 2 && there > 0; k++)
-            fprintf(f, "<tr><td>"), ij_html_text(f, k ? "" : s.task[t]),
-            fprintf(f, "<td>%s<td>%.1f<td>%.1f<td>%.1f<td>%+.1f\n", k ? "linear" : "k-NN", s.score[t][0][k], s.score[t][1][k],
-                    s.score[t][2][k], s.score[t][0][k] - IJ_MAX(s.score[t][1][k], s.score[t][2][k]));
+        for (int k = 0; k < 2 && there > 0; k++) {
+            const double best = IJ_MAX(s.score[t][1][k], s.score[t][2][k]);
+            fprintf(f, "<tr><td>"), ij_html_text(f, k ? "" : s.task[t]), fprintf(f, "<td>%s", k ? "linear" : "k-NN");
+            for (int i = 0; i < 3; i++) fprintf(f, s.score[t][i][k] < 0 ? "<td>" : "<td>%.1f", s.score[t][i][k]);
+            fprintf(f, best < 0 ? "<td>\n" : "<td>%+.1f\n", s.score[t][0][k] - best);
+        }
     fprintf(f, "</table></div>%s\n", there < 0 ? "<p>probe.json is damaged.</p>" : "");
 }
 
@@ -7807,6 +7828,7 @@ typedef struct {                /* one run */
     char name[40], paper[16], folder[1100];
     const char *settings;
     ij_config c;
+    int resume, done;
     double flops, images;       /* of an update */
     ij_scores s;
 } ij_side;
@@ -7826,7 +7848,7 @@ static int ij_compare_run(void *arg)
     return ij_interrupted ? 130 : 0;
 }
 
-/* Sets the length of a run to the budget; warm-up keeps its share. Time is measured in steps on noise. */
+/* Sets the length of a run to the budget; warm-up keeps its share. Time is that of updates, measured on noise. */
 static void ij_budget(ij_side *k, const char *budget, size_t images, const ij_team *team)
 {
     static const struct { const char *name; double times; } unit[] = { { "", 1 }, { "s", 1 }, { "m", 60 }, { "h", 3600 },
@@ -7851,7 +7873,7 @@ static void ij_budget(ij_side *k, const char *budget, size_t images, const ij_te
     else if (u) {
         ij_bencher b = ij_bencher_start(c, (size_t)(context + 0.5), (size_t)(target + 0.5), 1, team);
         ij_report r;
-        for (int i = 0; i < 5; i++, start = i == 2 ? ij_seconds() : start)
+        for (int i = 0; i < 5 && !ij_interrupted; i++, start = i == 2 ? ij_seconds() : start)
             for (size_t j = 0; j < c->accumulate; j++) if (ij_train_step(&b.m, b.images, &b.masks, &r)) ij_die(1, "%s: no step", k->name);
         amount /= (ij_seconds() - start) / 3;
         ij_bencher_end(&b);
@@ -7917,9 +7939,10 @@ static void ij_compare_curves(FILE *f, const ij_side *side, size_t runs, size_t 
 static int ij_compare(ij_options *o)
 {
     const char *list = ij_command_bit(o->command) == IJ_COMPARES ? "objective" : o->what ? o->what : "", *at = o->rows;
-    const size_t seeds = IJ_MAX(o->seeds, 1), time = o->budget && strchr("smh", o->budget[strlen(o->budget) - 1]);
-    char path[1100], name[90], known[200] = "";
+    const size_t seeds = IJ_MAX(o->seeds, 1), time = o->budget && *o->budget && strchr("smh", o->budget[strlen(o->budget) - 1]);
+    char path[1100], name[90], known[200] = "", made[4096], with[4096];
     size_t runs = 0;
+    ij_error why;
     for (size_t i = 0; i < IJ_ABLATIONS; i++) {
         if (i) snprintf(known + strlen(known), 30, " %s", ij_ablation[i].name);
         if (!o->rows && !strcmp(list, ij_ablation[i].name)) at = ij_ablation[i].rows;
@@ -7929,49 +7952,75 @@ static int ij_compare(ij_options *o)
     if (!o->data) o->data = "scenes";
     const ij_team team = ij_team_start(o->threads);
     ij_images data = ij_images_open(o->data, IJ_TRAIN_PART, o->test != NULL, &o->c, 1, &team);
-    if (!ij_data_tasks(data.d)) ij_die(1, "%s: no labels: a comparison needs them", o->data);
+    ij_images test = ij_images_open(o->test ? o->test : o->data, IJ_TEST_PART, o->test != NULL, &o->c, 1, &team);
+    if (!ij_data_tasks(data.d) || ij_data_tasks(data.d) != ij_data_tasks(test.d)) ij_die(1, "%s: no labels: a comparison needs them", o->data);
+    ij_path(path, o->out, "compare.txt");               /* runs under other conditions do not stand side by side */
+    snprintf(made, sizeof made, "--data %s --test %s --images %lu --budget %s", o->data, o->test ? o->test : "-", (unsigned long)o->images, o->budget ? o->budget : "-");
+    FILE *f = fopen(path, "r");
+    if (f && fgets(with, sizeof with, f) && strcmp(with, made)) ij_die(1, "%s: made with %s, asked for is %s", path, with, made);
+    const int there = f != NULL;
+    if (f) fclose(f);
     ij_side *side = ij_alloc(ij_mul(IJ_ROWS_MOST * sizeof *side, seeds));
     memset(side, 0, IJ_ROWS_MOST * seeds * sizeof *side);
-    for (const char *next = at; *at && runs < IJ_ROWS_MOST * seeds; at = next) {       /* all is checked before anything is trained */
-        int used = 0;
+    for (const char *next = at; *at; at = next) {       /* all is checked before anything is trained */
+        int used = 0, begun = 0;
         ij_side *k = &side[runs];
         next += strcspn(at, ";"), next += *next == ';';
+        if (runs == IJ_ROWS_MOST * seeds) ij_die(2, "more than %d rows", (int)IJ_ROWS_MOST);
         sscanf(at, " %39[-_.a-zA-Z0-9 ]%n (%15[^)])%n", k->name, &used, k->paper, &used);
-        if (at[used] != ':') ij_die(2, "\"%.200s\": expected NAME: key=value key=value; NAME: ...", at);
+        if (!used || at[used] != ':') ij_die(2, "\"%.200s\": expected NAME: key=value key=value; NAME: ...", at);
         for (size_t end = strlen(k->name); end && k->name[end - 1] == ' ';) k->name[--end] = 0;
         k->settings = at + used + 1, k->c = o->c;
         ij_use_settings(&k->c, k->settings);
-        ij_budget(k, o->budget, data.count, &team);
-        for (size_t i = 0; i < seeds; i++, runs++) {
-            side[runs] = *k, side[runs].c.seed += i;
-            snprintf(name, sizeof name, "%s_%lu", k->name, (unsigned long)side[runs].c.seed);
+        for (size_t i = 0; i < seeds; i++) {
+            ij_side *run = &side[runs + i];
+            *run = *k, run->c.seed = k->c.seed + i;
+            snprintf(name, sizeof name, "%s_%lu", k->name, (unsigned long)run->c.seed);
             for (char *space = name; (space = strchr(space, ' ')) != NULL;) *space = '_';
-            ij_path(side[runs].folder, o->out, name);
-            for (size_t j = 0; j < runs; j++) if (!strcmp(side[j].folder, side[runs].folder)) ij_die(2, "two rows are called %s", k->name);
+            ij_path(run->folder, o->out, name);
+            for (size_t j = 0; j < runs; j++) if (!strcmp(side[j].folder, run->folder)) ij_die(2, "two rows are called %s", k->name);
+            ij_path(path, run->folder, "latest.safetensors");
+            FILE *old = fopen(path, "rb");
+            ij_file file;
+            ij_config saved;
+            if (!old) continue;
+            fclose(old), run->resume = 1;
+            if (begun++ || !time) continue;
+            if (ij_resume_config(&file, &saved, path, 0)) k->c.steps = saved.steps, k->c.warmup = saved.warmup;     /* as it was measured */
+            ij_file_close(&file);
         }
+        ij_budget(k, begun && time ? NULL : o->budget, data.count, &team);
+        for (size_t i = 0; i < seeds; i++) {
+            ij_side *run = &side[runs + i];
+            const uint64_t seed = run->c.seed;
+            run->c = k->c, run->c.seed = seed, run->flops = k->flops, run->images = k->images;
+            if (!run->resume) continue;
+            ij_file file;
+            ij_path(path, run->folder, "latest.safetensors");
+            ij_resume_config(&file, &run->c, path, 1);
+            const char *step = ij_file_meta(&file, "step");
+            run->done = ij_scores_read(&run->s, run->folder) > 0 && step && strtoul(step, NULL, 10) == ij_steps(&run->c) &&
+                        (runs || run->s.score[0][IJ_RANDOM][0] >= 0) && (runs || i || run->s.score[0][IJ_PIXELS][0] >= 0);
+            ij_file_close(&file);
+        }
+        runs += seeds;
+        if (ij_interrupted) return 130;
     }
+    ij_must(ij_make_folder(o->out, &why), &why);
+    ij_path(path, o->out, "compare.txt");
+    if (!there) f = ij_open_or_die(path, "w"), fputs(made, f), ij_close_or_die(f, path);
     for (size_t i = 0; i < runs; i++) {
         ij_side *k = &side[i];
         ij_options run = *o;
-        ij_path(path, k->folder, "latest.safetensors");
-        FILE *old = fopen(path, "rb");
-        if (old) {
-            ij_config saved = k->c;
-            ij_file f;
-            fclose(old);
-            ij_resume_config(&f, &saved, path, 0), ij_file_close(&f);
-            if (time) k->c.steps = saved.steps, k->c.warmup = saved.warmup;             /* it may measure otherwise today */
-            ij_resume_config(&f, &k->c, path, 1), ij_file_close(&f);
-        }
-        run.c = k->c, run.out = k->folder, run.resume = old != NULL, run.probe_every = IJ_MAX(1, ij_steps(&k->c) / k->c.ipe / 8);
+        run.c = k->c, run.out = k->folder, run.resume = k->resume, run.probe_every = IJ_MAX(1, ij_steps(&k->c) / k->c.ipe / 8);
         run.baselines = !i ? 2 : i < seeds;             /* the table has one of each */
         fprintf(stderr, "%s, seed %lu (%lu of %lu)\n", k->name, (unsigned long)k->c.seed, (unsigned long)i + 1, (unsigned long)runs);
-        const int code = ij_scores_read(&k->s, k->folder) > 0 ? 0 : ij_apart(ij_compare_run, &run, &ij_interrupted);
-        if (code) return code;
+        const int code = k->done ? 0 : ij_apart(ij_compare_run, &run, &ij_interrupted);
+        if (code || ij_interrupted) return code ? code : 130;
         if (ij_scores_read(&k->s, k->folder) < 1) ij_die(1, "%s: no scores", k->folder);
     }
     ij_compare_table(stdout, side, runs, seeds);
-    FILE *f = ij_html_begin(path, o->out, "compare.html", "I-JEPA: ", o->out);
+    f = ij_html_begin(path, o->out, "compare.html", "I-JEPA: ", o->out);
     fprintf(f, "<h1>Side by side</h1>\n<p>Each row trained on <code>"), ij_html_text(f, o->data);
     fprintf(f, "</code>, budget %s; sd is the standard deviation over %lu seeds.</p>\n<pre class=wide style=\"white-space:pre\">", o->budget ? o->budget : "by epochs", (unsigned long)seeds);
     ij_compare_table(f, side, runs, seeds);

@@ -343,7 +343,7 @@ ij_status ij_export(const ij_model *m, const char *folder, void *work, size_t si
 
 /* ---------------------------------------------------- is it learning? ----
  * What the model makes of images [B,3,H,W], B >= 2, without changing it: pooled [B,D] target features, and of the
- * targets (as the loss sees them) and their prediction: */
+ * targets (as the loss sees them; with mask_target_input those of whole images, and no skill: NaN) and their prediction: */
 typedef struct {
     double loss;                   /* as in training */
     double skill;                  /* 1 - loss / loss of the best guess that knows only where a patch lies (the mean of

@@ -1747,33 +1747,33 @@ static void test_crop_and_normalise(void)
 
 /* ---- scenes ---- */
 
-/* Nothing at strength 0; gray is luma; else one map for all pixels: what lies half-way stays half-way, the mean's luma follows
- * brightness alone, one image in five is left alone, and hue is a turn around the grey axis, either way. */
+/* Nothing at strength 0; gray is luma; else one map for all pixels: what lies half-way stays half-way, greys stay grey, one image in
+ * five is left alone, hue is a turn around the grey axis, either way; brightness, contrast and saturation reach both ends. */
 static void test_color_jitter(void)
 {
-    static const uint8_t plain[4][3] = { { 60, 160, 110 }, { 170, 80, 150 }, { 115, 120, 130 }, { 115, 115, 115 } };
-    uint8_t rgb[4][3];
-    double shift = 0, turn = 0, turns = 0;
+    static const uint8_t plain[5][3] = { { 60, 160, 110 }, { 170, 80, 150 }, { 115, 120, 130 }, { 115, 115, 115 }, { 75, 75, 75 } };
+    uint8_t rgb[5][3], grey[2][3];
+    double turn = 0, turns = 0, low[3] = { 9, 9, 9 }, high[3] = { 0 };
     size_t same = 0, clipped = 0;
     ij_rng rng;
     ij_rng_seed(&rng, 3);
     memcpy(rgb, plain, sizeof rgb);
-    ij_color_jitter(rgb[0], 4, 0, 0, &rng);
+    ij_color_jitter(rgb[0], 5, 0, 0, &rng);
     CHECK(!memcmp(rgb, plain, sizeof rgb), "strength 0 changes something");
-    ij_color_jitter(rgb[0], 4, 0, 1, &rng);
-    for (int i = 0; i < 4; i++)
+    ij_color_jitter(rgb[0], 5, 0, 1, &rng);
+    for (int i = 0; i < 5; i++)
         CHECK(rgb[i][0] == rgb[i][1] && rgb[i][0] == rgb[i][2] && rgb[i][0] == (int)(0.299 * plain[i][0] + 0.587 * plain[i][1] + 0.114 * plain[i][2] + 0.5),
               "gray is %d %d %d", rgb[i][0], rgb[i][1], rgb[i][2]);
     for (int draw = 0; draw < 2000; draw++) {
         memcpy(rgb, plain, sizeof rgb);
-        ij_color_jitter(rgb[0], 4, 0.3, 0, &rng);
+        memset(grey[0], 75, 3), memset(grey[1], 155, 3);
+        ij_color_jitter(rgb[0], 5, 0.3, 0, &rng);
         same += !memcmp(rgb, plain, sizeof rgb);
         int out = 0;
-        for (int i = 0; i < 12; i++) out |= rgb[i / 3][i % 3] == 0 || rgb[i / 3][i % 3] == 255;
+        for (int i = 0; i < 15; i++) out |= rgb[i / 3][i % 3] == 0 || rgb[i / 3][i % 3] == 255;
         clipped += (size_t)out;
         for (int k = 0; k < 3 && !out; k++) CHECK(abs(2 * rgb[2][k] - rgb[0][k] - rgb[1][k]) <= 2, "half-way: %d %d %d", rgb[0][k], rgb[2][k], rgb[1][k]);
         CHECK(out || (abs(rgb[3][0] - rgb[3][1]) <= 1 && abs(rgb[3][0] - rgb[3][2]) <= 1), "grey has a colour: %d %d %d", rgb[3][0], rgb[3][1], rgb[3][2]);
-        shift += (rgb[3][0] - 115) / 2000.0;
         double cross[2], length[2];                     /* in the plane of red - blue and green - (red + blue) / 2 */
         for (int i = 0; i < 2; i++) {
             const uint8_t *a = plain[i], *b = rgb[i];
@@ -1783,9 +1783,14 @@ static void test_color_jitter(void)
         }
         CHECK(out || (fabs(length[0] - length[1]) < 0.03 && fabs(cross[0] - cross[1]) < 0.03), "colours by %g and %g, turned by %g and %g", length[0], length[1], cross[0], cross[1]);
         turn += cross[0] / 2000, turns += fabs(cross[0]) / 2000;
+        const double spread = (rgb[3][0] - rgb[4][0]) / 40.0;
+        ij_color_jitter(grey[0], 2, 0.3, 0, &rng);
+        const double bright = (grey[0][0] + grey[1][0]) / 230.0, of[3] = { bright, (grey[1][0] - grey[0][0]) / 80.0 / bright, length[0] / spread };
+        for (int k = 0; k < 3 && !out; k++) low[k] = of[k] < low[k] ? of[k] : low[k], high[k] = of[k] > high[k] ? of[k] : high[k];
     }
     CHECK(same > 340 && same < 470 && clipped < 200, "%lu of 2,000 are as they were, %lu clipped", (unsigned long)same, (unsigned long)clipped);
-    CHECK(fabs(shift) < 2.5 && fabs(turn) < 0.1 * turns && turns > 0.1, "brightness %g, hue %g of %g", shift, turn, turns);
+    CHECK(fabs(turn) < 0.1 * turns && turns > 0.1, "hue %g of %g", turn, turns);
+    for (int k = 0; k < 3; k++) CHECK(fabs(low[k] - 0.76) < 0.04 && fabs(high[k] - 1.24) < 0.04, "brightness, contrast, saturation: %d from %g to %g", k, low[k], high[k]);
 }
 
 static void test_scenes(void)
