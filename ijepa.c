@@ -7237,7 +7237,7 @@ static void ij_html_neighbours(FILE *f, ij_neighbours *n)
 }
 
 /* An HTML file, under another name until it is whole. */
-static FILE *ij_html_begin(char path[1100], const char *folder, const char *name, const char *title, const char *what)
+static FILE *ij_html_begin(char path[1100], const char *folder, const char *name, const char *what)
 {
     static const char style[] = ":root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem}"
         "img{width:5.5rem;image-rendering:pixelated;display:block}table{border-spacing:.25rem}th{font-weight:500;text-align:left}.wide{overflow-x:auto}"
@@ -7247,7 +7247,7 @@ static FILE *ij_html_begin(char path[1100], const char *folder, const char *name
     ij_path(path, folder, name);
     snprintf(temporary, sizeof temporary, "%s.tmp", path);
     FILE *f = ij_open_or_die(temporary, "w");
-    fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>%s", title);
+    fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>I-JEPA: ");
     ij_html_text(f, what), fprintf(f, "</title><style>%s</style>\n", style);
     return f;
 }
@@ -7291,7 +7291,7 @@ static int ij_report_command(const ij_options *o)
                                          : "image,context,targets,coverage,pca,similarity,attention", 6, test != data, &team);
     ij_neighbours_read(&near, show.m, (const char **)paths, test != data, &team);
     const ij_config *c = &show.c;
-    f = ij_html_begin(path, o->what, "report.html", "I-JEPA: ", o->what);
+    f = ij_html_begin(path, o->what, "report.html", o->what);
     fprintf(f, "<h1>What this I-JEPA learned</h1>\n<p>%lu blocks of width %lu, patches of %lu pixels, on <code>", (unsigned long)c->depth, (unsigned long)c->embed_dim, (unsigned long)c->patch_size);
     ij_html_text(f, *trained[0] ? trained[0] : "images that are not on record"), fprintf(f, "</code>%s", data == trained[0] ? "" : ", shown on <code>");
     if (data != trained[0]) ij_html_text(f, data), fprintf(f, "</code>");
@@ -7875,6 +7875,7 @@ static void ij_budget(ij_side *k, const char *budget, size_t images, const ij_te
         ij_report r;
         for (int i = 0; i < 5 && !ij_interrupted; i++, start = i == 2 ? ij_seconds() : start)
             for (size_t j = 0; j < c->accumulate; j++) if (ij_train_step(&b.m, b.images, &b.masks, &r)) ij_die(1, "%s: no step", k->name);
+        if (ij_interrupted) exit(130);
         amount /= (ij_seconds() - start) / 3;
         ij_bencher_end(&b);
     }
@@ -8020,7 +8021,7 @@ static int ij_compare(ij_options *o)
         if (ij_scores_read(&k->s, k->folder) < 1) ij_die(1, "%s: no scores", k->folder);
     }
     ij_compare_table(stdout, side, runs, seeds);
-    f = ij_html_begin(path, o->out, "compare.html", "I-JEPA: ", o->out);
+    f = ij_html_begin(path, o->out, "compare.html", o->out);
     fprintf(f, "<h1>Side by side</h1>\n<p>Each row trained on <code>"), ij_html_text(f, o->data);
     fprintf(f, "</code>, budget %s; sd is the standard deviation over %lu seeds.</p>\n<pre class=wide style=\"white-space:pre\">", o->budget ? o->budget : "by epochs", (unsigned long)seeds);
     ij_compare_table(f, side, runs, seeds);
