@@ -18,16 +18,41 @@
 #endif
 #include "ijepa.h"
 
-#include <assert.h>
-#include <errno.h>
 #include <float.h>
 #include <limits.h>
-#include <math.h>
-#include <stdarg.h>
 #include <stddef.h>
+#ifndef IJEPA_INFER_ONLY
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#else                                     /* firmware: all that is needed of Part I, then "without a system" in Part II */
+#define assert(truth) ((void)0)
+#if defined(__GNUC__)
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
+#endif
+#if !defined(IJEPA_INFER_ONLY) || __STDC_HOSTED__
+#include <math.h>
 #include <string.h>
+#else                                     /* gcc -ffreestanding: not even a C library */
+#define memcpy __builtin_memcpy
+#define memset __builtin_memset
+#define fabsf __builtin_fabsf
+#define fmaf __builtin_fmaf
+#define sqrt ij_sqrt
+static double ij_sqrt(double x)           /* Newton's steps from half the exponent; x >= 0 */
+{
+    uint64_t bits;
+    double y;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits >> 1) + 0x1ff8000000000000u;
+    memcpy(&y, &bits, sizeof y);
+    for (int i = 0; i < 6; i++) y = 0.5 * (y + x / y);
+    return y;
+}
+#endif
 
 /* Nobody listens for floating-point traps or reads errno after sqrt: then gcc may use vectors. Results are the same.
  * Loops begin where cores fetch instructions from, every 64 bytes: that is worth 5 % of a product. */
@@ -50,6 +75,7 @@ const char *ij_status_string(ij_status s)
     return (unsigned)s < sizeof text / sizeof *text ? text[s] : "unknown status";
 }
 
+#ifndef IJEPA_INFER_ONLY
 /* Writes the one line that explains a failure and returns its status: `return ij_fail(why, IJ_EDATA, ...)`. */
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
@@ -64,6 +90,7 @@ static ij_status ij_fail(ij_error *why, ij_status s, const char *format, ...)
     }
     return s;
 }
+#endif
 
 /* An arena hands out pieces of one block, in order. With base NULL it only adds up: the same layout routine says how
  * many bytes are needed and later places them. `used` sticks at SIZE_MAX once a sum or product overflows. */
@@ -204,8 +231,14 @@ enum { IJ_LANES = 16 };
 #endif
 
 /* The one place that knows machines: bytes of a vector register, and rows of the tile, which is two vectors wide: as
- * many sums as the registers hold. In GNU C (gcc 8, clang) vectors are a type; elsewhere they have one lane. */
-#if defined(__AVX512F__)
+ * many sums as the registers hold. In GNU C (gcc 8, clang) vectors are a type; elsewhere, and on a processor without
+ * them, they have one lane. */
+#if defined(IJEPA_INFER_ONLY) && !defined(__SSE2__) && !defined(__ARM_NEON) && !defined(__wasm_simd128__)
+#define IJ_ONE_LANE
+#endif
+#if defined(IJEPA_INFER_ONLY)
+enum { IJ_VECTOR = 16, IJ_MR = IJ_ROM_ROWS };
+#elif defined(__AVX512F__)
 enum { IJ_VECTOR = 64, IJ_MR = 12 };
 #elif defined(__AVX__)
 enum { IJ_VECTOR = 32, IJ_MR = 6 };
@@ -214,7 +247,7 @@ enum { IJ_VECTOR = 16, IJ_MR = 12 };
 #else
 enum { IJ_VECTOR = 16, IJ_MR = 6 };
 #endif
-#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 8)
+#if !defined(IJ_ONE_LANE) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 8))
 typedef real ij_vec __attribute__((vector_size(IJ_VECTOR), aligned(sizeof(real)), may_alias));
 enum { IJ_VL = IJ_VECTOR / sizeof(real) };
 #define IJ_LANE(v, l) (v)[l]
@@ -228,8 +261,13 @@ enum { IJ_VL = 1 };
 #define IJ_UNROLL
 #endif
 enum {
-    IJ_NR = 2 * IJ_VL, IJ_KC = 256,       /* a panel of B: at most 16 KB (AVX-512: 32), half of an L1 cache */
+    IJ_NR = 2 * IJ_VL,
+#ifdef IJEPA_INFER_ONLY
+    IJ_KC = 64, IJ_NC = IJ_NR,            /* some 3 KB of stack */
+#else
+    IJ_KC = 256,                          /* a panel of B: at most 16 KB (AVX-512: 32), half of an L1 cache */
     IJ_NC = 12 * IJ_NR,                   /* a block of B: at most 192 KB (AVX-512: 384), on the stack */
+#endif
     IJ_STRIP = 2 * IJ_MR                  /* columns of a transposed A that are packed at once */
 };
 
@@ -266,12 +304,12 @@ static void ij_tile(size_t kc, const real *a, size_t a_row, size_t a_col, const 
 }
 
 /* to[k*width + i] = from[i*next + k] for i and k below IJ_VL: in each round vectors far apart are interleaved. */
-#if !defined(IJEPA_DOUBLE) && defined(__has_builtin)
+#if !defined(IJEPA_DOUBLE) && !defined(IJ_ONE_LANE) && defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && !defined(IJEPA_INFER_ONLY)
 #define IJ_ZIP_LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
 #define IJ_ZIP_HIGH(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
-#elif defined(__AVX__)
+#elif defined(__AVX__) && !defined(IJEPA_INFER_ONLY)
 #define IJ_ZIP_LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
 #define IJ_ZIP_HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
 #else
@@ -638,6 +676,7 @@ static void ij_attention_backward(real *dq, real *dkv, real *ds, const real *d_o
     }
 }
 
+#ifndef IJEPA_INFER_ONLY
 /* ---- transformer -------------------------------------------------------------------------------------------------
  * A stack of pre-norm blocks and a final norm, the body of encoder and predictor alike. A batch of sequences is cut
  * into pieces of whole sequences; a thread takes a piece through all layers. The products of a lone piece, such as one
@@ -3546,10 +3585,17 @@ void ij_random_crop(size_t box[4], size_t height, size_t width, const double sca
     box[0] = (width - w) / 2, box[1] = (height - h) / 2, box[2] = box[0] + w, box[3] = box[1] + h;
 }
 
+/* A byte of channel k becomes byte * scale - shift. */
+static void ij_byte_scale(real *scale, real *shift, const ij_config *c, size_t k)
+{
+    *scale = (real)(1 / (255 * c->std[k])), *shift = (real)(c->mean[k] / c->std[k]);
+}
+
 void ij_normalise(ij_real *planes, const uint8_t *rgb, size_t height, size_t width, const ij_config *c, int flip)
 {
     for (size_t k = 0; k < 3; k++) {
-        const real scale = (real)(1 / (255 * c->std[k])), shift = (real)(c->mean[k] / c->std[k]);
+        real scale, shift;
+        ij_byte_scale(&scale, &shift, c, k);
         for (size_t y = 0; y < height; y++)
             for (size_t x = 0; x < width; x++)
                 planes[(k * height + y) * width + x] =
@@ -5284,6 +5330,255 @@ ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, siz
     return IJ_OK;
 }
 
+/* ---- without a system --------------------------------------------------------------------------------------------
+ * The encoder for one image, from constants, in little memory: heads one after another, IJ_ROM_ROWS patches at a time. The
+ * chains of multiply-adds are those of ij_block_forward.                                                             */
+
+/* Each row of w [out,in] as whole numbers up to 127 times a scale. */
+static void ij_quantise(int8_t *q, real *scale, const real *w, size_t out, size_t in)
+{
+    for (size_t o = 0; o < out; o++, w += in, q += in) {
+        real most = 0;
+        for (size_t i = 0; i < in; i++) most = IJ_MAX(most, w[i] < 0 ? -w[i] : w[i]);
+        scale[o] = most / 127;
+        for (size_t i = 0; i < in; i++) q[i] = (int8_t)(most > 0 ? rint((double)w[i] / (double)scale[o]) : 0);
+    }
+}
+
+static ij_rom_matrix ij_rom_place(ij_arena *a, const ij_tensor *w, const ij_tensor *b, int int8)
+{
+    ij_rom_matrix m = { w->x, NULL, NULL, b->x };
+    const size_t out = w->dim[0], count = ij_count(w);
+    if (!int8) return m;
+    int8_t *q = ij_take(a, count, 1);
+    real *scale = ij_take(a, out, sizeof *scale);
+    if (a->base) ij_quantise(q, scale, w->x, out, count / out);
+    m.w = NULL, m.q = q, m.scale = scale;
+    return m;
+}
+
+static void ij_rom_lay(ij_rom *r, ij_arena *a, const ij_model *m, int int8)
+{
+    const ij_encoder *e = &m->target_encoder;
+    const ij_config *c = &m->config;
+    size_t gh, gw;
+    ij_grid(&gh, &gw, c);
+    memset(r, 0, sizeof *r);
+    r->height = c->crop_size[0], r->width = c->crop_size[1], r->patch = e->patch, r->dim = c->embed_dim, r->depth = e->depth;
+    r->heads = e->heads, r->hidden = ij_hidden(c), r->int8 = int8, r->whole_pos = e->pos.x != NULL;
+    for (size_t k = 0; k < 3; k++) ij_byte_scale(&r->scale[k], &r->shift[k], c, k);
+    const size_t half = r->dim / 2;
+    real *pos = ij_take(a, ij_mul(gh + gw, half), sizeof *pos);
+    for (size_t i = 0; a->base && i < gw; i++) memcpy(pos + i * half, m->encoder_pos.x + i * r->dim, half * sizeof *pos);
+    for (size_t i = 0; a->base && i < gh; i++) memcpy(pos + (gw + i) * half, m->encoder_pos.x + i * gw * r->dim + half, half * sizeof *pos);
+    r->pos = r->whole_pos ? e->pos.x : pos;
+    r->patch_embed = ij_rom_place(a, &e->patch_w, &e->patch_b, int8);
+    r->norm_w = e->norm_w.x, r->norm_b = e->norm_b.x;
+    ij_rom_block *block = ij_take(a, r->depth, sizeof *block);
+    for (size_t i = 0; i < r->depth; i++) {
+        const ij_block *b = &e->block[i];
+        const ij_rom_block part = { b->norm1_w.x, b->norm1_b.x, b->norm2_w.x, b->norm2_b.x, ij_rom_place(a, &b->qkv_w, &b->qkv_b, int8),
+            ij_rom_place(a, &b->proj_w, &b->proj_b, int8), ij_rom_place(a, &b->fc1_w, &b->fc1_b, int8), ij_rom_place(a, &b->fc2_w, &b->fc2_b, int8) };
+        if (a->base) block[i] = part;
+    }
+    r->block = block;
+}
+
+ij_status ij_rom_size(size_t *size, const ij_model *m, int int8, ij_error *why)
+{
+    ij_rom r;
+    ij_arena a = { NULL, 0, 0 };
+    ij_rom_lay(&r, &a, m, int8);
+    if (a.used == SIZE_MAX) return ij_fail(why, IJ_EMEM, "this encoder needs more memory than can be addressed");
+    *size = a.used;
+    return IJ_OK;
+}
+
+ij_status ij_rom_init(ij_rom *r, void *mem, size_t size, const ij_model *m, int int8, ij_error *why)
+{
+    size_t need;
+    ij_arena a = { mem, size, 0 };
+    const ij_status s = ij_rom_size(&need, m, int8, why);
+    if (s) return s;
+    if (size < need) return ij_fail(why, IJ_EMEM, "encoder: need %lu bytes, have %lu", (unsigned long)need, (unsigned long)size);
+    ij_rom_lay(r, &a, m, int8);
+    return IJ_OK;
+}
+#endif
+
+size_t ij_rom_arena(const ij_rom *m)
+{
+    const size_t n = (m->height / m->patch) * (m->width / m->patch);
+    return IJ_ROM_ARENA(n, m->dim, m->heads, m->hidden, 3 * m->patch * m->patch, m->int8);
+}
+
+/* "what: need 12 bytes, have 3", without stdio */
+static ij_status ij_too_small(ij_error *why, const char *what, size_t need, size_t have)
+{
+    const char *const part[4] = { what, ": need ", " bytes, have ", "" };
+    char *to = why ? why->text : NULL;
+    for (int i = 0; to && i < 4; i++) {
+        char digit[24];
+        size_t n = 0, number = i == 1 ? need : have;
+        for (const char *t = part[i]; *t; t++) *to++ = *t;
+        for (; i && i < 3 && (number || !n); number /= 10) digit[n++] = (char)('0' + number % 10);
+        while (n) *to++ = digit[--n];
+        *to = 0;
+    }
+    return IJ_EMEM;
+}
+
+typedef struct { const ij_rom *m; real *x, *y, *kv, *norm, *part, *wide; } ij_rom_pass;
+/* x, y [N,D]  kv [N,2dh]  norm [R,D+2]  part: what one step of R rows needs  wide: R rows of an int8 matrix */
+
+/* y [rows,outs] = b + x W', or y += x W', with rows o0.. and columns i0.. of W [..,cols];  x [rows,in] */
+static void ij_rom_linear(const ij_rom_pass *s, real *y, size_t y_row, int add, const real *x, size_t rows, const ij_rom_matrix *w,
+                          size_t cols, size_t o0, size_t outs, size_t i0, size_t in)
+{
+    for (size_t o = 0, n; o < outs; o += n) {
+        const size_t at = (o0 + o) * cols + i0;
+        n = w->q ? IJ_MIN((size_t)IJ_ROM_ROWS, outs - o) : outs;
+        for (size_t r = 0; w->q && r < n; r++)
+            for (size_t i = 0; i < in; i++) s->wide[r * in + i] = (real)w->q[at + r * cols + i] * w->scale[o0 + o + r];
+        const ij_product p = { rows, n, in, x, in, 1, w->q ? s->wide : w->w + at, 1, w->q ? in : cols, y + o, y_row,
+                               add ? y + o : w->b + o0 + o, add ? y_row : 0 };
+        ij_matmul(&p, NULL);
+    }
+}
+
+static void ij_rom_norm(const ij_rom_pass *s, real *y, const real *x, size_t rows, const real *w, const real *b)
+{
+    const size_t d = s->m->dim;
+    const ij_tensor to = { y, 2, { rows, d, 0, 0 } }, stat = { s->norm + IJ_ROM_ROWS * d, 2, { rows, 2, 0, 0 } };
+    const ij_tensor from = { (real *)x, 2, { rows, d, 0, 0 } }, weight = { (real *)w, 1, { d, 0, 0, 0 } }, bias = { (real *)b, 1, { d, 0, 0, 0 } };
+    ij_layernorm(to, stat, from, &weight, &bias);
+}
+
+static void ij_rom_block_forward(const ij_rom_pass *s, const ij_rom_block *w, size_t n)
+{
+    const size_t d = s->m->dim, dh = d / s->m->heads, f = s->m->hidden;
+    real *q = s->part, *o = q + IJ_ROM_ROWS * dh, *prob = o + IJ_ROM_ROWS * dh, *hidden = s->part;
+    for (size_t h = 0; h < s->m->heads; h++) {
+        for (size_t r = 0; r < n; r += IJ_ROM_ROWS) {
+            const size_t rows = IJ_MIN((size_t)IJ_ROM_ROWS, n - r);
+            ij_rom_norm(s, s->norm, s->x + r * d, rows, w->norm1_w, w->norm1_b);
+            ij_rom_linear(s, s->kv + r * 2 * dh, 2 * dh, 0, s->norm, rows, &w->qkv, d, d + h * dh, dh, 0, d);
+            ij_rom_linear(s, s->kv + r * 2 * dh + dh, 2 * dh, 0, s->norm, rows, &w->qkv, d, 2 * d + h * dh, dh, 0, d);
+        }
+        for (size_t r = 0; r < n; r += IJ_ROM_ROWS) {
+            const size_t rows = IJ_MIN((size_t)IJ_ROM_ROWS, n - r);
+            ij_rom_norm(s, s->norm, s->x + r * d, rows, w->norm1_w, w->norm1_b);
+            ij_rom_linear(s, q, dh, 0, s->norm, rows, &w->qkv, d, h * dh, dh, 0, d);
+            ij_attention(o, prob, q, s->kv, rows, n, dh, 1);
+            ij_rom_linear(s, s->y + r * d, d, h > 0, o, rows, &w->proj, d, 0, d, h * dh, dh);
+        }
+    }
+    for (size_t i = 0; i < n * d; i++) s->x[i] = s->y[i] + s->x[i];
+    for (size_t r = 0; r < n; r += IJ_ROM_ROWS) {
+        const size_t rows = IJ_MIN((size_t)IJ_ROM_ROWS, n - r);
+        ij_rom_norm(s, s->norm, s->x + r * d, rows, w->norm2_w, w->norm2_b);
+        ij_rom_linear(s, hidden, f, 0, s->norm, rows, &w->fc1, d, 0, f, 0, d);
+        for (size_t i = 0; i < rows * f; i++) {
+            real pdf, cdf;
+            ij_normal(&pdf, &cdf, hidden[i]);
+            hidden[i] *= cdf;
+        }
+        ij_rom_linear(s, s->norm, d, 0, hidden, rows, &w->fc2, f, 0, d, 0, f);
+        for (size_t i = 0; i < rows * d; i++) s->x[r * d + i] = s->norm[i] + s->x[r * d + i];
+    }
+}
+
+ij_status ij_rom_encode(ij_real *feature, const ij_rom *m, const uint8_t *rgb, void *arena, size_t size, ij_error *why)
+{
+    const size_t d = m->dim, p = m->patch, gw = m->width / p, n = m->height / p * gw, half = d / 2, pixels = 3 * p * p;
+    const size_t row = IJ_MAX(IJ_MAX(m->hidden, pixels), n + 2 * (d / m->heads));
+    ij_rom_pass s = { m, arena, NULL, NULL, NULL, NULL, NULL };
+    if (!arena || size < ij_rom_arena(m)) return ij_too_small(why, "arena", ij_rom_arena(m), arena ? size : 0);
+    s.y = s.x + n * d, s.kv = s.y + n * d, s.norm = s.kv + 2 * n * (d / m->heads), s.part = s.norm + IJ_ROM_ROWS * (d + 2);
+    s.wide = s.part + IJ_ROM_ROWS * row;
+    for (size_t r = 0; r < n; r += IJ_ROM_ROWS) {
+        const size_t rows = IJ_MIN((size_t)IJ_ROM_ROWS, n - r);
+        real *to = s.part;
+        for (size_t i = r; i < r + rows; i++)
+            for (size_t k = 0; k < 3; k++)
+                for (size_t y = 0; y < p; y++)
+                    for (size_t x = 0; x < p; x++)
+                        *to++ = (real)rgb[((i / gw * p + y) * m->width + i % gw * p + x) * 3 + k] * m->scale[k] - m->shift[k];
+        ij_rom_linear(&s, s.x + r * d, d, 0, s.part, rows, &m->patch_embed, pixels, 0, d, 0, pixels);
+        for (size_t i = r; i < r + rows; i++) {
+            const real *column = m->pos + (m->whole_pos ? i * d : i % gw * half);
+            const real *line = m->pos + (m->whole_pos ? i * d + half : (gw + i / gw) * half);
+            for (size_t c = 0; c < half; c++) s.x[i * d + c] += column[c], s.x[i * d + half + c] += line[c];
+        }
+    }
+    for (size_t i = 0; i < m->depth; i++) ij_rom_block_forward(&s, &m->block[i], n);
+    memset(feature, 0, d * sizeof *feature);
+    for (size_t i = 0; i < n; i++) {
+        ij_rom_norm(&s, s.x + i * d, s.x + i * d, 1, m->norm_w, m->norm_b);
+        for (size_t c = 0; c < d; c++) feature[c] += s.x[i * d + c];
+    }
+    for (size_t c = 0; c < d; c++) feature[c] /= (real)n;
+    return IJ_OK;
+}
+
+ij_status ij_few_init(ij_few *f, void *mem, size_t size, size_t dim, size_t most, double ridge, ij_error *why)
+{
+    const size_t need = IJ_FEW_SIZE(dim, most, ridge), z = dim + 1;
+    if (!mem || size < need) return ij_too_small(why, "head", need, mem ? size : 0);
+    f->dim = dim, f->most = most, f->classes = 0, f->w = mem, f->p = ridge > 0 ? f->w + z * most : NULL;
+    f->gain = f->p ? f->p + z * (z + 1) / 2 : NULL;
+    memset(mem, 0, need);
+    for (size_t i = 0; f->p && i < z; i++) f->p[i * (i + 1) / 2 + i] = (real)(1 / ridge);
+    return IJ_OK;
+}
+
+/* Feature i of [1 | feature] */
+static real ij_few_at(const real *feature, size_t i) { return i ? feature[i - 1] : 1; }
+
+ij_status ij_few_learn(ij_few *f, const ij_real *feature, size_t label)
+{
+    const size_t z = f->dim + 1;
+    real sum;
+    if (label >= f->most) return IJ_EARG;
+    f->classes = IJ_MAX(f->classes, label + 1);
+    if (!f->p) {
+        IJ_SUM(real, sum, i, f->dim, feature[i] * feature[i]);
+        const real length = (real)sqrt((double)sum);
+        for (size_t i = 0; i < f->dim && length > 0; i++) f->w[label * z + 1 + i] += feature[i] / length;
+        return IJ_OK;
+    }
+    real all = 1;                   /* 1 + z'Pz */
+    for (size_t i = 0; i < z; i++) {
+        IJ_SUM(real, sum, j, z, f->p[i > j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i] * ij_few_at(feature, j));
+        f->gain[i] = sum;
+    }
+    for (size_t i = 0; i < z; i++) all += f->gain[i] * ij_few_at(feature, i);
+    for (size_t c = 0; c < f->classes; c++) {
+        IJ_SUM(real, sum, i, z, f->w[c * z + i] * ij_few_at(feature, i));
+        const real step = ((c == label) - sum) / all;
+        for (size_t i = 0; i < z; i++) f->w[c * z + i] += step * f->gain[i];
+    }
+    for (size_t i = 0, at = 0; i < z; i++)
+        for (size_t j = 0; j <= i; j++, at++) f->p[at] -= f->gain[i] * f->gain[j] / all;
+    return IJ_OK;
+}
+
+size_t ij_few_guess(const ij_few *f, const ij_real *feature)
+{
+    const size_t z = f->dim + 1;
+    size_t best = 0;
+    real most = 0;
+    for (size_t c = 0; c < f->classes; c++) {
+        real score, square;
+        const real *w = f->w + c * z;
+        IJ_SUM(real, score, i, z, w[i] * ij_few_at(feature, i));
+        IJ_SUM(real, square, i, z, w[i] * w[i]);
+        if (!f->p) score = square > 0 ? score / (real)sqrt((double)square) : -1 / (real)IJ_NORM_EPS;
+        if (!c || score > most) best = c, most = score;
+    }
+    return best;
+}
+
 /* ---- the program -------------------------------------------------------------------------------------------------
  * ijepa train | probe | features | masks | render | info | bench | check. From here on memory is allocated, errors end
  * the process, and results go to stdout, progress to stderr. Exit 0, 1 for a failure, 2 for wrong usage, 130 after
@@ -5364,9 +5659,9 @@ static const struct { const char *name, *rows; } ij_ablation[] = {
 enum { IJ_ABLATIONS = sizeof ij_ablation / sizeof *ij_ablation };
 
 typedef struct {
-    const char *command, *what, *data, *test, *out, *model, *preset, *config, *hf, *encoder, *dump, *hole, *reference, *panels, *budget, *rows;
+    const char *command, *what, *data, *test, *out, *model, *preset, *config, *hf, *encoder, *dump, *hole, *reference, *panels, *budget, *rows, *header;
     size_t threads, images, patch, layer, probe_every, context_tokens, target_tokens, targets, repeat, seeds, baselines;
-    int json, resume, dry_run, tokens, last4, keep_going, full, profile, help, configured, picked;
+    int json, resume, dry_run, tokens, last4, keep_going, full, profile, help, configured, picked, int8;
     ij_config c;
 } ij_options;
 
@@ -5376,7 +5671,7 @@ static const struct { const char *name; int bit; const char *use, *help; } ij_co
     { "train", IJ_TRAINS, "train [--data PATH] --out DIR", "learn from images; writes DIR/latest.safetensors and DIR/log.csv" },
     { "probe", IJ_PROBES, "probe --model FILE [--data PATH]", "k-NN and linear scores: trained, random encoder, raw pixels" },
     { "features", IJ_FEATURES, "features --model FILE --data PATH --out FILE.npy", "one vector per image, as .npy" },
-    { "export", IJ_EXPORTS, "export --model FILE --hf DIR", "a folder that transformers' IJepaModel.from_pretrained loads" },
+    { "export", IJ_EXPORTS, "export --model FILE --hf DIR | --c NAME.h", "a folder that transformers' IJepaModel.from_pretrained loads; a C header" },
     { "show", IJ_SHOWS, "show [IMAGES] [--model FILE] [--out FILE.png]", "pictures of masks, features and predictions" },
     { "predict", IJ_PREDICTS, "predict IMAGE --model FILE [--hole X,Y,W,H]", "what it expects behind targets or a hole, in pixels" },
     { "report", IJ_REPORTS, "report DIR [--data PATH]", "DIR/report.html: scores, curves, pictures of a run" },
@@ -5391,7 +5686,7 @@ static const struct { const char *name; int bit; const char *use, *help; } ij_co
 enum { IJ_COMMANDS = sizeof ij_command / sizeof *ij_command, IJ_CONFIGURED = IJ_TRAINS | IJ_MASKS | IJ_BENCHES | IJ_SHOWS | IJ_COMPARES | IJ_ABLATES };
 
 static const struct { const char *name; int commands; size_t offset; char kind; const char *help; } ij_option[] = {
-    { "data", IJ_TRAINS | IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_REPORTS | IJ_BENCHES, offsetof(ij_options, data), 's',
+    { "data", IJ_TRAINS | IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_REPORTS | IJ_BENCHES | IJ_EXPORTS, offsetof(ij_options, data), 's',
       "images: file, folder, or scenes[:COUNT[:SIDE]] (default scenes)" },
     { "test", IJ_TRAINS | IJ_COMPARES | IJ_ABLATES | IJ_PROBES, offsetof(ij_options, test), 's', "images to be scored on, if not beside the data" },
     { "out", IJ_TRAINS | IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_RENDERS, offsetof(ij_options, out), 's',
@@ -5401,11 +5696,13 @@ static const struct { const char *name; int commands; size_t offset; char kind; 
     { "encoder", IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_EXPORTS, offsetof(ij_options, encoder), 's',
       "target (default, what the paper evaluates) or context" },
     { "hf", IJ_EXPORTS, offsetof(ij_options, hf), 's', "the folder to write" },
+    { "c", IJ_EXPORTS, offsetof(ij_options, header), 's', "the encoder as constants for firmware: ij_rom_encode in ijepa.h; --data: compared on its test images" },
+    { "int8", IJ_EXPORTS | IJ_PROBES | IJ_FEATURES, offsetof(ij_options, int8), 'f', "matrices rounded to 8 bits, a scale for each row" },
     { "preset", IJ_CONFIGURED, offsetof(ij_options, preset), 's', "settings to start from: below; train takes one that fits the data" },
     { "config", IJ_CONFIGURED, offsetof(ij_options, config), 's', "settings from a file: key = value, or the reference's YAML" },
     { "threads", IJ_TRAINS | IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_REPORTS | IJ_PREDICTS | IJ_BENCHES, offsetof(ij_options, threads), 'n',
       "threads; 0: one per processor" },
-    { "images", IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_MASKS | IJ_RENDERS, offsetof(ij_options, images), 'n',
+    { "images", IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_MASKS | IJ_RENDERS | IJ_EXPORTS, offsetof(ij_options, images), 'n',
       "at most so many images (probe, compare: scored, of each part); 0: default" },
     { "budget", IJ_COMPARES | IJ_ABLATES, offsetof(ij_options, budget), 's', "of each run: time of its updates (90s, 10m, 2h), their number (5000) or work (20TFLOP); default: the settings' epochs" },
     { "seeds", IJ_COMPARES | IJ_ABLATES, offsetof(ij_options, seeds), 'n', "runs of each row, from --seed on (default 1)" },
@@ -6365,6 +6662,21 @@ static int ij_train(ij_options *o)
     return ij_interrupted ? 130 : 0;
 }
 
+/* Closes what was written as PATH.tmp, and gives it its name. */
+static void ij_finish(FILE *f, const char *path)
+{
+    char temporary[1110];
+    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    int bad = ferror(f);
+    bad |= fclose(f);
+    if (bad || rename(temporary, path)) {
+        const char *said = strerror(errno);
+        remove(temporary);
+        ij_die(1, "%s: %s", path, said);
+    }
+    fprintf(stderr, "%s\n", path);
+}
+
 /* ---- features and scores ---- */
 
 static ij_model ij_model_for(const ij_config *c, int weights)
@@ -6389,6 +6701,16 @@ static ij_model ij_trained(const ij_options *o)
     ij_model m = ij_model_for(&c, IJ_LOADED);
     ij_must(ij_load_encoder(&m, &f, context ? "encoder" : "target_encoder", &why), &why);
     ij_file_close(&f);
+    for (size_t i = 0; i < m.encoder_params && o->int8 && !o->header; i++) {
+        const ij_param *p = &m.param[i];
+        const size_t out = p->shape.dim[0], in = ij_count(&p->shape) / out;
+        if (p->shape.rank < 2) continue;
+        int8_t *q = ij_alloc(ij_count(&p->shape));
+        real *scale = ij_alloc(out * sizeof *scale), *w = m.target + p->offset;
+        ij_quantise(q, scale, w, out, in);
+        for (size_t k = 0; k < out * in; k++) w[k] = (real)q[k] * scale[k / in];
+        free(q), free(scale);
+    }
     return m;
 }
 
@@ -6578,11 +6900,150 @@ static int ij_features_command(const ij_options *o)
     return 0;
 }
 
+static void ij_c_array(FILE *f, const char *name, const char *part, const real *x, const int8_t *q, size_t n)
+{
+    fprintf(f, "static const %s %s_%s[%lu] = {", q ? "int8_t" : "ij_real", name, part, (unsigned long)n);
+    for (size_t i = 0; i < n; i++) {
+        fprintf(f, i % (q ? 32 : 8) ? "," : i ? ",\n" : "\n");
+        if (q) fprintf(f, "%d", q[i]);
+        else fprintf(f, sizeof(real) == 8 ? "%.16e" : "%.8ef", (double)x[i]);
+    }
+    fprintf(f, "\n};\n");
+}
+
+/* One row of the table; the header's arrays of a matrix, or of two vectors. */
+typedef struct { FILE *f; const char *name; double madds, flash; } ij_c_file;
+static void ij_c_row(ij_c_file *c, const char *what, const char *shape, double madds, double flash, size_t ram)
+{
+    printf("%-26s %-22s %14.0f %12.0f %10lu\n", what, shape, madds, flash, (unsigned long)ram);
+    c->madds += madds, c->flash += flash;
+}
+
+static void ij_c_norm(ij_c_file *c, const char *part, const real *w, const real *b, size_t d)
+{
+    char name[200], what[64], shape[64];
+    snprintf(name, sizeof name, "%.100s_%s", c->name, part);
+    ij_c_array(c->f, name, "w", w, NULL, d), ij_c_array(c->f, name, "b", b, NULL, d);
+    snprintf(what, sizeof what, "%s", part), snprintf(shape, sizeof shape, "[%lu]", (unsigned long)d);
+    ij_c_row(c, what, shape, 0, (double)(2 * d * sizeof(real)), 0);
+}
+
+static void ij_c_matrix(ij_c_file *c, const char *part, const ij_rom_matrix *m, size_t out, size_t in, size_t n, size_t ram)
+{
+    char name[200], shape[64];
+    snprintf(name, sizeof name, "%.100s_%s", c->name, part);
+    if (m->q) ij_c_array(c->f, name, "q", NULL, m->q, out * in), ij_c_array(c->f, name, "scale", m->scale, NULL, out);
+    else ij_c_array(c->f, name, "w", m->w, NULL, out * in);
+    ij_c_array(c->f, name, "b", m->b, NULL, out);
+    snprintf(shape, sizeof shape, "[%lu,%lu]", (unsigned long)out, (unsigned long)in);
+    ij_c_row(c, part, shape, (double)n * (double)out * (double)in,
+             (double)out * (m->q ? (double)in + 2 * sizeof(real) : (double)(in + 1) * sizeof(real)), ram * sizeof(real));
+}
+
+static void ij_c_uses(FILE *f, const char *name, const char *part, int block, int int8)
+{
+    char full[200];
+    snprintf(full, sizeof full, block < 0 ? "%.100s_%s" : "%.100s_%s%d", name, part, block);
+    if (int8) fprintf(f, " { 0, %s_q, %s_scale, %s_b },", full, full, full);
+    else fprintf(f, " { %s_w, 0, 0, %s_b },", full, full);
+}
+
+/* The encoder as a C header, and what it takes, layer by layer. */
+static void ij_c_header(FILE *f, const char *name, const char *model, const ij_rom *r)
+{
+    ij_c_file c = { f, name, 0, 0 };
+    char part[64], shape[64];
+    const size_t gh = r->height / r->patch, gw = r->width / r->patch, n = gh * gw, d = r->dim, dh = d / r->heads, h = r->hidden, R = IJ_ROM_ROWS;
+    const size_t pixels = 3 * r->patch * r->patch, positions = r->whole_pos ? n * d : (gh + gw) * (d / 2), wide = r->int8 ? R : 0;
+    const size_t heads = 2 * n * (d + dh) + R * (d + 2 + n + 2 * dh) + wide * d, mlp = n * d + R * (d + 2 + h) + wide * IJ_MAX(d, h);
+    static const char *const matrix[4] = { "qkv", "proj", "fc1", "fc2" };
+    fprintf(f, "/* The encoder of ");
+    for (const char *t = model; *t; t++) fputc(*t == '*' ? '+' : *t, f);
+    fprintf(f, ", %s, by ijepa export. RGB images of %lux%lu (width, height), features of %lu numbers. */\n#ifndef IJ_ROM_%s\n#define IJ_ROM_%s\n"
+               "#include \"ijepa.h\"\n\n#define %s_ARENA IJ_ROM_ARENA(%lu, %lu, %lu, %lu, %lu, %d)\n", r->int8 ? "int8" : "as it is", (unsigned long)r->width,
+            (unsigned long)r->height, (unsigned long)d, name, name, name, (unsigned long)n, (unsigned long)d, (unsigned long)r->heads,
+            (unsigned long)h, (unsigned long)pixels, r->int8);
+    printf("%-26s %-22s %14s %12s %10s\n", "layer", "shape", "multiply-adds", "flash bytes", "RAM bytes");
+    ij_c_array(f, name, "pos", r->pos, NULL, positions);
+    ij_c_matrix(&c, "patch_embed", &r->patch_embed, d, pixels, n, n * d + (R + wide) * pixels);
+    snprintf(shape, sizeof shape, r->whole_pos ? "[%lu,%lu]" : "[%lu,%lu/2]", (unsigned long)(r->whole_pos ? n : gh + gw), (unsigned long)d);
+    ij_c_row(&c, "pos", shape, 0, (double)(positions * sizeof(real)), n * d * sizeof(real));
+    for (size_t i = 0; i < r->depth; i++) {
+        const ij_rom_block *b = &r->block[i];
+        const ij_rom_matrix *const m[4] = { &b->qkv, &b->proj, &b->fc1, &b->fc2 };
+        const size_t size[4][2] = { { 3 * d, d }, { d, d }, { h, d }, { d, h } };
+        for (int k = 0; k < 4; k++) {
+            snprintf(part, sizeof part, "norm%d_%lu", k / 2 + 1, (unsigned long)i);
+            if (k % 2 == 0) ij_c_norm(&c, part, k ? b->norm2_w : b->norm1_w, k ? b->norm2_b : b->norm1_b, d);
+            snprintf(part, sizeof part, "%s%lu", matrix[k], (unsigned long)i);
+            ij_c_matrix(&c, part, m[k], size[k][0], size[k][1], n, k < 2 ? heads : mlp);
+            snprintf(part, sizeof part, "attention%lu", (unsigned long)i), snprintf(shape, sizeof shape, "%lu x [%lu,%lu]", (unsigned long)r->heads, (unsigned long)n, (unsigned long)n);
+            if (!k) ij_c_row(&c, part, shape, 2 * (double)n * (double)n * (double)d, 0, heads * sizeof(real));
+        }
+    }
+    ij_c_norm(&c, "norm", r->norm_w, r->norm_b, d);
+    printf("%-26s %-22s %14.0f %12.0f %10lu\n", "in all", "", c.madds, c.flash, (unsigned long)ij_rom_arena(r));
+    fprintf(f, "static const ij_rom_block %s_block[%lu] = {\n", name, (unsigned long)IJ_MAX(r->depth, 1));
+    for (int i = 0; i < (int)r->depth; i++) {
+        fprintf(f, "    { %s_norm1_%d_w, %s_norm1_%d_b, %s_norm2_%d_w, %s_norm2_%d_b,", name, i, name, i, name, i, name, i);
+        for (int k = 0; k < 4; k++) ij_c_uses(f, name, matrix[k], i, r->int8);
+        fprintf(f, " },\n");
+    }
+    fprintf(f, "};\nstatic const ij_rom %s = { %lu, %lu, %lu, %lu, %lu, %lu, %lu, %d, %d,\n    {", name, (unsigned long)r->height, (unsigned long)r->width,
+            (unsigned long)r->patch, (unsigned long)d, (unsigned long)r->depth, (unsigned long)r->heads, (unsigned long)h, r->int8, r->whole_pos);
+    for (int k = 0; k < 6; k++) fprintf(f, sizeof(real) == 8 ? "%s %.16e" : "%s %.8ef", k == 3 ? " }, {" : k ? "," : "", (double)(k < 3 ? r->scale[k] : r->shift[k - 3]));
+    fprintf(f, " }, %s_pos,", name);
+    ij_c_uses(f, name, "patch_embed", -1, r->int8);
+    fprintf(f, " %s_block, %s_norm_w, %s_norm_b };\n#endif\n", name, name, name);
+}
+
+static int ij_export_c(const ij_options *o, const ij_model *m)
+{
+    ij_error why;
+    size_t size, work_size;
+    ij_rom r;
+    char path[1100], temporary[1110], name[80];
+    const char *base = strrchr(o->header, '/') ? strrchr(o->header, '/') + 1 : o->header;
+    const size_t length = strlen(base), d = m->config.embed_dim;
+    int word = length > 2 && length < sizeof name && !strcmp(base + length - 2, ".h");
+    for (size_t i = 0; word && i + 2 < length; i++) word = base[i] == '_' || ((base[i] | 32) >= 'a' && (base[i] | 32) <= 'z') || (i && base[i] >= '0' && base[i] <= '9');
+    if (!word) ij_die(2, "--c %s: expected NAME.h, NAME a word of C", o->header);
+    snprintf(name, sizeof name, "%.*s", (int)(length - 2), base);
+    ij_must(ij_rom_size(&size, m, o->int8, &why), &why);
+    ij_must(ij_rom_init(&r, ij_alloc(size), size, m, o->int8, &why), &why);
+    ij_must(ij_encode_size(&work_size, &m->config, 1, r.height, r.width, &why), &why);
+    ij_images s = ij_images_open(o->data ? o->data : "scenes", IJ_TEST_PART, 0, &m->config, 1, NULL);
+    void *work = ij_alloc(work_size), *arena = ij_alloc(ij_rom_arena(&r));
+    real *feature = ij_alloc(2 * d * sizeof *feature);
+    const size_t images = IJ_MIN(o->images ? o->images : 500, s.count);
+    double sum = 0, least = 1;
+    for (size_t i = 0; i < images && !ij_interrupted; i++) {
+        double dot = 0, square[2] = { 0, 0 };
+        ij_images_read(&s, 0, (size_t)((double)i * (double)s.count / (double)images));
+        ij_centre_task(&s, 0);
+        if (ij_encode(NULL, feature, &m->target_encoder, s.images, 1, r.height, r.width, work, work_size, NULL)) ij_die(1, "cannot encode");
+        ij_must(ij_rom_encode(feature + d, &r, s.slot->small, arena, ij_rom_arena(&r), &why), &why);
+        for (size_t c = 0; c < d; c++) {
+            dot += (double)feature[c] * (double)feature[d + c];
+            for (int k = 0; k < 2; k++) square[k] += (double)feature[(size_t)k * d + c] * (double)feature[(size_t)k * d + c];
+        }
+        sum += dot / sqrt(square[0] * square[1]), least = IJ_MIN(least, dot / sqrt(square[0] * square[1]));
+    }
+    if (ij_interrupted) return 130;
+    snprintf(path, sizeof path, "%s", o->header), snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    FILE *f = ij_open_or_die(temporary, "w");
+    ij_c_header(f, name, o->model, &r);
+    printf("cosine to the features of the model as it is, %lu images of %s: mean %.6f, least %.6f\n", (unsigned long)images, o->data ? o->data : "scenes", sum / (double)images, least);
+    ij_finish(f, path);
+    return 0;
+}
+
 static int ij_export_command(const ij_options *o)
 {
     ij_error why;
-    if (!o->model || !o->hf) ij_die(2, "export needs --model FILE and --hf DIR");
+    if (!o->model || (!o->hf && !o->header)) ij_die(2, "export needs --model FILE, and --hf DIR or --c NAME.h");
     const ij_model m = ij_trained(o);
+    if (o->header) return ij_export_c(o, &m);
     ij_must(ij_make_folder(o->hf, &why), &why);
     ij_must(ij_export(&m, o->hf, ij_alloc(ij_export_size(&m)), ij_export_size(&m), &why), &why);
     fprintf(stderr, "%s: model.safetensors, config.json, preprocessor_config.json\n", o->hf);
@@ -7252,20 +7713,6 @@ static FILE *ij_html_begin(char path[1100], const char *folder, const char *name
     return f;
 }
 
-static void ij_html_end(FILE *f, const char *path)
-{
-    char temporary[1110];
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    int bad = ferror(f);
-    bad |= fclose(f);
-    if (bad || rename(temporary, path)) {
-        const char *said = strerror(errno);
-        remove(temporary);
-        ij_die(1, "%s: %s", path, said);
-    }
-    fprintf(stderr, "%s\n", path);
-}
-
 static int ij_report_command(const ij_options *o)
 {
     ij_options given = *o;
@@ -7334,7 +7781,7 @@ static int ij_report_command(const ij_options *o)
         if (strcmp(ij_config_name(i), "ipe")) fprintf(f, " --%s %s", ij_config_name(i), text);
     }
     fprintf(f, " --out again</pre><p><small>The same numbers to the last digit, on the same kind of machine.</small></p></html>\n");
-    ij_html_end(f, path);
+    ij_finish(f, path);
     return 0;
 }
 
@@ -8034,7 +8481,7 @@ static int ij_compare(ij_options *o)
     fprintf(f, "</table></div>\n<h2>Settings</h2><pre>");
     for (size_t i = 0; i < runs; i += seeds) fprintf(f, "%s:%.*s\n", side[i].name, (int)strcspn(side[i].settings, ";<&"), side[i].settings);
     fprintf(f, "</pre></html>\n");
-    ij_html_end(f, path);
+    ij_finish(f, path);
     return 0;
 }
 

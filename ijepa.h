@@ -35,7 +35,9 @@ extern "C" {
 /* ---------------------------------------------------------------- knobs ----
  * -DIJEPA_DOUBLE      numbers are double: for tests of exactness, half the speed
  * -DIJEPA_NO_POSIX    no threads, no directories, no fsync: only the C library
- * -DIJEPA_MAIN        the command-line program (main) as well                       */
+ * -DIJEPA_MAIN        the command-line program (main) as well
+ * -DIJEPA_INFER_ONLY  only what stands below under "without a system", ij_matmul and random numbers: no stdio, no malloc;
+ *                     of libc memcpy and memset, of libm sqrt, and with -ffreestanding not even the latter     */
 #ifdef IJEPA_DOUBLE
 typedef double ij_real;
 #else
@@ -403,6 +405,51 @@ ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperat
 ij_status ij_ridge_size(size_t *size, const ij_scored *s, ij_error *why);
 ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *work, size_t size, const ij_team *team,
                    ij_error *why);
+
+/* ------------------------------------------------ without a system -------
+ * An encoder as constants, for flash: `ijepa export --c NAME.h` writes them, int8 or as they are, as an ij_rom called
+ * NAME. A matrix [out,in] is w, or q times its row's scale [out]; b [out]. Beside it stands NAME_ARENA, the bytes of RAM
+ * that encoding takes:
+ *
+ *     static ij_real arena[NAME_ARENA / sizeof(ij_real)];
+ *     static ij_real feature[64];                               // dim of them
+ *     ij_rom_encode(feature, &NAME, rgb, arena, sizeof arena, &why);
+ *
+ * The numbers are those of ij_encode on the same weights (q times scale), to the last bit. The arena holds two residual
+ * streams, one head's keys and values, and one layer's activations of IJ_ROM_ROWS patches (int8: and as many rows of a
+ * weight matrix as floats); what is asked for again, the first norm, is made again. Some 3 KB of stack come on top. */
+typedef struct { const ij_real *w; const int8_t *q; const ij_real *scale, *b; } ij_rom_matrix;
+typedef struct { const ij_real *norm1_w, *norm1_b, *norm2_w, *norm2_b; ij_rom_matrix qkv, proj, fc1, fc2; } ij_rom_block;
+typedef struct {
+    size_t height, width, patch, dim, depth, heads, hidden;        /* hidden: F */
+    int int8, whole_pos;
+    ij_real scale[3], shift[3];    /* a byte of colour becomes byte * scale - shift */
+    const ij_real *pos;            /* [gw,D/2] [gh,D/2]: the columns' half, the rows'; with whole_pos [N,D] */
+    ij_rom_matrix patch_embed;     /* [D,3pp] */
+    const ij_rom_block *block;     /* [depth] */
+    const ij_real *norm_w, *norm_b;
+} ij_rom;
+enum { IJ_ROM_ROWS = 4 };
+#define IJ_ROM_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define IJ_ROM_ARENA(n, d, heads, hidden, pixels, int8) (sizeof(ij_real) * (size_t)(2 * (n) * ((d) + (d) / (heads)) + \
+    IJ_ROM_ROWS * ((d) + 2 + IJ_ROM_MAX(IJ_ROM_MAX(hidden, pixels), (n) + 2 * ((d) / (heads)))) + \
+    ((int8) ? IJ_ROM_ROWS * IJ_ROM_MAX(IJ_ROM_MAX(hidden, pixels), d) : 0)))
+size_t ij_rom_arena(const ij_rom *m);
+/* feature [D]: the mean of the tokens of rgb [height,width,3]; the tokens [N,D] themselves lie at the arena's beginning.
+ * IJ_EMEM, "need X bytes, have Y", if the arena (aligned as ij_real) is too small: then nothing is touched. */
+ij_status ij_rom_encode(ij_real *feature, const ij_rom *m, const uint8_t *rgb, void *arena, size_t size, ij_error *why);
+/* Such an encoder in memory: the target encoder of m. */
+ij_status ij_rom_size(size_t *size, const ij_model *m, int int8, ij_error *why);
+ij_status ij_rom_init(ij_rom *r, void *mem, size_t size, const ij_model *m, int int8, ij_error *why);
+
+/* Learns classes from a few features [D] each, one after another; a new class may come at any time. ridge 0: the class
+ * whose mean direction is nearest (cosine). Above 0: ridge regression to one-hot labels by recursive least squares, after
+ * every feature the exact solution for all so far. The constant and the weights are shrunk alike. */
+typedef struct { size_t dim, most, classes; ij_real *w, *p, *gain; } ij_few;       /* [most,D+1], [D+1,D+1] lower half, [D+1] */
+#define IJ_FEW_SIZE(d, most, ridge) (sizeof(ij_real) * (size_t)(((d) + 1) * (most) + ((ridge) > 0 ? ((d) + 1) * ((d) + 4) / 2 : 0)))
+ij_status ij_few_init(ij_few *f, void *mem, size_t size, size_t dim, size_t most, double ridge, ij_error *why);
+ij_status ij_few_learn(ij_few *f, const ij_real *feature, size_t label);       /* IJ_EARG: label >= most */
+size_t ij_few_guess(const ij_few *f, const ij_real *feature);                  /* of the classes up to the largest learnt */
 
 #ifdef __cplusplus
 }

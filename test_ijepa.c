@@ -3493,6 +3493,128 @@ static void test_scores_refuse(void)
     free(work), evaluate_free(&e);
 }
 
+/* ---- without a system ---- */
+
+static void test_rom_equals_encode(void)        /* to the last bit, of the same weights; and in exactly the arena it names */
+{
+    for (int run = 0; run < 6; run++) {
+        const int int8 = run % 2;
+        ij_config c = small_config();
+        ij_model m;
+        ij_error why;
+        ij_rom r;
+        size_t size, rom_size, work_size;
+        c.crop_size[0] = 20, c.crop_size[1] = 28, c.init_std = 0.2, c.patch_init_std = 0.2;    /* 35 patches: not a multiple of four */
+        c.depth = run < 2 ? 3 : 1, c.mlp_ratio = run < 4 ? 4 : 1;
+        void *mem = start_model(&m, &c, &size);
+        const size_t n = 35, d = c.embed_dim, h = 20, w = 28;
+        uint64_t state = 9;
+        for (size_t i = 0; i < m.encoder_size; i++) m.target[i] += (real)(random_unit(&state) - 0.5) * (real)0.2;
+        real *table = need(n * d * sizeof *table);
+        for (size_t i = 0; i < n * d; i++) table[i] = (real)random_unit(&state);
+        if (run >= 4) {                         /* a file's own positions */
+            m.target_encoder.pos = m.encoder_pos;
+            m.target_encoder.pos.x = table;
+        }
+        CHECK(!ij_rom_size(&rom_size, &m, int8, &why), "%s", why.text);
+        void *rom_mem = need(rom_size);
+        CHECK(ij_rom_init(&r, rom_mem, rom_size - 1, &m, int8, &why) == IJ_EMEM, "too little memory");
+        CHECK(!ij_rom_init(&r, rom_mem, rom_size, &m, int8, &why), "%s", why.text);
+        double worst = 0;                       /* rounding is half a step at most */
+        for (size_t i = 0; i < d * d && int8; i++)
+            worst = fmax(worst, fabs((double)r.block[0].proj.q[i] * (double)r.block[0].proj.scale[i / d] - (double)m.target_encoder.block[0].proj_w.x[i]) /
+                                    (double)r.block[0].proj.scale[i / d]);
+        CHECK(worst <= 0.5001 && (!int8 || worst > 0.4), "rounded by %g steps", worst);
+        for (size_t k = 0; k < m.encoder_params && int8; k++) {
+            const ij_param *p = &m.param[k];
+            const size_t out = p->shape.dim[0], in = ij_count(&p->shape) / out;
+            int8_t *q = need(out * in);
+            real *scale = need(out * sizeof *scale);
+            if (p->shape.rank > 1) ij_quantise(q, scale, m.target + p->offset, out, in);
+            for (size_t i = 0; i < out * in && p->shape.rank > 1; i++) m.target[p->offset + i] = (real)q[i] * scale[i / in];
+            free(q), free(scale);
+        }
+        uint8_t *rgb = need(h * w * 3);
+        for (size_t i = 0; i < h * w * 3; i++) rgb[i] = (uint8_t)(random_unit(&state) * 255);
+        real *image = need(3 * h * w * sizeof *image), *token = need(n * d * sizeof *token), pooled[24], feature[24];
+        ij_normalise(image, rgb, h, w, &c, 0);
+        CHECK(d == 24 && !ij_encode_size(&work_size, &c, 1, h, w, &why), "%s", why.text);
+        void *work = need(work_size);
+        CHECK(!ij_encode(token, pooled, &m.target_encoder, image, 1, h, w, work, work_size, NULL), "encode failed");
+        const size_t bytes = ij_rom_arena(&r);
+        real *arena = need(bytes + 4 * sizeof *arena);
+        memset(arena, 7, bytes + 4 * sizeof *arena);
+        char expected[80];
+        snprintf(expected, sizeof expected, "arena: need %lu bytes, have %lu", (unsigned long)bytes, (unsigned long)bytes - 1);
+        CHECK(ij_rom_encode(feature, &r, rgb, arena, bytes - 1, &why) == IJ_EMEM && !strcmp(why.text, expected), "%s", why.text);
+        for (size_t i = 0; i < bytes + 4 * sizeof *arena; i++) CHECK(((unsigned char *)arena)[i] == 7, "a refused arena was written");
+        CHECK(ij_rom_encode(feature, &r, rgb, NULL, bytes, &why) == IJ_EMEM && strstr(why.text, "have 0"), "%s", why.text);
+        CHECK(!ij_rom_encode(feature, &r, rgb, arena, bytes, &why), "%s", why.text);
+        for (size_t i = bytes; i < bytes + 4 * sizeof *arena; i++) CHECK(((unsigned char *)arena)[i] == 7, "beyond the arena");
+        CHECK(((unsigned char *)arena)[bytes - 1] != 7 || !int8, "the arena is larger than what is used");
+        CHECK(!memcmp(feature, pooled, sizeof pooled), "run %d: features differ by %g", run, compare_reals(feature, pooled, d));
+        CHECK(!memcmp(arena, token, n * d * sizeof *token), "run %d: tokens differ", run);
+        free(mem), free(table), free(rom_mem), free(rgb), free(image), free(token), free(work), free(arena);
+    }
+}
+
+static void test_few_equals_ridge(void)         /* after every feature: the normal equations, solved in double */
+{
+    enum { D = 6, Z = D + 1, MOST = 3, N = 25 };
+    ij_few f;
+    ij_error why;
+    const double ridge = 0.3;
+    double gram[Z][Z] = { { 0 } }, to[Z][MOST] = { { 0 } };
+    const size_t size = IJ_FEW_SIZE(D, MOST, ridge);
+    real *mem = need(size), x[D];
+    uint64_t state = 3;
+    CHECK(ij_few_init(&f, mem, size - 1, D, MOST, ridge, &why) == IJ_EMEM && !strncmp(why.text, "head: need ", 11), "%s", why.text);
+    CHECK(!ij_few_init(&f, mem, size, D, MOST, ridge, &why), "%s", why.text);
+    for (size_t i = 0; i < Z; i++) gram[i][i] = ridge;
+    for (size_t n = 0; n < N; n++) {
+        const size_t label = n < 10 ? n % 2 : n % MOST;         /* the third class comes late */
+        double a[Z][Z + MOST], z[Z] = { 1 };
+        for (size_t i = 0; i < D; i++) x[i] = (real)(random_unit(&state) + (i == label)), z[i + 1] = (double)x[i];
+        CHECK(!ij_few_learn(&f, x, label), "not learnt");
+        for (size_t i = 0; i < Z; i++) {
+            for (size_t j = 0; j < Z; j++) gram[i][j] += z[i] * z[j];
+            to[i][label] += z[i];
+            memcpy(a[i], gram[i], sizeof gram[i]), memcpy(a[i] + Z, to[i], sizeof to[i]);
+        }
+        for (size_t k = 0; k < Z; k++)                          /* Gauss-Jordan; gram is positive definite */
+            for (size_t i = 0; i < Z; i++) {
+                const double by = i == k ? 0 : a[i][k] / a[k][k];
+                for (size_t j = k; j < Z + MOST; j++) a[i][j] -= by * a[k][j];
+            }
+        double worst = 0;
+        for (size_t c = 0; c < f.classes; c++)
+            for (size_t i = 0; i < Z; i++) worst = fmax(worst, fabs(a[i][Z + c] / a[i][i] - (double)f.w[c * Z + i]));
+        CHECK(worst < (IN_DOUBLE ? 1e-13 : 1e-5), "after %lu: differs by %g", (unsigned long)n, worst);
+        double best = -1e30;                                    /* and the guess is its largest score */
+        size_t expected = 0;
+        for (size_t c = 0; c < f.classes; c++) {
+            double score = 0;
+            for (size_t i = 0; i < Z; i++) score += a[i][Z + c] / a[i][i] * z[i];
+            if (score > best) best = score, expected = c;
+        }
+        CHECK(ij_few_guess(&f, x) == expected, "another guess");
+    }
+    CHECK(f.classes == MOST && ij_few_learn(&f, x, MOST) == IJ_EARG, "a class too many");
+    free(mem);
+}
+
+static void test_few_means(void)
+{
+    ij_few f;
+    ij_error why;
+    real mem[IJ_FEW_SIZE(2, 3, 0) / sizeof(real)];
+    const real x[6][2] = { { 10, 0 }, { 3, 4 }, { 0, (real)0.1 }, { 0, 0 }, { 1, (real)0.4 }, { -1, (real)0.2 } };
+    CHECK(!ij_few_init(&f, mem, sizeof mem, 2, 3, 0, &why), "%s", why.text);
+    CHECK(!ij_few_learn(&f, x[0], 0) && !ij_few_learn(&f, x[1], 0) && !ij_few_learn(&f, x[2], 2) && !ij_few_learn(&f, x[3], 2), "not learnt");
+    CHECK(fabs((double)f.w[1] - 1.6) < 1e-6 && fabs((double)f.w[2] - 0.8) < 1e-6, "not the sum of directions");      /* long ones weigh no more */
+    CHECK(ij_few_guess(&f, x[4]) == 0 && ij_few_guess(&f, x[5]) == 2, "not the nearest mean");        /* class 1 was never seen */
+}
+
 /* ---- the runner ---- */
 
 #define TEST(name) { #name, test_##name }
@@ -3515,7 +3637,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(targets_average_layers), TEST(vicreg_equals_definition), TEST(rankme_by_hand), TEST(knn_by_hand), TEST(knn_equals_definition),
     TEST(pca_equals_definition), TEST(png_blocks), TEST(ridge_by_hand), TEST(ridge_normal_equations),
     TEST(ridge_equals_definition), TEST(scores_of_signal_and_noise), TEST(scores_same_in_any_order),
-    TEST(scores_memory_ladder), TEST(scores_refuse),
+    TEST(scores_memory_ladder), TEST(scores_refuse), TEST(rom_equals_encode), TEST(few_equals_ridge), TEST(few_means),
 };
 
 int main(int argc, char **argv)
