@@ -37,6 +37,20 @@
 #include <math.h>
 #include <string.h>
 #else                                     /* gcc -ffreestanding: not even a C library */
+#if !defined(__clang__)
+#pragma GCC optimize("no-tree-loop-distribute-patterns")    /* these two loops are what it would call */
+#endif
+__attribute__((weak)) void *memcpy(void *to, const void *from, size_t n)
+{
+    unsigned char *t = to;
+    for (const unsigned char *f = from; n--;) *t++ = *f++;
+    return to;
+}
+__attribute__((weak)) void *memset(void *to, int byte, size_t n)
+{
+    for (unsigned char *t = to; n--;) *t++ = (unsigned char)byte;
+    return to;
+}
 #define memcpy __builtin_memcpy
 #define memset __builtin_memset
 #define fabsf __builtin_fabsf
@@ -219,7 +233,7 @@ enum { IJ_LANES = 16 };
  *  | MR |   |MR x NR      |      | C    along its rows; the columns of a transposed A are packed. The MR rows of A stay
  *  +----+   +------+------+------+      in the L1 cache, the block of B in the L2.                                    */
 
-#if defined(FP_FAST_FMA) || defined(FP_FAST_FMAF) || defined(__FMA__)
+#if defined(FP_FAST_FMA) || defined(FP_FAST_FMAF) || defined(__FP_FAST_FMAF) || defined(__FMA__)
 #define IJ_HAS_FMA                        /* one instruction, one rounding: then both versions use it everywhere */
 #endif
 #if defined(IJ_HAS_FMA) && defined(IJEPA_DOUBLE)
@@ -5330,6 +5344,7 @@ ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, siz
     return IJ_OK;
 }
 
+#endif
 /* ---- without a system --------------------------------------------------------------------------------------------
  * The encoder for one image, from constants, in little memory: heads one after another, IJ_ROM_ROWS patches at a time. The
  * chains of multiply-adds are those of ij_block_forward.                                                             */
@@ -5340,11 +5355,13 @@ static void ij_quantise(int8_t *q, real *scale, const real *w, size_t out, size_
     for (size_t o = 0; o < out; o++, w += in, q += in) {
         real most = 0;
         for (size_t i = 0; i < in; i++) most = IJ_MAX(most, w[i] < 0 ? -w[i] : w[i]);
+        const real inverse = most > 0 ? 127 / most : 0, half = (real)0.5;
+        for (size_t i = 0; i < in; i++) q[i] = (int8_t)(w[i] < 0 ? w[i] * inverse - half : w[i] * inverse + half);
         scale[o] = most / 127;
-        for (size_t i = 0; i < in; i++) q[i] = (int8_t)(most > 0 ? rint((double)w[i] / (double)scale[o]) : 0);
     }
 }
 
+#ifndef IJEPA_INFER_ONLY
 static ij_rom_matrix ij_rom_place(ij_arena *a, const ij_tensor *w, const ij_tensor *b, int int8)
 {
     ij_rom_matrix m = { w->x, NULL, NULL, b->x };
@@ -5431,10 +5448,30 @@ static ij_status ij_too_small(ij_error *why, const char *what, size_t need, size
 typedef struct { const ij_rom *m; real *x, *y, *kv, *norm, *part, *wide; } ij_rom_pass;
 /* x, y [N,D]  kv [N,2dh]  norm [R,D+2]  part: what one step of R rows needs  wide: R rows of an int8 matrix */
 
+/* Without floating-point hardware the rows of x are rounded to 8 bits as well, to meet int8 matrices in whole numbers. */
+#if defined(__SOFTFP__) || (defined(__riscv) && !defined(__riscv_flen)) || defined(IJEPA_ROM_INTEGER)
+enum { IJ_ROM_INTEGER = 1 };
+#else
+enum { IJ_ROM_INTEGER = 0 };
+#endif
+
 /* y [rows,outs] = b + x W', or y += x W', with rows o0.. and columns i0.. of W [..,cols];  x [rows,in] */
 static void ij_rom_linear(const ij_rom_pass *s, real *y, size_t y_row, int add, const real *x, size_t rows, const ij_rom_matrix *w,
                           size_t cols, size_t o0, size_t outs, size_t i0, size_t in)
 {
+    if (w->q && IJ_ROM_INTEGER) {
+        int8_t *xq = (int8_t *)s->wide;
+        real scale[IJ_ROM_ROWS];
+        ij_quantise(xq, scale, x, rows, in);
+        for (size_t o = 0; o < outs; o++)
+            for (size_t r = 0; r < rows; r++) {
+                const int8_t *a = w->q + (o0 + o) * cols + i0, *b = xq + r * in;
+                int32_t sum = 0;
+                for (size_t i = 0; i < in; i++) sum += a[i] * b[i];
+                y[r * y_row + o] = (add ? y[r * y_row + o] : w->b[o0 + o]) + (real)sum * (w->scale[o0 + o] * scale[r]);
+            }
+        return;
+    }
     for (size_t o = 0, n; o < outs; o += n) {
         const size_t at = (o0 + o) * cols + i0;
         n = w->q ? IJ_MIN((size_t)IJ_ROM_ROWS, outs - o) : outs;

@@ -415,7 +415,8 @@ ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *w
  *     static ij_real feature[64];                               // dim of them
  *     ij_rom_encode(feature, &NAME, rgb, arena, sizeof arena, &why);
  *
- * The numbers are those of ij_encode on the same weights (q times scale), to the last bit. The arena holds two residual
+ * The numbers are those of ij_encode on the same weights (q times scale), to the last bit; but for a processor without
+ * floating point, or with -DIJEPA_ROM_INTEGER, what meets an int8 matrix is rounded to 8 bits too. The arena holds two residual
  * streams, one head's keys and values, and one layer's activations of IJ_ROM_ROWS patches (int8: and as many rows of a
  * weight matrix as floats); what is asked for again, the first norm, is made again. Some 3 KB of stack come on top. */
 typedef struct { const ij_real *w; const int8_t *q; const ij_real *scale, *b; } ij_rom_matrix;
