@@ -1,4 +1,4 @@
-/* fuzz.c - libFuzzer over every reader: clang -fsanitize=fuzzer,address,undefined -DREADER=N, N in the order below.
+/* fuzz.c - libFuzzer over every reader: clang -fsanitize=fuzzer,address,undefined; READER=N in the environment, N in the order below.
  * The bytes become a file in /dev/shm, and the reader gets its path, as in life. */
 #include "../ijepa.c"
 #include <sys/stat.h>
@@ -6,6 +6,7 @@
 enum { SAFETENSORS, JSON, INDEX, PNM, CIFAR, STL, IDX, CONFIG };
 static char folder[64], path[8][128];
 static void *kept[2];
+static int reader;
 
 static void put(const char *name, const uint8_t *x, size_t n)
 {
@@ -71,10 +72,11 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     static const char *const name[8] = { "a.safetensors", "config.json", "b.safetensors.index.json", "a.ppm", "data_batch_1.bin", "train_X.bin",
                                          "train-images-idx3-ubyte", "config.txt" };
     (void)argc, (void)argv;
-    snprintf(folder, sizeof folder, "/dev/shm/ijepa-fuzz-%d-%ld", READER, (long)getpid());
+    reader = getenv("READER") ? atoi(getenv("READER")) : 0;
+    snprintf(folder, sizeof folder, "/dev/shm/ijepa-fuzz-%d-%ld", reader, (long)getpid());
     mkdir(folder, 0700);
     for (size_t i = 0; i < 8; i++) snprintf(path[i], sizeof path[i], "%s/%s", folder, name[i]);
-    if (READER == JSON || READER == INDEX) {             /* what the text stands beside: a model in Hugging Face's layout */
+    if (reader == JSON || reader == INDEX) {             /* what the text stands beside: a model in Hugging Face's layout */
         ij_error why;
         ij_model m;
         size_t size;
@@ -84,7 +86,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         if (ij_model_size(&size, &c, IJ_INFER, &why) || ij_model_init(&m, kept[0] = malloc(size), size, &c, IJ_INFER, &why)) abort();
         if (ij_export(&m, folder, kept[1] = malloc(ij_export_size(&m)), ij_export_size(&m), &why)) abort();
         snprintf(from, sizeof from, "%s/model.safetensors", folder);
-        if (READER == JSON && rename(from, path[SAFETENSORS])) abort();
+        if (reader == JSON && rename(from, path[SAFETENSORS])) abort();
     }
     return 0;
 }
@@ -98,22 +100,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *x, size_t n)
     ij_error why;
     ij_config c = ij_config_default();
     size_t used = n;
-    if (record[READER] && n && *x % 4) {                 /* mostly whole records: the bytes, then zeros */
-        used = IJ_MIN(n, sizeof whole) / record[READER] * record[READER] + record[READER];
-        used = IJ_MIN(used, sizeof whole / record[READER] * record[READER]);
+    if (record[reader] && n && *x % 4) {                 /* mostly whole records: the bytes, then zeros */
+        used = IJ_MIN(n, sizeof whole) / record[reader] * record[reader] + record[reader];
+        used = IJ_MIN(used, sizeof whole / record[reader] * record[reader]);
         memset(whole, 0, sizeof whole);
         memcpy(whole, x, IJ_MIN(n, used));
         x = whole;
     }
-    put(path[READER], x, used);
-    if (READER == STL || READER == IDX) {                /* the last bytes as labels too */
-        snprintf(labels, sizeof labels, "%s/%s", folder, READER == STL ? "train_y.bin" : "train-labels-idx1-ubyte");
-        const size_t last = IJ_MIN(n, READER == STL ? used / 27648 : 12);
+    put(path[reader], x, used);
+    if (reader == STL || reader == IDX) {                /* the last bytes as labels too */
+        snprintf(labels, sizeof labels, "%s/%s", folder, reader == STL ? "train_y.bin" : "train-labels-idx1-ubyte");
+        const size_t last = IJ_MIN(n, reader == STL ? used / 27648 : 12);
         if (n % 2) put(labels, x + used - last, last);
         else remove(labels);
     }
-    if (READER <= INDEX) model(path[READER == JSON ? SAFETENSORS : READER]);
-    else if (READER < CONFIG) pictures(READER == CIFAR ? folder : path[READER]), pictures(path[READER]);
+    if (reader <= INDEX) model(path[reader == JSON ? SAFETENSORS : reader]);
+    else if (reader < CONFIG) pictures(reader == CIFAR ? folder : path[reader]), pictures(path[reader]);
     else ij_config_read(&c, path[CONFIG], &why);
     return 0;
 }
