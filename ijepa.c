@@ -9,7 +9,13 @@
  *                     checkpoints · evaluation · gradient check · without a system · the program
  * The manual, with the legend of dimensions (B N K T D P H F p), is ijepa.h.
  */
-#if !defined(IJEPA_NO_POSIX) && !defined(_POSIX_C_SOURCE)
+#if !defined(IJEPA_NO_POSIX)
+#define IJ_FOLDERS
+#if defined(_WIN32) || defined(__wasi__)  /* there is no more of POSIX */
+#define IJEPA_NO_POSIX
+#endif
+#endif
+#if defined(IJ_FOLDERS) && !defined(_POSIX_C_SOURCE)
 #define _POSIX_C_SOURCE 200809L
 #define _FILE_OFFSET_BITS 64              /* on systems of 32 bits */
 #if defined(__linux__) && !defined(_GNU_SOURCE)
@@ -540,8 +546,8 @@ static void ij_layernorm_backward_weight(const ij_tensor *dw, const ij_tensor *d
 
 /* exp for vectors: x = n ln2 + r, then 2^n times a polynomial for e^r on |r| <= ln2/2 (fitted; its own error is 2e-9).
  * Worst error 1.4 ulp on [-87,88], values beyond are held there (test exp_and_normal). Where float arithmetic is wider
- * than float, or numbers are double, libm's. */
-#if !defined(IJEPA_DOUBLE) && defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD == 0
+ * than float, or numbers are double, libm's. (tcc does not say how wide, and rounds like the rest.) */
+#if !defined(IJEPA_DOUBLE) && (!defined(FLT_EVAL_METHOD) || FLT_EVAL_METHOD == 0)
 static inline real ij_exp(real x)
 {
     x = x < -87 ? -87 : x > 88 ? 88 : x;
@@ -2615,11 +2621,14 @@ static ij_status ij_beside(char to[1024], const char *path, const char *name, ij
 /* Names of the pictures below a folder: counted, and noted if there is room. */
 typedef struct { size_t count, others, bytes; const char **name; char *text; size_t room_names, room_text; char other[16]; } ij_walk;
 
-#ifndef IJEPA_NO_POSIX
+#ifdef IJ_FOLDERS
 #include <dirent.h>
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
+#ifdef _WIN32
+#include <direct.h>
+#define lstat(path, st) stat(path, st)    /* no links, no permissions */
+#define mkdir(path, mode) _mkdir(path)
+#endif
 
 static int ij_is_folder(const char *path)
 {
@@ -2669,6 +2678,35 @@ static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int
     closedir(folder);
     return s;
 }
+
+#ifdef IJEPA_MAIN
+static ij_status ij_make_folder(const char *path, ij_error *why)        /* and its parents */
+{
+    char part[IJ_PATH];
+    for (size_t i = 1; i <= strlen(path) && i < sizeof part; i++)
+        if (path[i] == '/' || !path[i]) {
+            snprintf(part, sizeof part, "%.*s", (int)i, path);
+            if (mkdir(part, 0777) && !ij_is_folder(part))
+                return ij_fail(why, IJ_EFILE, "%.300s: cannot make the folder: %s", part, strerror(errno));
+        }
+    return IJ_OK;
+}
+#endif
+#else
+static int ij_is_folder(const char *path) { (void)path; return 0; }
+static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth, ij_error *why)
+{
+    (void)w, (void)root, (void)depth;
+    return ij_fail(why, IJ_EFILE, "%.300s: this build reads no folders (IJEPA_NO_POSIX)", path);
+}
+#ifdef IJEPA_MAIN
+static ij_status ij_make_folder(const char *path, ij_error *why) { return ij_fail(why, IJ_OK, "%.300s", path); }
+#endif
+#endif
+
+#ifndef IJEPA_NO_POSIX
+#include <fcntl.h>
+#include <unistd.h>
 
 static int ij_replace(const char *aside, const char *path) { return rename(aside, path); }
 static int ij_flush_file(FILE *f) { return fsync(fileno(f)); }
@@ -2756,18 +2794,6 @@ static int ij_apart(int (*work)(void *), void *arg, const volatile sig_atomic_t 
 static int ij_terminal(void) { return isatty(2) > 0; }
 static int ij_colours(void) { return isatty(1) > 0; }
 
-static ij_status ij_make_folder(const char *path, ij_error *why)        /* and its parents */
-{
-    char part[IJ_PATH];
-    for (size_t i = 1; i <= strlen(path) && i < sizeof part; i++)
-        if (path[i] == '/' || !path[i]) {
-            snprintf(part, sizeof part, "%.*s", (int)i, path);
-            if (mkdir(part, 0777) && !ij_is_folder(part))
-                return ij_fail(why, IJ_EFILE, "%.300s: cannot make the folder: %s", part, strerror(errno));
-        }
-    return IJ_OK;
-}
-
 /* One run in a folder: the lock ends with the process, however that ends. */
 static ij_status ij_lock(const char *path, ij_error *why)
 {
@@ -2847,13 +2873,6 @@ static ij_team ij_team_start(size_t threads)
 #endif
 
 #else
-
-static int ij_is_folder(const char *path) { (void)path; return 0; }
-static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth, ij_error *why)
-{
-    (void)w, (void)root, (void)depth;
-    return ij_fail(why, IJ_EFILE, "%.300s: this build reads no folders (IJEPA_NO_POSIX)", path);
-}
 static int ij_replace(const char *aside, const char *path)      /* some systems do not rename over a file */
 {
     return rename(aside, path) && (remove(path) || rename(aside, path));
@@ -2871,7 +2890,6 @@ static size_t ij_processors(void) { return 1; }
 static double ij_peak_mib(void) { return 0; }
 static int ij_terminal(void) { return 0; }
 static int ij_colours(void) { return 0; }
-static ij_status ij_make_folder(const char *path, ij_error *why) { return ij_fail(why, IJ_OK, "%.300s", path); }
 static ij_status ij_lock(const char *path, ij_error *why) { return ij_fail(why, IJ_OK, "%.300s", path); }
 static ij_team ij_team_start(size_t threads)
 {
@@ -2880,6 +2898,17 @@ static ij_team ij_team_start(size_t threads)
     return team;
 }
 #endif
+#endif
+
+#ifdef IJEPA_MAIN
+static void ij_slashes(int argc, char **argv)           /* Windows takes both, this file knows one */
+{
+#ifdef _WIN32
+    for (int i = 1; i < argc; i++)
+        for (char *c = argv[i]; *c; c++) *c = *c == '\\' ? '/' : *c;
+#endif
+    (void)argc, (void)argv;
+}
 #endif
 
 /* ---- helpers of the readers -------------------------------------------------------------------------------------- */
@@ -3573,10 +3602,12 @@ void ij_resize(uint8_t *dst, size_t dst_height, size_t dst_width, const uint8_t 
         }
 }
 
-static double ij_uniform_float(ij_rng *rng, double low, double high)    /* torch's uniform_ on one float */
+/* torch's uniform_ on one float: fmaf(u, h - l, l), but not by libm's, which is wrong in places (mingw, m68k under QEMU).
+ * 24 bits times 24, plus l: a double holds that sum whole unless the range is under 1/64 of its end. */
+static double ij_uniform_float(ij_rng *rng, double low, double high)
 {
-    const float l = (float)low, h = (float)high;
-    return (double)fmaf((float)ij_rng_uniform(rng), h - l, l);
+    const float l = (float)low, h = (float)high, range = h - l;
+    return (double)(float)(ij_rng_uniform(rng) * (double)range + (double)l);
 }
 
 void ij_random_crop(size_t box[4], size_t height, size_t width, const double scale[2], ij_rng *rng)
@@ -6213,7 +6244,7 @@ static void ij_log_cut(const char *path, uint64_t steps)
     for (uint64_t n = 0; n <= steps && fgets(line, sizeof line, from); n++) fputs(line, to);
     fclose(from);
     ij_close_or_die(to, other);
-    if (rename(other, path)) ij_die(1, "log.csv cannot be replaced");
+    if (ij_replace(other, path)) ij_die(1, "log.csv cannot be replaced");
 }
 
 static double ij_matmul_rate(const ij_team *team)      /* GFLOP/s of a product of middling shape */
@@ -6706,7 +6737,7 @@ static void ij_finish(FILE *f, const char *path)
     snprintf(temporary, sizeof temporary, "%s.tmp", path);
     int bad = ferror(f);
     bad |= fclose(f);
-    if (bad || rename(temporary, path)) {
+    if (bad || ij_replace(temporary, path)) {
         const char *said = strerror(errno);
         remove(temporary);
         ij_die(1, "%s: %s", path, said);
@@ -8477,7 +8508,7 @@ static int ij_compare(ij_options *o)
         ij_budget(k, begun && time ? NULL : o->budget, data.count, &team);
         for (size_t i = 0; i < seeds; i++) {
             ij_side *run = &side[runs + i];
-            const uint64_t seed = run->c.seed;
+            const size_t seed = run->c.seed;
             run->c = k->c, run->c.seed = seed, run->flops = k->flops, run->images = k->images;
             if (!run->resume) continue;
             ij_file file;
@@ -8577,6 +8608,7 @@ static int ij_main(int argc, char **argv)
 int main(int argc, char **argv)
 {
     ij_check_machine();
+    ij_slashes(argc, argv);
     return ij_main(argc, argv);
 }
 #endif

@@ -36,7 +36,9 @@ static int short_write;
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <signal.h>
+#ifndef IJEPA_NO_POSIX
 #include <sys/resource.h>
+#endif
 #include <sys/types.h>
 
 static size_t failed_checks;
@@ -53,11 +55,12 @@ static size_t failed_checks;
 
 static const char *scratch(const char *name)            /* valid for eight calls */
 {
-    static char folder[64], path[8][256];
+    static char folder[128], path[8][256];
+    const char *below = getenv("TMPDIR");
     static size_t next;
     char *p = path[next++ % 8];
     if (!folder[0]) {
-        snprintf(folder, sizeof folder, "/tmp/ijepa-test-%lu", (unsigned long)getpid());
+        snprintf(folder, sizeof folder, "%.90s/ijepa-test-%lu", below ? below : "/tmp", (unsigned long)getpid());
         mkdir(folder, 0700);
     }
     snprintf(p, 256, "%s%s%s", folder, *name ? "/" : "", name);
@@ -68,7 +71,11 @@ static void scratch_remove(void)
 {
     char command[300];
     snprintf(command, sizeof command, "rm -rf '%s'", scratch(""));
+#if defined(_WIN32) || defined(__wasi__)                /* no rm, no other program */
+    printf("scratch files remain: %s\n", command);
+#else
     if (system(command)) printf("scratch files remain\n");
+#endif
 }
 
 static void write_file(const char *path, const void *bytes, size_t n)
@@ -1227,11 +1234,11 @@ static void test_settings_files(void)
     CHECK(!ij_config_read(&c, path, &why), "%s", why.text);
     CHECK(c.batch_size == 128 && c.crop_size[0] == 224 && c.crop_size[1] == 224 && c.patch_size == 14 && c.embed_dim == 1280 &&
           c.depth == 32 && c.pred_depth == 12 && c.epochs == 300 && c.warmup == 40, "whole numbers");
-    CHECK(c.crop_scale[0] == 0.3 && c.ema[0] == 0.996 && c.enc_mask_scale[1] == 1 && c.aspect_ratio[1] == 1.5 &&
-          c.final_lr == 1e-6 && c.start_lr == 2e-4 && !c.use_horizontal_flip, "numbers");
+    CHECK(c.crop_scale[0] == (double)0.3 && c.ema[0] == (double)0.996 && c.enc_mask_scale[1] == 1 && c.aspect_ratio[1] == 1.5 &&
+          c.final_lr == (double)1e-6 && c.start_lr == (double)2e-4 && !c.use_horizontal_flip, "numbers");
     static const char plain[] = "# mine\nlr = 0.5\r\n\n  ema=0.9,1   \nmask_mode = reference\n";
     write_file(path, plain, sizeof plain - 1);
-    CHECK(!ij_config_read(&c, path, &why) && c.lr == 0.5 && c.ema[0] == 0.9 && c.mask_mode == IJ_MASK_REFERENCE, "%s", why.text);
+    CHECK(!ij_config_read(&c, path, &why) && c.lr == 0.5 && c.ema[0] == (double)0.9 && c.mask_mode == IJ_MASK_REFERENCE, "%s", why.text);
     static const char wrong[] = "lr = 0.5\nwarmupp = 3\n";
     write_file(path, wrong, sizeof wrong - 1);
     CHECK(ij_config_read(&c, path, &why) == IJ_EARG && strstr(why.text, "line 2") && strstr(why.text, "nearest is warmup"), "%s", why.text);
@@ -1353,6 +1360,7 @@ static void test_checkpoint_encoders(void)
     free(mem), free(work);
 }
 
+#ifndef IJEPA_NO_POSIX
 /* Each call that a save makes fails in turn, then the disk is full at each of many bytes: the old file stays whole, and
  * opens, and nothing lies beside it. */
 static void test_save_failing_everywhere(void)
@@ -1395,6 +1403,7 @@ static void test_save_failing_everywhere(void)
     signal(SIGXFSZ, SIG_DFL);
     free(mem), free(work);
 }
+#endif
 
 /* ---- documentation ---- */
 
@@ -1984,6 +1993,7 @@ static void test_file_halves(void)
     }
 }
 
+#ifndef IJEPA_NO_POSIX
 static void test_file_failed_write(void)                /* the old file stays whole, nothing is left beside it */
 {
     static const float x[2] = { 1, 2 };
@@ -2003,6 +2013,7 @@ static void test_file_failed_write(void)                /* the old file stays wh
     mkdir(scratch("folder.safetensors"), 0700);
     CHECK(ij_file_write(scratch("folder.safetensors"), &item, 1, NULL, 0, &why) == IJ_EFILE, "a folder is written over");
 }
+#endif
 
 #define ST(dtype, shape, place) "{'dtype':'" dtype "','shape':" shape ",'data_offsets':" place "}"
 #define ST_U8 "'dtype':'U8','shape':[],'data_offsets':[0,1]"
@@ -2385,7 +2396,7 @@ static void test_safetensors_half(void)
             const double sign = i >> 15 ? -1 : 1, whole = ldexp((e ? 1 << fraction : 0) + m, (e ? e : 1) - bias - fraction);
             if (e == top && m) wrong += got[i] == got[i] || narrow[i] == narrow[i];
             else if (e == top) wrong += got[i] != sign * HUGE_VAL || (double)narrow[i] != sign * HUGE_VAL;
-            else wrong += got[i] != sign * whole || (double)narrow[i] != sign * whole || signbit(got[i]) != (i >> 15 ? signbit(-1.0) : 0), finite++;
+            else wrong += got[i] != sign * whole || (double)narrow[i] != sign * whole || !signbit(got[i]) != !(i >> 15), finite++;
         }
         CHECK(wrong == 0 && finite == (brain ? 65280 : 63488), "%s: %lu of 65536 wrong", item.dtype == IJ_F16 ? "F16" : "BF16", (unsigned long)wrong);
         ij_file_close(&f), free(mem);
@@ -2542,6 +2553,7 @@ static void test_safetensors_shards(void)
     ij_file_close(&f), free(mem);
 }
 
+#ifndef IJEPA_NO_POSIX
 /* A failed write: the old file as it was, and nothing aside. */
 static void st_refused(const char *path, const char *says, int old)
 {
@@ -2599,6 +2611,7 @@ static void test_safetensors_write_fails(void)
     CHECK(!ij_file_write(path, &item, 1, NULL, 0, &why) && !st_open(&f, &mem, path, &why), "replacing: %s", why.text);
     ij_file_close(&f), free(mem);
 }
+#endif
 
 /* ---- evaluation ---- */
 
@@ -3281,7 +3294,7 @@ static void test_ridge_by_hand(void)
     CHECK(w.n == 5 && w.gram[0] == 5 && w.gram[1] == 1, "all rows: n %g, sums %g %g", w.n, w.gram[0], w.gram[1]);
     double accuracy = -1, chosen = -1;
     CHECK(!ij_ridge(&accuracy, &chosen, &s, work, size, NULL, &why), "%s", why.text);
-    CHECK(accuracy == 1 && chosen == 1e-4, "accuracy %g, lambda %g: expected 1 and, of equals, 0.0001", accuracy, chosen);
+    CHECK(accuracy == 1 && chosen == (double)1e-4, "accuracy %g, lambda %g: expected 1 and, of equals, 0.0001", accuracy, chosen);
     free(work);
 }
 
@@ -3622,7 +3635,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(golden_a), TEST(golden_b), TEST(gradient_check), TEST(matmul_equals_naive), TEST(exp_and_normal),
     TEST(golden_masks), TEST(golden_random), TEST(golden_positions), TEST(golden_schedules), TEST(masks_paper_mode), TEST(masks_split), TEST(generative), TEST(target_input), TEST(joint),
     TEST(masks_impossible), TEST(model_every_parameter_moves), TEST(model_threads_same_bytes),
-    TEST(model_resume_same_bytes), TEST(checkpoint_encoders), TEST(save_failing_everywhere), TEST(model_memory_ladder), TEST(model_sizes), TEST(model_bad_settings),
+    TEST(model_resume_same_bytes), TEST(checkpoint_encoders), TEST(model_memory_ladder), TEST(model_sizes), TEST(model_bad_settings),
     TEST(model_not_finite), TEST(model_accumulates_and_clips), TEST(model_parts), TEST(encode_other_sizes),
     TEST(encode_one_image_shared), TEST(init_statistics),
     TEST(settings_round_trip), TEST(settings_bad_values), TEST(settings_files), TEST(checkpoint_refuses),
@@ -3631,13 +3644,16 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(data_scenes_kept), TEST(safetensors_roundtrip), TEST(safetensors_text), TEST(safetensors_cut),
     TEST(safetensors_flipped), TEST(safetensors_hostile), TEST(safetensors_accepts), TEST(safetensors_capacity),
     TEST(safetensors_half), TEST(safetensors_numbers), TEST(safetensors_ladder), TEST(safetensors_changed),
-    TEST(safetensors_large), TEST(safetensors_write_fails), TEST(safetensors_shards), TEST(file_round_trip), TEST(file_hostile),
-    TEST(file_halves), TEST(file_failed_write), TEST(standardise_by_hand), TEST(standardise_moments),
+    TEST(safetensors_large), TEST(safetensors_shards), TEST(file_round_trip), TEST(file_hostile),
+    TEST(file_halves), TEST(standardise_by_hand), TEST(standardise_moments),
     TEST(watch_equals_definition), TEST(verdict),
     TEST(targets_average_layers), TEST(vicreg_equals_definition), TEST(rankme_by_hand), TEST(knn_by_hand), TEST(knn_equals_definition),
     TEST(pca_equals_definition), TEST(png_blocks), TEST(ridge_by_hand), TEST(ridge_normal_equations),
     TEST(ridge_equals_definition), TEST(scores_of_signal_and_noise), TEST(scores_same_in_any_order),
     TEST(scores_memory_ladder), TEST(scores_refuse), TEST(rom_equals_encode), TEST(few_equals_ridge), TEST(few_means),
+#ifndef IJEPA_NO_POSIX                                  /* full disks, limits, links, permissions */
+    TEST(save_failing_everywhere), TEST(file_failed_write), TEST(safetensors_write_fails),
+#endif
 };
 
 int main(int argc, char **argv)
