@@ -7993,7 +7993,7 @@ static int ij_compare(ij_options *o)
         ij_budget(k, begun && time ? NULL : o->budget, data.count, &team);
         for (size_t i = 0; i < seeds; i++) {
             ij_side *run = &side[runs + i];
-            const uint64_t seed = run->c.seed;
+            const size_t seed = run->c.seed;
             run->c = k->c, run->c.seed = seed, run->flops = k->flops, run->images = k->images;
             if (!run->resume) continue;
             ij_file file;
