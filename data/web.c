@@ -4,10 +4,11 @@
 #include "../ijepa.c"
 
 #ifdef __wasm__
-#define WEB(type, name) __attribute__((export_name(#name))) type name(void); type name(void)
+#define WEB_EXPORT(name) __attribute__((export_name(#name)))
 #else
-#define WEB(type, name) static type name(void)
+#define WEB_EXPORT(name)
 #endif
+#define WEB(type, name) WEB_EXPORT(name) type name(void); type name(void)
 
 enum { WEB_SHOWN = 4, WEB_WATCHED = 128, WEB_BANK = 2000, WEB_ASKED = 1000 };    /* images in the pictures, of the health, of k-NN */
 
@@ -125,18 +126,20 @@ WEB(void, web_components)
     free(work), free(token);
 }
 
-/* k-NN as `probe` scores it, in percent: count, dist, kind. */
-static void web_score(const ij_model *m, int which)
+/* k-NN as `probe` scores it, in percent: number[0..3) of the features, [3..6) of raw pixels, if asked for. */
+static void web_score(const ij_model *m, int pixels)
 {
     const ij_model *const model[2] = { m, NULL };
-    const ij_features a = ij_features_from(&run.s, model, which == IJ_PIXELS, WEB_BANK, 0, 1, &run.team);
-    const ij_features b = ij_features_from(&asked, model, which == IJ_PIXELS, WEB_ASKED, 0, 1, &run.team);
+    const ij_features a = ij_features_from(&run.s, model, pixels, WEB_BANK, 0, 1, &run.team);
+    const ij_features b = ij_features_from(&asked, model, pixels, WEB_ASKED, 0, 1, &run.team);
     const int *const near[3] = { a.label[0], a.label[1], a.label[2] }, *const far[3] = { b.label[0], b.label[1], b.label[2] };
-    const ij_scored s = { a.n, b.n, a.width[which], a.x[which], b.x[which], a.tasks, near, far, a.classes };
-    ij_standardise(s.train, s.n, s.test, s.m, s.d);
-    ij_score(number, &s, 20, &run.team);
+    for (int k = 0; k <= pixels; k++) {
+        const int which = k ? IJ_PIXELS : IJ_TRAINED;
+        const ij_scored s = { a.n, b.n, a.width[which], a.x[which], b.x[which], a.tasks, near, far, a.classes };
+        ij_standardise(s.train, s.n, s.test, s.m, s.d);
+        ij_score(number + 3 * k, &s, 20, &run.team);
+    }
     for (size_t k = 0; k < 3; k++) free(a.label[k]), free(b.label[k]), free(a.x[k]), free(b.x[k]);
 }
-WEB(void, web_trained) { web_score(&run.m, IJ_TRAINED); }
-WEB(void, web_random) { web_score(&first, IJ_TRAINED); }
-WEB(void, web_pixels) { web_score(&first, IJ_PIXELS); }
+WEB(void, web_trained) { web_score(&run.m, 0); }
+WEB(void, web_baselines) { web_score(&first, 1); }
