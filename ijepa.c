@@ -5446,7 +5446,7 @@ ij_status ij_rom_size(size_t *size, const ij_model *m, int int8, ij_error *why)
 
 ij_status ij_rom_init(ij_rom *r, void *mem, size_t size, const ij_model *m, int int8, ij_error *why)
 {
-    size_t need;
+    size_t need = 0;
     ij_arena a = { mem, size, 0 };
     const ij_status s = ij_rom_size(&need, m, int8, why);
     if (s) return s;
