@@ -3516,7 +3516,7 @@ static void test_rom_equals_encode(void)        /* to the last bit, of the same 
         ij_model m;
         ij_error why;
         ij_rom r;
-        size_t size, rom_size = 0, work_size;
+        size_t size, rom_size = 0, work_size = 0;
         c.crop_size[0] = 20, c.crop_size[1] = 28, c.init_std = 0.2, c.patch_init_std = 0.2;    /* 35 patches: not a multiple of four */
         c.depth = run < 2 ? 3 : 1, c.mlp_ratio = run < 4 ? 4 : 1;
         void *mem = start_model(&m, &c, &size);
