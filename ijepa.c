@@ -7053,7 +7053,7 @@ static void ij_c_header(FILE *f, const char *name, const char *model, const ij_r
     }
     ij_c_norm(&c, "norm", r->norm_w, r->norm_b, d);
     printf("%-26s %-22s %14.0f %12.0f %10lu\n", "in all", "", c.madds, c.flash, (unsigned long)ij_rom_arena(r));
-    fprintf(f, "static const ij_rom_block %s_block[%lu] = {\n", name, (unsigned long)IJ_MAX(r->depth, 1));
+    fprintf(f, "static const ij_rom_block %s_block[%lu] = {\n", name, (unsigned long)r->depth);
     for (int i = 0; i < (int)r->depth; i++) {
         fprintf(f, "    { %s_norm1_%d_w, %s_norm1_%d_b, %s_norm2_%d_w, %s_norm2_%d_b,", name, i, name, i, name, i, name, i);
         for (int k = 0; k < 4; k++) ij_c_uses(f, name, matrix[k], i, r->int8);
