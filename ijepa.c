@@ -34,6 +34,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #else                                     /* firmware: all that is needed of Part I, then "without a system" in Part II */
+#ifdef IJEPA_MAIN
+#error "IJEPA_INFER_ONLY leaves no program: not with IJEPA_MAIN"
+#endif
 #define assert(truth) ((void)0)
 #if defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wunused-function"
@@ -46,13 +49,13 @@
 #if !defined(__clang__)
 #pragma GCC optimize("no-tree-loop-distribute-patterns")    /* these two loops are what it would call */
 #endif
-__attribute__((weak)) void *memcpy(void *to, const void *from, size_t n)
+__attribute__((weak, used)) void *memcpy(void *to, const void *from, size_t n)
 {
     unsigned char *t = to;
     for (const unsigned char *f = from; n--;) *t++ = *f++;
     return to;
 }
-__attribute__((weak)) void *memset(void *to, int byte, size_t n)
+__attribute__((weak, used)) void *memset(void *to, int byte, size_t n)
 {
     for (unsigned char *t = to; n--;) *t++ = (unsigned char)byte;
     return to;
@@ -62,7 +65,7 @@ __attribute__((weak)) void *memset(void *to, int byte, size_t n)
 #define fabsf __builtin_fabsf
 #define fmaf __builtin_fmaf
 #define sqrt ij_sqrt
-static double ij_sqrt(double x)           /* Newton's steps from half the exponent; x >= 0 */
+static double ij_sqrt(double x)           /* Newton's steps from half the exponent: right to a float; x > 0 */
 {
     uint64_t bits;
     double y;
@@ -78,6 +81,10 @@ static double ij_sqrt(double x)           /* Newton's steps from half the expone
  * Loops begin where cores fetch instructions from, every 64 bytes: that is worth 5 % of a product. */
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("no-trapping-math", "no-math-errno", "align-loops=64")
+#endif
+
+#ifdef __FAST_MATH__
+#error "-ffast-math changes the order of sums, and what is not finite: results are wrong with it"
 #endif
 
 typedef ij_real real;
@@ -5388,9 +5395,9 @@ static void ij_quantise(int8_t *q, real *scale, const real *w, size_t out, size_
     for (size_t o = 0; o < out; o++, w += in, q += in) {
         real most = 0;
         for (size_t i = 0; i < in; i++) most = IJ_MAX(most, w[i] < 0 ? -w[i] : w[i]);
-        const real inverse = most > 0 ? 127 / most : 0, half = (real)0.5;
+        const real inverse = most > (real)1e-30 && most < (real)1e30 ? 127 / most : 0, half = (real)0.5;
         for (size_t i = 0; i < in; i++) q[i] = (int8_t)(w[i] < 0 ? w[i] * inverse - half : w[i] * inverse + half);
-        scale[o] = most / 127;
+        scale[o] = inverse > 0 ? most / 127 : 0;
     }
 }
 
@@ -5593,7 +5600,8 @@ ij_status ij_rom_encode(ij_real *feature, const ij_rom *m, const uint8_t *rgb, v
 
 ij_status ij_few_init(ij_few *f, void *mem, size_t size, size_t dim, size_t most, double ridge, ij_error *why)
 {
-    const size_t need = IJ_FEW_SIZE(dim, most, ridge), z = dim + 1;
+    const size_t need = IJ_FEW_SIZE(dim, most, ridge > 0), z = dim + 1;
+    if (dim > SIZE_MAX / 64 / IJ_MAX(most, dim + 4)) return ij_too_small(why, "head", SIZE_MAX, size);
     if (!mem || size < need) return ij_too_small(why, "head", need, mem ? size : 0);
     f->dim = dim, f->most = most, f->classes = 0, f->w = mem, f->p = ridge > 0 ? f->w + z * most : NULL;
     f->gain = f->p ? f->p + z * (z + 1) / 2 : NULL;
@@ -5610,9 +5618,10 @@ ij_status ij_few_learn(ij_few *f, const ij_real *feature, size_t label)
     const size_t z = f->dim + 1;
     real sum;
     if (label >= f->most) return IJ_EARG;
+    IJ_SUM(real, sum, i, f->dim, feature[i] * feature[i]);
+    if (!(sum - sum <= 0)) return IJ_ENAN;
     f->classes = IJ_MAX(f->classes, label + 1);
     if (!f->p) {
-        IJ_SUM(real, sum, i, f->dim, feature[i] * feature[i]);
         const real length = (real)sqrt((double)sum);
         for (size_t i = 0; i < f->dim && length > 0; i++) f->w[label * z + 1 + i] += feature[i] / length;
         return IJ_OK;
@@ -7029,10 +7038,10 @@ static void ij_c_header(FILE *f, const char *name, const char *model, const ij_r
     static const char *const matrix[4] = { "qkv", "proj", "fc1", "fc2" };
     fprintf(f, "/* The encoder of ");
     for (const char *t = model; *t; t++) fputc(*t == '*' ? '+' : *t, f);
-    fprintf(f, ", %s, by ijepa export. RGB images of %lux%lu (width, height), features of %lu numbers. */\n#ifndef IJ_ROM_%s\n#define IJ_ROM_%s\n"
-               "#include \"ijepa.h\"\n\n#define %s_ARENA IJ_ROM_ARENA(%lu, %lu, %lu, %lu, %lu, %d)\n", r->int8 ? "int8" : "as it is", (unsigned long)r->width,
-            (unsigned long)r->height, (unsigned long)d, name, name, name, (unsigned long)n, (unsigned long)d, (unsigned long)r->heads,
-            (unsigned long)h, (unsigned long)pixels, r->int8);
+    fprintf(f, ", %s, by ijepa export. RGB images of %lux%lu (width, height). To be included in one file. */\n#ifndef %s_ARENA\n#define %s_DIM %lu\n"
+               "#define %s_ARENA IJ_ROM_ARENA(%lu, %s_DIM, %lu, %lu, %lu, %d)\n#include \"ijepa.h\"\n#if%sdef IJEPA_DOUBLE\n#error \"these numbers are of the other precision\"\n#endif\n\n",
+            r->int8 ? "int8" : "as it is", (unsigned long)r->width, (unsigned long)r->height, name, name, (unsigned long)d, name, (unsigned long)n, name,
+            (unsigned long)r->heads, (unsigned long)h, (unsigned long)pixels, r->int8, sizeof(real) == 8 ? "n" : "");
     printf("%-26s %-22s %14s %12s %10s\n", "layer", "shape", "multiply-adds", "flash bytes", "RAM bytes");
     ij_c_array(f, name, "pos", r->pos, NULL, positions);
     ij_c_matrix(&c, "patch_embed", &r->patch_embed, d, pixels, n, n * d + (R + wide) * pixels);
@@ -7077,7 +7086,12 @@ static int ij_export_c(const ij_options *o, const ij_model *m)
     const size_t length = strlen(base), d = m->config.embed_dim;
     int word = length > 2 && length < sizeof name && !strcmp(base + length - 2, ".h");
     for (size_t i = 0; word && i + 2 < length; i++) word = base[i] == '_' || ((base[i] | 32) >= 'a' && (base[i] | 32) <= 'z') || (i && base[i] >= '0' && base[i] <= '9');
-    if (!word) ij_die(2, "--c %s: expected NAME.h, NAME a word of C", o->header);
+    char spaced[84] = "";
+    if (word) snprintf(spaced, sizeof spaced, " %.*s ", (int)(length - 2), base);
+    word &= (base[0] | 32) != 'i' || (base[1] | 32) != 'j';
+    if (!word || strstr(" auto break case char const continue default do double else enum extern float for goto if inline int long register restrict return short "
+                        "signed sizeof static struct switch typedef union unsigned void volatile while ", spaced) || strlen(o->header) > 1000)
+        ij_die(2, "--c %s: expected NAME.h, NAME a word of C that does not begin with ij", o->header);
     snprintf(name, sizeof name, "%.*s", (int)(length - 2), base);
     ij_must(ij_rom_size(&size, m, o->int8, &why), &why);
     ij_must(ij_rom_init(&r, ij_alloc(size), size, m, o->int8, &why), &why);
@@ -7085,7 +7099,7 @@ static int ij_export_c(const ij_options *o, const ij_model *m)
     ij_images s = ij_images_open(o->data ? o->data : "scenes", IJ_TEST_PART, 0, &m->config, 1, NULL);
     void *work = ij_alloc(work_size), *arena = ij_alloc(ij_rom_arena(&r));
     real *feature = ij_alloc(2 * d * sizeof *feature);
-    const size_t images = IJ_MIN(o->images ? o->images : 500, s.count);
+    const size_t images = IJ_MIN(o->images ? o->images : 100, s.count);
     double sum = 0, least = 1;
     for (size_t i = 0; i < images && !ij_interrupted; i++) {
         double dot = 0, square[2] = { 0, 0 };
@@ -7100,6 +7114,7 @@ static int ij_export_c(const ij_options *o, const ij_model *m)
         sum += dot / sqrt(square[0] * square[1]), least = IJ_MIN(least, dot / sqrt(square[0] * square[1]));
     }
     if (ij_interrupted) return 130;
+    if (!(fabs(sum) <= (double)images * 1.01)) ij_die(1, "%s: its features are not finite", o->model);
     snprintf(path, sizeof path, "%s", o->header), snprintf(temporary, sizeof temporary, "%s.tmp", path);
     FILE *f = ij_open_or_die(temporary, "w");
     ij_c_header(f, name, o->model, &r);
@@ -7113,11 +7128,12 @@ static int ij_export_command(const ij_options *o)
     ij_error why;
     if (!o->model || (!o->hf && !o->header)) ij_die(2, "export needs --model FILE, and --hf DIR or --c NAME.h");
     const ij_model m = ij_trained(o);
-    if (o->header) return ij_export_c(o, &m);
-    ij_must(ij_make_folder(o->hf, &why), &why);
-    ij_must(ij_export(&m, o->hf, ij_alloc(ij_export_size(&m)), ij_export_size(&m), &why), &why);
-    fprintf(stderr, "%s: model.safetensors, config.json, preprocessor_config.json\n", o->hf);
-    return 0;
+    if (o->hf) {
+        ij_must(ij_make_folder(o->hf, &why), &why);
+        ij_must(ij_export(&m, o->hf, ij_alloc(ij_export_size(&m)), ij_export_size(&m), &why), &why);
+        fprintf(stderr, "%s: model.safetensors, config.json, preprocessor_config.json\n", o->hf);
+    }
+    return o->header ? ij_export_c(o, &m) : 0;
 }
 
 /* ---- pictures ----

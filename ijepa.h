@@ -37,7 +37,9 @@ extern "C" {
  * -DIJEPA_NO_POSIX    no threads, no directories, no fsync: only the C library
  * -DIJEPA_MAIN        the command-line program (main) as well
  * -DIJEPA_INFER_ONLY  only what stands below under "without a system", ij_matmul and random numbers: no stdio, no malloc;
- *                     of libc memcpy and memset, of libm sqrt, and with -ffreestanding not even the latter     */
+ *                     of libc memcpy and memset, of libm sqrt and sqrtf, and with gcc -ffreestanding none of these (clang for
+ *                     ARM asks its builtins for __aeabi_mem*). Double, and float that is kept wider (x87), take exp and erfc too.
+ * Compile with -std=c99 -ffp-contract=off: otherwise the last bits are the compiler's. Never with -ffast-math. */
 #ifdef IJEPA_DOUBLE
 typedef double ij_real;
 #else
@@ -412,11 +414,11 @@ ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *w
  * that encoding takes:
  *
  *     static ij_real arena[NAME_ARENA / sizeof(ij_real)];
- *     static ij_real feature[64];                               // dim of them
+ *     static ij_real feature[NAME_DIM];
  *     ij_rom_encode(feature, &NAME, rgb, arena, sizeof arena, &why);
  *
- * The numbers are those of ij_encode on the same weights (q times scale), to the last bit; but for a processor without
- * floating point, or with -DIJEPA_ROM_INTEGER, what meets an int8 matrix is rounded to 8 bits too. The arena holds two residual
+ * The numbers are those of ij_encode on the same weights (q times scale), to the last bit; but for an ARM or RISC-V
+ * without floating point, or with -DIJEPA_ROM_INTEGER, what meets an int8 matrix is rounded to 8 bits too. The arena holds two residual
  * streams, one head's keys and values, and one layer's activations of IJ_ROM_ROWS patches (int8: and as many rows of a
  * weight matrix as floats); what is asked for again, the first norm, is made again. Some 3 KB of stack come on top. */
 typedef struct { const ij_real *w; const int8_t *q; const ij_real *scale, *b; } ij_rom_matrix;
@@ -439,17 +441,18 @@ size_t ij_rom_arena(const ij_rom *m);
 /* feature [D]: the mean of the tokens of rgb [height,width,3]; the tokens [N,D] themselves lie at the arena's beginning.
  * IJ_EMEM, "need X bytes, have Y", if the arena (aligned as ij_real) is too small: then nothing is touched. */
 ij_status ij_rom_encode(ij_real *feature, const ij_rom *m, const uint8_t *rgb, void *arena, size_t size, ij_error *why);
-/* Such an encoder in memory: the target encoder of m. */
+/* Such an encoder in memory: the target encoder of m, which must stay as it is: only what is rounded is copied. */
 ij_status ij_rom_size(size_t *size, const ij_model *m, int int8, ij_error *why);
 ij_status ij_rom_init(ij_rom *r, void *mem, size_t size, const ij_model *m, int int8, ij_error *why);
 
 /* Learns classes from a few features [D] each, one after another; a new class may come at any time. ridge 0: the class
  * whose mean direction is nearest (cosine). Above 0: ridge regression to one-hot labels by recursive least squares, after
- * every feature the exact solution for all so far. The constant and the weights are shrunk alike. */
+ * every feature the solution for all so far, up to rounding: in float ridge should not be below a 100,000th of a feature's
+ * squared length. The constant and the weights are shrunk alike. IJ_FEW_SIZE: bytes; ridge there is 0 or 1. */
 typedef struct { size_t dim, most, classes; ij_real *w, *p, *gain; } ij_few;       /* [most,D+1], [D+1,D+1] lower half, [D+1] */
-#define IJ_FEW_SIZE(d, most, ridge) (sizeof(ij_real) * (size_t)(((d) + 1) * (most) + ((ridge) > 0 ? ((d) + 1) * ((d) + 4) / 2 : 0)))
+#define IJ_FEW_SIZE(d, most, ridge) (sizeof(ij_real) * (size_t)(((d) + 1) * (most) + ((ridge) ? ((d) + 1) * ((d) + 4) / 2 : 0)))
 ij_status ij_few_init(ij_few *f, void *mem, size_t size, size_t dim, size_t most, double ridge, ij_error *why);
-ij_status ij_few_learn(ij_few *f, const ij_real *feature, size_t label);       /* IJ_EARG: label >= most */
+ij_status ij_few_learn(ij_few *f, const ij_real *feature, size_t label);       /* IJ_EARG: label >= most; IJ_ENAN: not finite */
 size_t ij_few_guess(const ij_few *f, const ij_real *feature);                  /* of the classes up to the largest learnt */
 
 #ifdef __cplusplus
