@@ -1,6 +1,6 @@
 # make         the program, for this machine
 # make run     renders scenes, trains on them, prints the scores, writes run/report.html (under three minutes on two cores)
-# make test    builds and runs the tests (under a minute)
+# make test    builds and runs the tests (about a minute)
 # make check   every gradient against finite differences, in double, as a table
 # make web     ijepa.html: the same code as WebAssembly, in a page that trains in the browser (clang, lld, wasi-libc, libclang-rt-14-dev-wasm32)
 # make ARCH=   portable: no instructions beyond the platform's baseline
