@@ -6990,7 +6990,8 @@ static void ij_c_array(FILE *f, const char *name, const char *part, const real *
     fprintf(f, "\n};\n");
 }
 
-/* One row of the table; the header's arrays of a matrix, or of two vectors. */
+/* A header under way: its file and name, and the table's sums. Below: a row of the table; the arrays of a norm, of a matrix
+ * [out,in] that n patches pass, each with its row. */
 typedef struct { FILE *f; const char *name; double madds, flash; } ij_c_file;
 static void ij_c_row(ij_c_file *c, const char *what, const char *shape, double madds, double flash, size_t ram)
 {
@@ -7000,11 +7001,11 @@ static void ij_c_row(ij_c_file *c, const char *what, const char *shape, double m
 
 static void ij_c_norm(ij_c_file *c, const char *part, const real *w, const real *b, size_t d)
 {
-    char name[200], what[64], shape[64];
+    char name[200], shape[64];
     snprintf(name, sizeof name, "%.100s_%s", c->name, part);
     ij_c_array(c->f, name, "w", w, NULL, d), ij_c_array(c->f, name, "b", b, NULL, d);
-    snprintf(what, sizeof what, "%s", part), snprintf(shape, sizeof shape, "[%lu]", (unsigned long)d);
-    ij_c_row(c, what, shape, 0, (double)(2 * d * sizeof(real)), 0);
+    snprintf(shape, sizeof shape, "[%lu]", (unsigned long)d);
+    ij_c_row(c, part, shape, 0, (double)(2 * d * sizeof(real)), 0);
 }
 
 static void ij_c_matrix(ij_c_file *c, const char *part, const ij_rom_matrix *m, size_t out, size_t in, size_t n, size_t ram)
@@ -7081,7 +7082,7 @@ static int ij_export_c(const ij_options *o, const ij_model *m)
     ij_error why;
     size_t size, work_size;
     ij_rom r;
-    char path[1100], temporary[1110], name[80];
+    char temporary[1110], name[80];
     const char *base = strrchr(o->header, '/') ? strrchr(o->header, '/') + 1 : o->header;
     const size_t length = strlen(base), d = m->config.embed_dim;
     int word = length > 2 && length < sizeof name && !strcmp(base + length - 2, ".h");
@@ -7111,15 +7112,16 @@ static int ij_export_c(const ij_options *o, const ij_model *m)
             dot += (double)feature[c] * (double)feature[d + c];
             for (int k = 0; k < 2; k++) square[k] += (double)feature[(size_t)k * d + c] * (double)feature[(size_t)k * d + c];
         }
-        sum += dot / sqrt(square[0] * square[1]), least = IJ_MIN(least, dot / sqrt(square[0] * square[1]));
+        const double cosine = dot / sqrt(square[0] * square[1]);
+        sum += cosine, least = IJ_MIN(least, cosine);
     }
     if (ij_interrupted) return 130;
     if (!(fabs(sum) <= (double)images * 1.01)) ij_die(1, "%s: its features are not finite", o->model);
-    snprintf(path, sizeof path, "%s", o->header), snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    snprintf(temporary, sizeof temporary, "%s.tmp", o->header);
     FILE *f = ij_open_or_die(temporary, "w");
     ij_c_header(f, name, o->model, &r);
     printf("cosine to the features of the model as it is, %lu images of %s: mean %.6f, least %.6f\n", (unsigned long)images, o->data ? o->data : "scenes", sum / (double)images, least);
-    ij_finish(f, path);
+    ij_finish(f, o->header);
     return 0;
 }
 
