@@ -4086,7 +4086,8 @@ static ij_status ij_file_index(ij_file *f, int check, ij_error *why)
     return s;
 }
 
-/* Of Hugging Face's config.json only the heads are not in the tensors' shapes; what we compute is not "relu" or "vit". */
+/* Of Hugging Face's config.json only the heads, and the sides of images that are not square, are not in the tensors' shapes;
+ * what we compute is not "relu" or "vit". */
 static void ij_file_config(ij_file *f, ij_json *j)
 {
     const char *name, *value;
@@ -4095,6 +4096,10 @@ static void ij_file_config(ij_file *f, ij_json *j)
         char *const at = j->s;
         if (!strcmp(name, "num_attention_heads")) f->heads = (size_t)strtoul(at, NULL, 10);
         else if (!strcmp(name, "layer_norm_eps") && strtod(at, NULL) > 1e-5) ij_json_fail(j, "layer_norm_eps of at most 1e-5");
+        if (!strcmp(name, "image_size") && c == '[') {
+            if (ij_json_list(f->image, j, 2) != 2 || !f->image[1]) ij_json_fail(j, "two numbers");
+            continue;
+        }
         if (c != '"' || (strcmp(name, "model_type") && strcmp(name, "hidden_act"))) { ij_json_skip(j, 0); continue; }
         value = ij_json_string(j);
         if (strcmp(value, *name == 'm' ? "ijepa" : "gelu"))
@@ -4461,7 +4466,7 @@ static size_t ij_blocks(const ij_file *f, const char *part, const char *stack)
     return n - 1;
 }
 
-/* Sizes from the shapes of the tensors; a square image. */
+/* Sizes from the shapes of the tensors; the image is square where its sides are not given. */
 static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
 {
     static const char patch[] = "patch_embed.proj.weight";
@@ -4469,15 +4474,17 @@ static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
     const size_t n = ij_dim(f, part, "pos_embed", 1), f1 = ij_dim(f, part, "blocks.0.mlp.fc1.weight", 0);
     const size_t width = ij_dim(f, "predictor", "mask_token", 2), sizes = sizeof ij_size_name / sizeof *ij_size_name;
     const char *heads = ij_file_meta(f, "num_heads");
-    size_t side = 0, i = 0;
+    size_t gh, gw, side = 0, i = 0;
     c->embed_dim = ij_dim(f, part, patch, 0), c->patch_size = ij_dim(f, part, patch, 2), c->depth = ij_blocks(f, part, "blocks");
     if (!c->embed_dim || !c->patch_size || c->embed_dim > 1 << 20 || c->patch_size > 1 << 16)
         return ij_fail(why, IJ_EDATA, "%.200s: the patch embedding's shape is not [D,3,p,p]", f->path);
     while (side * side < n && side < 1 << 16) side++;
-    if (!n || side * side != n)
-        return ij_fail(why, IJ_EDATA, "%.200s: %lu positions, expected a square of patches (a class token is not I-JEPA's)",
-                       f->path, (unsigned long)n);
     c->crop_size[0] = c->crop_size[1] = side * c->patch_size;
+    if (f->image[1]) c->crop_size[0] = (size_t)f->image[0], c->crop_size[1] = (size_t)f->image[1];
+    ij_grid(&gh, &gw, c);
+    if (!n || !gw || n % gw || n / gw != gh)
+        return ij_fail(why, IJ_EDATA, "%.200s: %lu positions, expected %s (a class token is not I-JEPA's)", f->path, (unsigned long)n,
+                       f->image[1] ? "those of image_size" : "a square of patches");
     while (i < sizes && ij_size_name[i].embed_dim != c->embed_dim) i++;
     if (i < sizes) c->num_heads = ij_size_name[i].num_heads;
     if (f->heads) c->num_heads = f->heads;

@@ -313,6 +313,7 @@ typedef struct {
     ij_entry *entry; size_t entries;
     const char **meta; size_t metas;       /* key, value, key, value, ... */
     size_t heads;                  /* of a config.json beside it; 0: none */
+    uint64_t image[2];             /* height, width of its image_size, if it is a pair; 0: square */
 } ij_file;
 ij_status ij_file_size(size_t *size, const char *path, ij_error *why);
 ij_status ij_file_open(ij_file *f, void *mem, size_t size, const char *path, ij_error *why);
@@ -330,9 +331,9 @@ ij_status ij_file_write(const char *path, const ij_item *item, size_t items, con
 /* A checkpoint holds encoder.*, target_encoder.*, predictor.*, opt.m.*, opt.v.* and all settings; of a model that does
  * not train only target_encoder.*. To open one: ij_file_open, ij_load_config, ij_model_init, ij_load.
  * Two more kinds are read. Hugging Face's IJepaModel and IJepaForImageClassification (one encoder; F32, F16, BF16):
- * sizes from the tensors, heads from config.json. The reference's checkpoints (.pth.tar), converted as README says:
- * names with or without "module."; heads as published for the width, or num_heads of the metadata; step and moments
- * from opt.state.N, N counting through the reference's four parameter groups, so that training goes on. */
+ * sizes from the tensors, heads and the sides of images that are not square from config.json. The reference's checkpoints
+ * (.pth.tar), converted as README says: names with or without "module."; heads as published for the width, or num_heads of
+ * the metadata; step and moments from opt.state.N, N counting through its four parameter groups, so that training goes on. */
 size_t ij_save_size(const ij_model *m);
 ij_status ij_save(const ij_model *m, const char *path, void *work, size_t size, ij_error *why);
 const char *ij_file_kind(const ij_file *f);             /* "ijepa", "Hugging Face", "reference"; NULL: none of them */

@@ -1325,7 +1325,6 @@ static void test_checkpoint_encoders(void)
     ij_error why;
     ij_model m, copy;
     size_t size, table_size;
-    c.crop_size[1] = 24;
     void *mem = start_model(&m, &c, &size), *work = need(ij_save_size(&m) + ij_export_size(&m));
     train_some(&m, 3);
     CHECK(!ij_save(&m, scratch("whole.safetensors"), work, ij_save_size(&m), &why), "%s", why.text);
@@ -1344,6 +1343,7 @@ static void test_checkpoint_encoders(void)
         CHECK(!strcmp(ij_file_kind(&f), i / 2 < 2 ? "ijepa" : "Hugging Face"), "%s", ij_file_kind(&f));
         CHECK(!ij_load_config(&read, &f, &why), "%s", why.text);
         CHECK(read.depth == 2 && read.num_heads == 2 && read.patch_size == 4 && ij_hidden(&read) == 96, "sizes");
+        CHECK(read.crop_size[0] == 24 && read.crop_size[1] == 32, "%lu x %lu", (unsigned long)read.crop_size[0], (unsigned long)read.crop_size[1]);
         const int how = i % 2 ? IJ_LOADED : IJ_INFER;
         CHECK(!ij_model_size(&size, &read, how, &why), "%s", why.text);
         void *room = need(size);

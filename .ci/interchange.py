@@ -30,13 +30,13 @@ def run(*args, code=0):
     return r.stdout + r.stderr
 
 
-def images(side, n):
-    """PPM files, and the same pixels normalised [n,3,side,side]."""
-    folder, x = f"{tmp}/images{side}", []
+def images(side, n, width=0):
+    """PPM files, and the same pixels normalised [n,3,side,width or side]."""
+    folder, x, width = f"{tmp}/images{side}", [], width or side
     fresh(folder)
     for i in range(n):
-        a = np.kron(rng.integers(0, 256, (side // 4, side // 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
-        open(f"{folder}/{i:03d}.ppm", "wb").write(b"P6 %d %d 255\n" % (side, side) + a.tobytes())
+        a = np.kron(rng.integers(0, 256, (side // 4, width // 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+        open(f"{folder}/{i:03d}.ppm", "wb").write(b"P6 %d %d 255\n" % (width, side) + a.tobytes())
         x.append((torch.from_numpy(a).permute(2, 0, 1).float() / 255 - mean) / std)
     return folder, torch.stack(x)
 
@@ -113,6 +113,18 @@ for encoder in ("target", "context"):
     with torch.no_grad():
         check(f"our {encoder} encoder in transformers", (model(x).last_hidden_state - features(ours, folder, "--tokens", "--encoder", encoder)).abs().max(), 1e-4)
     check("and back", (features(hf, folder) - features(ours, folder, "--encoder", encoder)).abs().max(), 0)
+run("train", "--data", "data/scenes", "--steps", 3, "--batch_size", 8, "--warmup", 0, "--crop_size", "24,40", "--out", f"{tmp}/run/wide", *shape)
+run("export", "--model", f"{tmp}/run/wide", "--hf", fresh(f"{tmp}/wide"))
+wide, x = images(24, 2, 40)
+with torch.no_grad():
+    want = IJepaModel.from_pretrained(f"{tmp}/wide")(x).last_hidden_state
+check("24 x 40 pixels in transformers", (want - features(f"{tmp}/run/wide", wide, "--tokens")).abs().max(), 1e-4)
+check("and back", (features(f"{tmp}/wide", wide, "--tokens") - features(f"{tmp}/run/wide", wide, "--tokens")).abs().max(), 0)
+c = json.load(open(f"{tmp}/wide/config.json"))
+for bad, words in (([24, 44], "60 positions"), ([24, 40, 40], "two numbers"), ([24], "two numbers"), (["a", 2], "whole number"), ([0, 40], "60 positions"), ([40, 0], "two numbers")):
+    json.dump(c | {"image_size": bad}, open(f"{tmp}/wide/config.json", "w"))
+    assert words in run("features", "--model", f"{tmp}/wide", "--data", wide, "--out", f"{tmp}/f.npy", code=1), bad
+folder, x = images(32, 4)
 p = json.load(open(f"{hf}/preprocessor_config.json"))
 pixels = torch.stack([(torch.frombuffer(bytearray(open(f"{folder}/{i:03d}.ppm", "rb").read()[-3072:]), dtype=torch.uint8).view(32, 32, 3).permute(2, 0, 1)
                        * p["rescale_factor"] - torch.tensor(p["image_mean"]).view(3, 1, 1)) / torch.tensor(p["image_std"]).view(3, 1, 1) for i in range(4)])
