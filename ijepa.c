@@ -5711,10 +5711,10 @@ static const struct { const char *name, *help, *settings; } ij_preset[] = {
       "pred_mask_scale=0.2,0.3 num_pred_masks=3 min_keep=1 epochs=30 warmup=2 lr=0.002 ema=0.98,1" },
     { "cifar", "CIFAR-10 and the like: 32 pixels, an hour on two cores",
       "embed_dim=128 depth=4 num_heads=4 pred_emb_dim=64 pred_depth=2 patch_init_std=0.14 average_top_k_layers=5 crop_scale=0.4,1 "
-      "batch_size=32 epochs=20 warmup=1 lr=0.001 ema=0.995,1" },
+      "vicreg=0.05 batch_size=16 epochs=20 warmup=1 lr=0.001 ema=0.9975,1" },
     { "cifar-long", "the same with 2.7 million parameters, 300 epochs: days on two cores",
       "embed_dim=192 depth=6 num_heads=3 pred_emb_dim=96 pred_depth=4 patch_init_std=0.14 average_top_k_layers=7 crop_scale=0.4,1 "
-      "batch_size=32 epochs=300 warmup=5 lr=0.001 ema=0.995,1" },
+      "vicreg=0.05 batch_size=16 epochs=300 warmup=5 lr=0.001 ema=0.9975,1" },
     { "stl", "STL-10 and larger pictures: 96 pixels, patches of 8",
       "crop_size=96 patch_size=8 embed_dim=192 depth=6 num_heads=3 pred_emb_dim=96 pred_depth=4 patch_init_std=0.07 "
       "average_top_k_layers=7 crop_scale=0.3,1 batch_size=32 epochs=20 warmup=1 lr=0.001 ema=0.995,1" },
