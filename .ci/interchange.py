@@ -102,7 +102,7 @@ for side, p, d, depth, heads, hidden, eps, bound, head in [
             config.save_pretrained(hf)
 
 # ---- Hugging Face, out
-shape = ("--embed_dim", 192, "--num_heads", 3, "--depth", 2, "--pred_emb_dim", 36, "--mlp_ratio", 3, "--average_top_k_layers", 0, "--final_lr", 0.001)
+shape = ("--embed_dim", 192, "--num_heads", 3, "--depth", 2, "--pred_emb_dim", 36, "--mlp_ratio", 3, "--average_top_k_layers", 0, "--vicreg", 0, "--final_lr", 0.001)
 run("train", "--data", "data/scenes", "--steps", 3, "--batch_size", 8, "--warmup", 0, "--out", fresh(f"{tmp}/run") + "/a", *shape)
 ours = f"{tmp}/run/a"
 for encoder in ("target", "context"):
@@ -140,8 +140,8 @@ assert f.shape == (7, 192) and f.dtype == np.float32 and label.shape == (7, 3) a
 class Step:
     """One step of I-JEPA on state dicts in the reference's layout, with torch's autograd and AdamW."""
 
-    def __init__(self, tensors, heads, p, objective="jepa"):
-        self.heads, self.p, self.objective = heads, p, objective
+    def __init__(self, tensors, heads, p, objective="jepa", vicreg=0):
+        self.heads, self.p, self.objective, self.vicreg = heads, p, objective, vicreg
         self.part = {k: {n[len(k) + 1:]: v.clone() for n, v in tensors.items() if n.startswith(k + ".")} for k in ("encoder", "predictor", "target_encoder")}
         for k in ("encoder", "predictor"):
             for n, v in self.part[k].items():
@@ -205,8 +205,13 @@ class Step:
                 count += x.numel()
         return total / count
 
+    def variance(self, images, contexts):
+        """Of the means of the contexts' tokens: VICReg's variance and covariance, 25 to 1."""
+        c = torch.cov(torch.cat([self.encode(self.part["encoder"], x[None], c[c >= 0].long()).mean(1) for x, c in zip(images, contexts)]).T)
+        return (F.relu(1 - (c.diag() + 1e-4).sqrt()).sum() + (c - c.diag().diag()).square().sum() / 25) / len(c)
+
     def step(self, images, contexts, targets, lr, decay, ema):
-        loss = self.loss(images, contexts, targets)
+        loss = self.loss(images, contexts, targets) + (self.vicreg and self.vicreg * self.variance(images, contexts))
         loss.backward()
         self.grad = {f"{k}.{n}": v.grad.clone() for k in ("encoder", "predictor") for n, v in self.part[k].items() if v.grad is not None}
         for g in self.opt.param_groups:
@@ -293,13 +298,14 @@ print("ok   the way back: moments, names and their order")
 # ---- other objectives: loss and gradients of an update that moves next to nothing, so that its checkpoint has the weights before it
 for objective, masks in (("generative", ("--mask_mode", "random", "--num_pred_masks", 1, "--pred_mask_scale", "0.75,0.75")),
                          ("generative", ("--num_pred_masks", 2)), ("jepa", ("--mask_mode", "rasterized", "--num_pred_masks", 3)),
-                         ("joint", ("--pred_depth", 2)), ("joint", ("--pred_depth", 0))):
+                         ("jepa", ("--vicreg", 0.05)),
+                         ("joint", ("--vicreg", 0.1, "--pred_depth", 2)), ("joint", ("--pred_depth", 0))):
     run("train", "--data", "data/scenes", "--steps", 1, "--batch_size", 8, "--warmup", 0, *shape, "--start_lr", 1e-30, "--lr", 1e-30, "--final_lr", 1e-30,
         "--patch_size", 8, "--min_keep", 1, "--objective", objective, *masks, "--out", fresh(f"{tmp}/{objective}") + "/a", "--dump", fresh(f"{tmp}/dump"))
-    t = Step({k: v for k, v in load_file(f"{tmp}/{objective}/a/latest.safetensors").items() if not k.startswith("opt.")}, 3, 8, objective)
+    t = Step({k: v for k, v in load_file(f"{tmp}/{objective}/a/latest.safetensors").items() if not k.startswith("opt.")}, 3, 8, objective, masks[1] if masks[0] == "--vicreg" else 0)
     loss = t.step(ours_dumped("images"), *(ours_dumped(f"masks.{k}") for k in ("context", "target")), 0, 0, 1)
     log = open(f"{tmp}/{objective}/a/log.csv").read().split("\n")
-    check(f"loss of {objective}, {masks[1]}", abs(loss - float(dict(zip(log[0].split(","), log[1].split(",")))["loss"])), 1e-6)
+    check(f"loss of {objective}, {masks[0]} {masks[1]}", abs(loss - float(dict(zip(log[0].split(","), log[1].split(",")))["loss"])), 1e-6)
     third = lambda n, g: torch.cat([g[:len(g) // 3], g[2 * len(g) // 3:]]) if n.endswith("qkv.bias") else g
     check("its gradients", max((third(n, ours_dumped(f"grad.{n}")) - third(n, g)).norm() / third(n, g).norm() for n, g in t.grad.items()), 1e-5)
 print(f"{failed} failed")
