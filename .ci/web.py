@@ -1,7 +1,7 @@
 """The page of `make web` in a headless Chromium, from a file: it trains, what it shows changes, nothing is asked of the network, nothing
 is said on the console, it answers while it trains, and it trains as the program does: the same weights to the last bit, at a third of its
 speed at least. Usage: web.py PAGE.html PLAIN FAST FOLDER [SCREENSHOTS]   PLAIN: the program without fused multiply-add, FAST: that of `make`"""
-import base64, json, os, re, statistics, struct, subprocess, sys, time
+import base64, json, os, re, select, statistics, struct, subprocess, sys, time
 
 page, plain, fast, tmp = map(os.path.abspath, sys.argv[1:5])
 text = open(page, encoding="utf-8").read()
@@ -18,37 +18,40 @@ class Browser:      # the DevTools protocol over pipes 3 and 4: JSON, each ended
         self.rest, self.number, self.said, self.asked, self.workers = b"", 0, [], [], []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.watch(self.session)
+        self.watch(self.session, self.call)
         self.call("Page.enable", self.session)
 
-    def watch(self, session):
+    def watch(self, session, send):
         for domain in ("Runtime", "Log", "Network"):
-            self.call(domain + ".enable", session)
-        self.call("Target.setAutoAttach", session, autoAttach=True, waitForDebuggerOnStart=False, flatten=True)
+            send(domain + ".enable", session)
+        send("Target.setAutoAttach", session, autoAttach=True, waitForDebuggerOnStart=False, flatten=True)
 
-    def call(self, method, session=None, **params):
+    def send(self, method, session=None, **params):
         self.number += 1
         message = {"id": self.number, "method": method, "params": params} | ({"sessionId": session} if session else {})
         os.write(self.to, json.dumps(message).encode() + b"\0")
-        number, attached = self.number, []
+        return self.number
+
+    def call(self, method, session=None, **params):
+        number = self.send(method, session, **params)
         while True:
             while b"\0" not in self.rest:
+                assert select.select([self.back], [], [], 120)[0], f"the browser does not answer {method}"
                 got = os.read(self.back, 1 << 20)
                 assert got, "the browser is gone"
                 self.rest += got
             one, self.rest = self.rest.split(b"\0", 1)
             m = json.loads(one)
             if m.get("id") == number:
-                for one in attached:
-                    self.watch(one)
-                assert "error" not in m or session in self.workers, (method, m)     # a worker may have been ended meanwhile
+                assert "error" not in m, (method, m)
                 return m.get("result")
             if m.get("method") in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
                 self.said.append(m["params"])
             if m.get("method") == "Network.requestWillBeSent":
                 self.asked.append(m["params"]["request"]["url"])
             if m.get("method") == "Target.attachedToTarget" and m["params"]["targetInfo"]["type"] == "worker":
-                self.workers.append(m["params"]["sessionId"]), attached.append(m["params"]["sessionId"])
+                self.workers.append(m["params"]["sessionId"])
+                self.watch(self.workers[-1], self.send)     # a worker that ends meanwhile never answers
 
     def js(self, code, session=None):
         r = self.call("Runtime.evaluate", session or self.session, expression=code, returnByValue=True, awaitPromise=True)
