@@ -121,7 +121,7 @@ with torch.no_grad():
 check("24 x 40 pixels in transformers", (want - features(f"{tmp}/run/wide", wide, "--tokens")).abs().max(), 1e-4)
 check("and back", (features(f"{tmp}/wide", wide, "--tokens") - features(f"{tmp}/run/wide", wide, "--tokens")).abs().max(), 0)
 c = json.load(open(f"{tmp}/wide/config.json"))
-for bad, words in (([24, 44], "60 positions"), ([24, 40, 40], "two numbers"), ([24], "two numbers"), (["a", 2], "whole number"), ([0, 40], "60 positions"), ([40, 0], "two numbers")):
+for bad, words in (([24, 44], "60 positions"), ([24, 40, 40], "two numbers"), ([24], "two numbers"), (["a", 2], "whole number"), ([0, 40], "60 positions"), ([40, 0], "two numbers"), (24, "a square of patches")):
     json.dump(c | {"image_size": bad}, open(f"{tmp}/wide/config.json", "w"))
     assert words in run("features", "--model", f"{tmp}/wide", "--data", wide, "--out", f"{tmp}/f.npy", code=1), bad
 folder, x = images(32, 4)
@@ -207,7 +207,8 @@ class Step:
 
     def variance(self, images, contexts):
         """Of the means of the contexts' tokens: VICReg's variance and covariance, 25 to 1."""
-        c = torch.cov(torch.cat([self.encode(self.part["encoder"], x[None], c[c >= 0].long()).mean(1) for x, c in zip(images, contexts)]).T)
+        z = torch.cat([self.encode(self.part["encoder"], x[None], k[k >= 0].long()).mean(1) for x, k in zip(images, contexts)])   # [B,D]
+        c = torch.cov(z.T)
         return (F.relu(1 - (c.diag() + 1e-4).sqrt()).sum() + (c - c.diag().diag()).square().sum() / 25) / len(c)
 
     def step(self, images, contexts, targets, lr, decay, ema):
@@ -296,16 +297,16 @@ for part, name in ((p, n) for dims in (1, 0) for p in ("encoder", "predictor") f
 assert again["opt.state.1.step"] == 4
 print("ok   the way back: moments, names and their order")
 # ---- other objectives: loss and gradients of an update that moves next to nothing, so that its checkpoint has the weights before it
-for objective, masks in (("generative", ("--mask_mode", "random", "--num_pred_masks", 1, "--pred_mask_scale", "0.75,0.75")),
+for objective, settings in (("generative", ("--mask_mode", "random", "--num_pred_masks", 1, "--pred_mask_scale", "0.75,0.75")),
                          ("generative", ("--num_pred_masks", 2)), ("jepa", ("--mask_mode", "rasterized", "--num_pred_masks", 3)),
                          ("jepa", ("--vicreg", 0.05)),
                          ("joint", ("--vicreg", 0.1, "--pred_depth", 2)), ("joint", ("--pred_depth", 0))):
     run("train", "--data", "data/scenes", "--steps", 1, "--batch_size", 8, "--warmup", 0, *shape, "--start_lr", 1e-30, "--lr", 1e-30, "--final_lr", 1e-30,
-        "--patch_size", 8, "--min_keep", 1, "--objective", objective, *masks, "--out", fresh(f"{tmp}/{objective}") + "/a", "--dump", fresh(f"{tmp}/dump"))
-    t = Step({k: v for k, v in load_file(f"{tmp}/{objective}/a/latest.safetensors").items() if not k.startswith("opt.")}, 3, 8, objective, masks[1] if masks[0] == "--vicreg" else 0)
+        "--patch_size", 8, "--min_keep", 1, "--objective", objective, *settings, "--out", fresh(f"{tmp}/{objective}") + "/a", "--dump", fresh(f"{tmp}/dump"))
+    t = Step({k: v for k, v in load_file(f"{tmp}/{objective}/a/latest.safetensors").items() if not k.startswith("opt.")}, 3, 8, objective, settings[1] if settings[0] == "--vicreg" else 0)
     loss = t.step(ours_dumped("images"), *(ours_dumped(f"masks.{k}") for k in ("context", "target")), 0, 0, 1)
     log = open(f"{tmp}/{objective}/a/log.csv").read().split("\n")
-    check(f"loss of {objective}, {masks[0]} {masks[1]}", abs(loss - float(dict(zip(log[0].split(","), log[1].split(",")))["loss"])), 1e-6)
+    check(f"loss of {objective}, {settings[0]} {settings[1]}", abs(loss - float(dict(zip(log[0].split(","), log[1].split(",")))["loss"])), 1e-6)
     third = lambda n, g: torch.cat([g[:len(g) // 3], g[2 * len(g) // 3:]]) if n.endswith("qkv.bias") else g
     check("its gradients", max((third(n, ours_dumped(f"grad.{n}")) - third(n, g)).norm() / third(n, g).norm() for n, g in t.grad.items()), 1e-5)
 print(f"{failed} failed")

@@ -1,6 +1,6 @@
 """The page of `make web` in a headless Chromium, from a file: it trains, what it shows changes, nothing is asked of the network, nothing
 is said on the console, it answers while it trains, and it trains as the program does: the same weights to the last bit, at a third of its
-speed at least. Usage: web.py PAGE.html PLAIN FAST FOLDER [SCREENSHOTS]   PLAIN: the program without fused multiply-add, FAST: that of `make`"""
+speed at least. Usage: web.py PAGE.html PLAIN FAST FOLDER   PLAIN: the program without fused multiply-add, FAST: with AVX2 and FMA"""
 import base64, json, os, re, select, statistics, struct, subprocess, sys, time
 
 page, plain, fast, tmp = map(os.path.abspath, sys.argv[1:5])
