@@ -104,7 +104,9 @@ const char *ij_status_string(ij_status s)
 
 #ifndef IJEPA_INFER_ONLY
 /* Writes the one line that explains a failure and returns its status: `return ij_fail(why, IJ_EDATA, ...)`. */
-#if defined(__GNUC__)
+#if defined(__MINGW_PRINTF_FORMAT)        /* C99's, which has %zu */
+__attribute__((format(__MINGW_PRINTF_FORMAT, 3, 4)))
+#elif defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
 #endif
 static ij_status ij_fail(ij_error *why, ij_status s, const char *format, ...)
@@ -1162,6 +1164,8 @@ static void ij_grid(size_t *gh, size_t *gw, const ij_config *c)
     *gw = c->crop_size[1] / c->patch_size;
 }
 
+static size_t ij_patches(const ij_config *c) { return c->crop_size[0] / c->patch_size * (c->crop_size[1] / c->patch_size); }   /* N */
+
 static double ij_between(const double range[2], double u) { return range[0] + u * (range[1] - range[0]); }
 
 /* Height and width of a block that covers `scale` of the grid. */
@@ -1741,9 +1745,7 @@ typedef struct {
 
 static size_t ij_part_images(const ij_config *c)
 {
-    size_t gh, gw;
-    ij_grid(&gh, &gw, c);
-    return c->vicreg > 0 ? c->batch_size : ij_share(c->batch_size, IJ_MAX(1, IJ_PART_PATCHES / (gh * gw)));
+    return c->vicreg > 0 ? c->batch_size : ij_share(c->batch_size, IJ_MAX(1, IJ_PART_PATCHES / ij_patches(c)));
 }
 
 static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_counts *n)
@@ -1787,12 +1789,10 @@ static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_
 /* What the lists of these masks need in one part of the batch. */
 static ij_counts ij_count_part(const ij_config *c, const ij_masks *masks, const ij_part *part)
 {
-    size_t gh, gw;
-    ij_grid(&gh, &gw, c);
-    const size_t contexts = c->num_enc_masks * part->images, patches = gh * gw, targets = part->images * (c->mask_target_input ? c->num_pred_masks : 1);
+    const size_t contexts = c->num_enc_masks * part->images, targets = part->images * (c->mask_target_input ? c->num_pred_masks : 1);
     ij_counts n = { part->batch, part->images, contexts, 0, 0, c->objective == IJ_JOINT ? 0 : contexts * c->num_pred_masks, 0, 0, 0, targets, 0, 0 };
     for (size_t i = 0; i < targets; i++) {
-        const size_t k = c->mask_target_input ? masks->target.length[ij_list_of(part, i)] : patches;
+        const size_t k = c->mask_target_input ? masks->target.length[ij_list_of(part, i)] : ij_patches(c);
         n.target_tokens += k, n.target_squares += k * k;
     }
     for (size_t i = 0; i < contexts; i++) {
@@ -1811,9 +1811,7 @@ static ij_counts ij_count_part(const ij_config *c, const ij_masks *masks, const 
 static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, const ij_masks *masks, size_t first)
 {
     const ij_config *c = &m->config;
-    size_t gh, gw;
-    ij_grid(&gh, &gw, c);
-    const size_t patches = gh * gw, batch = masks->target.lists / c->num_pred_masks;
+    const size_t patches = ij_patches(c), batch = masks->target.lists / c->num_pred_masks;
     const ij_part part = { first, IJ_MIN(ij_part_images(c), batch - first), batch };
     const ij_counts n = ij_count_part(c, masks, &part);
     ij_predictor_pass *p = &s->predictor;
@@ -2134,8 +2132,8 @@ void ij_config_text(char text[IJ_TEXT], const ij_config *c, size_t i)
     const int *flag = (const int *)(const void *)at;
     const int kind = ij_setting[i].kind, reals = kind == IJ_SET_REAL ? 1 : kind == IJ_SET_TRIPLE ? 3 : 2;
     if (kind == IJ_SET_SIZE || (kind == IJ_SET_SIDES && size[0] == size[1]))
-        snprintf(text, IJ_TEXT, "%lu", (unsigned long)size[0]);
-    else if (kind == IJ_SET_SIDES) snprintf(text, IJ_TEXT, "%lu,%lu", (unsigned long)size[0], (unsigned long)size[1]);
+        snprintf(text, IJ_TEXT, "%zu", size[0]);
+    else if (kind == IJ_SET_SIDES) snprintf(text, IJ_TEXT, "%zu,%zu", size[0], size[1]);
     else if (kind == IJ_SET_BOOL) snprintf(text, IJ_TEXT, "%s", *flag ? "true" : "false");
     else if (kind == IJ_SET_CHOICE) snprintf(text, IJ_TEXT, "%s", ij_setting[i].choice[*flag]);
     else
@@ -2239,20 +2237,20 @@ ij_status ij_config_check(const ij_config *c, ij_error *why)
     const size_t width[2] = { c->embed_dim, c->pred_emb_dim };
     for (int i = 0; i < 2; i++)
         if (width[i] % 4 || width[i] % c->num_heads)
-            return ij_fail(why, IJ_EARG, "%s is %lu, expected a multiple of 4 and of num_heads = %lu",
-                           i ? "pred_emb_dim" : "embed_dim", (unsigned long)width[i], (unsigned long)c->num_heads);
+            return ij_fail(why, IJ_EARG, "%s is %zu, expected a multiple of 4 and of num_heads = %zu",
+                           i ? "pred_emb_dim" : "embed_dim", width[i], c->num_heads);
     if (c->patch_size > c->crop_size[0] || c->patch_size > c->crop_size[1])
-        return ij_fail(why, IJ_EARG, "patch_size is %lu, expected at most the crop_size", (unsigned long)c->patch_size);
+        return ij_fail(why, IJ_EARG, "patch_size is %zu, expected at most the crop_size", c->patch_size);
     if (!c->pred_depth && c->objective != IJ_JOINT) return ij_fail(why, IJ_EARG, "pred_depth is 0, expected 1 or more where patches are predicted");
-    const double patches = (double)(c->crop_size[0] / c->patch_size * (c->crop_size[1] / c->patch_size));
+    const double patches = (double)ij_patches(c);
     if (c->mask_target_input && c->objective != IJ_JEPA) return ij_fail(why, IJ_EARG, "mask_target_input is 1, expected 0 but for objective jepa");
     if (c->mask_mode > IJ_MASK_PAPER && c->num_enc_masks != 1)
-        return ij_fail(why, IJ_EARG, "num_enc_masks is %lu, expected 1 for masks without blocks", (unsigned long)c->num_enc_masks);
+        return ij_fail(why, IJ_EARG, "num_enc_masks is %zu, expected 1 for masks without blocks", c->num_enc_masks);
     if (c->mask_mode == IJ_MASK_RASTERIZED && (c->num_pred_masks != 3 || c->crop_size[0] / c->patch_size < 2 || c->crop_size[1] / c->patch_size < 2))
-        return ij_fail(why, IJ_EARG, "num_pred_masks is %lu, expected 3, and a grid of at least 2x2, for quadrants", (unsigned long)c->num_pred_masks);
+        return ij_fail(why, IJ_EARG, "num_pred_masks is %zu, expected 3, and a grid of at least 2x2, for quadrants", c->num_pred_masks);
     if (c->mask_mode == IJ_MASK_RANDOM && (patches * c->pred_mask_scale[0] < 1 || (double)c->num_pred_masks * floor(patches * c->pred_mask_scale[1]) >= patches))
-        return ij_fail(why, IJ_EARG, "pred_mask_scale is %g,%g, expected %lu random targets of at least one of %g patches, and some left",
-                       c->pred_mask_scale[0], c->pred_mask_scale[1], (unsigned long)c->num_pred_masks, patches);
+        return ij_fail(why, IJ_EARG, "pred_mask_scale is %g,%g, expected %zu random targets of at least one of %g patches, and some left",
+                       c->pred_mask_scale[0], c->pred_mask_scale[1], c->num_pred_masks, patches);
     return ij_hidden(c) ? IJ_OK : ij_fail(why, IJ_EARG, "embed_dim * mlp_ratio is %g, expected at least 1",
                                           (double)c->embed_dim * c->mlp_ratio);
 }
@@ -2269,14 +2267,14 @@ static int ij_config_foreign(const char *name)
 }
 
 /* Where a "- value" line of YAML goes on: the key's text so far. */
-typedef struct { char key[64], value[IJ_TEXT]; unsigned long line; } ij_pending;
+typedef struct { char key[64], value[IJ_TEXT]; size_t line; } ij_pending;
 
 static ij_status ij_pending_set(ij_config *c, ij_pending *p, const char *path, ij_error *why)
 {
     ij_error inner;
     if (!p->key[0] || !p->value[0] || ij_config_foreign(p->key)) { p->key[0] = 0; return IJ_OK; }  /* a section, or foreign */
     const ij_status s = ij_config_set(c, p->key, p->value, &inner);
-    if (s) return ij_fail(why, s, "%.200s: line %lu: %.250s", path, p->line, inner.text);
+    if (s) return ij_fail(why, s, "%.200s: line %zu: %.250s", path, p->line, inner.text);
     p->key[0] = 0;
     return IJ_OK;
 }
@@ -2289,11 +2287,11 @@ ij_status ij_config_read(ij_config *c, const char *path, ij_error *why)
     ij_status s = IJ_OK;
     FILE *f = fopen(path, "r");
     if (!f) return ij_fail(why, IJ_EFILE, "%.200s: %s", path, strerror(errno));
-    for (unsigned long n = 1; !s && fgets(line, sizeof line, f); n++) {
+    for (size_t n = 1; !s && fgets(line, sizeof line, f); n++) {
         char *hash = strchr(line, '#'), *from = line + strspn(line, " \t\r\n");
         if (hash) *hash = 0;
         size_t end = strlen(from);
-        if (end == sizeof line - 1) { s = ij_fail(why, IJ_EDATA, "%.200s: line %lu: too long", path, n); break; }
+        if (end == sizeof line - 1) { s = ij_fail(why, IJ_EDATA, "%.200s: line %zu: too long", path, n); break; }
         while (end && strchr(" \t\r\n]", from[end - 1])) from[--end] = 0;
         if (!*from) continue;
         if (*from == '-' && (from[1] == ' ' || from[1] == '\t')) {
@@ -2304,7 +2302,7 @@ ij_status ij_config_read(ij_config *c, const char *path, ij_error *why)
         s = ij_pending_set(c, &p, path, why);
         char *mark = strpbrk(from, "=:");
         if (!s && (!mark || mark == from || mark - from > 60))
-            s = ij_fail(why, IJ_EDATA, "%.200s: line %lu: \"%.40s\", expected key = value or key: value", path, n, from);
+            s = ij_fail(why, IJ_EDATA, "%.200s: line %zu: \"%.40s\", expected key = value or key: value", path, n, from);
         if (s) break;
         p.line = n;
         snprintf(p.value, sizeof p.value, "%s", mark + 1 + strspn(mark + 1, " \t[\"'"));
@@ -2325,9 +2323,8 @@ ij_status ij_config_read(ij_config *c, const char *path, ij_error *why)
 /* Largest number of patches of a block: over all sizes that some scale and aspect of the ranges can give. */
 static size_t ij_block_most(const ij_config *c, const double scale[2], double a0, double a1)
 {
-    size_t gh, gw, most = 0, low[2], high[2];
-    ij_grid(&gh, &gw, c);
-    const double cells = (double)(gh * gw);
+    size_t most = 0, low[2], high[2];
+    const double cells = (double)ij_patches(c);
     for (double keep = floor(cells * scale[0]); keep <= floor(cells * scale[1]); keep++) {
         ij_block_size(low, c, (keep + 0.5) / cells, a0);        /* lowest and widest */
         ij_block_size(high, c, (keep + 0.5) / cells, a1);       /* tallest and narrowest */
@@ -2383,11 +2380,10 @@ static ij_counts ij_counts_most(const ij_config *c)
     n.tokens = ij_mul(n.seqs, k + t);
     n.squares = ij_mul(n.tokens, k + t);
     n.queries = ij_mul(n.seqs, t);
-    size_t gh, gw;
-    ij_grid(&gh, &gw, c);                               /* ij_watch wants whole images, whatever a step needs */
+    const size_t whole = ij_patches(c);                 /* ij_watch wants whole images, whatever a step needs */
     n.targets = ij_mul(n.images, c->mask_target_input ? c->num_pred_masks : 1);
-    n.target_tokens = IJ_MAX(ij_mul(n.images, gh * gw), c->mask_target_input ? ij_mul(n.targets, t) : 0);
-    n.target_squares = IJ_MAX(ij_mul(n.images, ij_mul(gh * gw, gh * gw)), c->mask_target_input ? ij_mul(n.targets, ij_mul(t, t)) : 0);
+    n.target_tokens = IJ_MAX(ij_mul(n.images, whole), c->mask_target_input ? ij_mul(n.targets, t) : 0);
+    n.target_squares = IJ_MAX(ij_mul(n.images, ij_mul(whole, whole)), c->mask_target_input ? ij_mul(n.targets, ij_mul(t, t)) : 0);
     return n;
 }
 
@@ -2407,10 +2403,8 @@ static void ij_model_place(ij_model *m, ij_arena *a)
     m->param = ij_take(a, m->params, sizeof *m->param);
     m->target = ij_take(a, m->encoder_size, sizeof(real));
     m->target_encoder.block = ij_take(a, c->depth, sizeof(ij_block));
-    size_t gh, gw;
-    ij_grid(&gh, &gw, c);
-    m->encoder_pos = ij_matrix(a, gh * gw, c->embed_dim);
-    if (!train) m->file_pos = ij_matrix(a, gh * gw, c->embed_dim);
+    m->encoder_pos = ij_matrix(a, ij_patches(c), c->embed_dim);
+    if (!train) m->file_pos = ij_matrix(a, ij_patches(c), c->embed_dim);
     if (!train) return;
     real **part[4] = { &m->weight, &m->grad, &m->adam_m, &m->adam_v };
     for (size_t i = 0; i < 4; i++) *part[i] = ij_take(a, m->size, sizeof(real));
@@ -2418,7 +2412,7 @@ static void ij_model_place(ij_model *m, ij_arena *a)
     m->encoder_grad.block = ij_take(a, c->depth, sizeof(ij_block));
     m->predictor.block = ij_take(a, c->pred_depth, sizeof(ij_block));
     m->predictor_grad.block = ij_take(a, c->pred_depth, sizeof(ij_block));
-    m->predictor_pos = ij_matrix(a, gh * gw, c->pred_emb_dim);
+    m->predictor_pos = ij_matrix(a, ij_patches(c), c->pred_emb_dim);
     ij_masks_place(&m->masks, a, c);
 
     ij_step step;
@@ -2485,10 +2479,9 @@ static ij_status ij_masks_check(ij_masks *m, const ij_config *c, ij_error *why)
         least = IJ_MIN(least, IJ_MIN(t[0] * t[1], e[0] * e[1]));
     }
     if (least <= c->min_keep)
-        return ij_fail(why, IJ_EMASK, "masks: on a %lux%lu grid the smallest block has %lu patches; each must hold more than "
-                       "min_keep = %lu: lower min_keep or raise pred_mask_scale and enc_mask_scale",
-                       (unsigned long)(c->crop_size[0] / c->patch_size), (unsigned long)(c->crop_size[1] / c->patch_size),
-                       (unsigned long)least, (unsigned long)c->min_keep);
+        return ij_fail(why, IJ_EMASK, "masks: on a %zux%zu grid the smallest block has %zu patches; each must hold more than "
+                       "min_keep = %zu: lower min_keep or raise pred_mask_scale and enc_mask_scale",
+                       c->crop_size[0] / c->patch_size, c->crop_size[1] / c->patch_size, least, c->min_keep);
     ij_rng rng;
     ij_rng_seed(&rng, 0);
     ij_status status = IJ_OK;
@@ -2518,8 +2511,7 @@ ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c,
     size_t need;
     const ij_status s = ij_model_size(&need, c, training, why);
     if (s) return s;
-    if (!mem || size < need)
-        return ij_fail(why, IJ_EMEM, "the model needs %lu bytes, has %lu", (unsigned long)need, (unsigned long)size);
+    if (!mem || size < need) return ij_fail(why, IJ_EMEM, "the model needs %zu bytes, has %zu", need, size);
     ij_arena a = { mem, size, 0 };
     memset(m, 0, sizeof *m);
     m->config = *c;
@@ -2582,9 +2574,8 @@ ij_status ij_encode_size(size_t *size, const ij_config *c, size_t images, size_t
     if (status) return status;
     const size_t n = ij_mul(height / c->patch_size, width / c->patch_size);
     if (!n || !images)
-        return ij_fail(why, IJ_EARG, "%lu images of %lux%lu pixels, expected at least one of one %lux%lu patch",
-                       (unsigned long)images, (unsigned long)height, (unsigned long)width, (unsigned long)c->patch_size,
-                       (unsigned long)c->patch_size);
+        return ij_fail(why, IJ_EARG, "%zu images of %zux%zu pixels, expected at least one of one %zux%zu patch", images, height,
+                       width, c->patch_size, c->patch_size);
     ij_encode_place(&s, &pos, &a, c->depth, c->num_heads, c->patch_size, c->embed_dim, ij_hidden(c), images, n);
     if (a.used == SIZE_MAX) return ij_fail(why, IJ_EMEM, "images this large need more memory than can be addressed");
     *size = a.used;
@@ -2645,13 +2636,10 @@ static int ij_is_folder(const char *path)
     return !stat(path, &st) && S_ISDIR(st.st_mode);
 }
 
-static int ij_is_picture(const char *name)
+static int ij_is_picture(const char *name)              /* .ppm, .pgm or .pnm */
 {
     const size_t n = strlen(name);
-    if (n < 5 || name[n - 4] != '.') return 0;
-    char end[4];
-    for (int i = 0; i < 3; i++) end[i] = (char)(name[n - 3 + (size_t)i] | 32);
-    return !memcmp(end, "ppm", 3) || !memcmp(end, "pgm", 3) || !memcmp(end, "pnm", 3);
+    return n > 4 && name[n - 4] == '.' && (name[n - 3] | 32) == 'p' && strchr("pgn", name[n - 2] | 32) && (name[n - 1] | 32) == 'm';
 }
 
 /* Counts the pictures below path, and notes their names if there is room; path is given back as it was. */
@@ -3029,53 +3017,45 @@ int ij_data_label(const ij_data *d, size_t i, size_t task)
 
 /* -- PNM: P, a digit, width, height, maxval, one white space, raster; # begins a comment -- */
 
-typedef struct { FILE *f; const char *path; size_t at; char type; size_t width, height, most; } ij_pnm;
-
-static int ij_pnm_byte(ij_pnm *p)
-{
-    const int c = getc(p->f);
-    p->at += c != EOF;
-    return c;
-}
+typedef struct { FILE *f; char path[2 * IJ_PATH], type; size_t width, height, most; } ij_pnm;
 
 static ij_status ij_pnm_number(size_t *x, ij_pnm *p, const char *what, size_t low, size_t high, ij_error *why)
 {
     int c;
     do {
-        c = ij_pnm_byte(p);
+        c = getc(p->f);
         if (c == '#')
-            while (c != '\n' && c != EOF) c = ij_pnm_byte(p);
+            while (c != '\n' && c != EOF) c = getc(p->f);
     } while (c == ' ' || c == '\t' || c == '\r' || c == '\n');
     if (c < '0' || c > '9') {
         char found[32];
         snprintf(found, sizeof found, c == EOF ? "the end of the file" : "byte 0x%02x", (unsigned)c);
-        return ij_fail(why, IJ_EDATA, "%.300s: byte %lu: expected %s, found %s", p->path, (unsigned long)p->at, what, found);
+        return ij_fail(why, IJ_EDATA, "%.300s: byte %ld: expected %s, found %s", p->path, ftell(p->f), what, found);
     }
-    for (*x = 0; c >= '0' && c <= '9'; c = ij_pnm_byte(p)) *x = IJ_MIN(*x, SIZE_MAX / 16) * 10 + (size_t)(c - '0');
+    for (*x = 0; c >= '0' && c <= '9'; c = getc(p->f)) *x = IJ_MIN(*x, SIZE_MAX / 16) * 10 + (size_t)(c - '0');
     if (*x < low || *x > high)
-        return ij_fail(why, IJ_EDATA, "%.300s: byte %lu: %s is %.0f, expected %lu..%lu", p->path, (unsigned long)p->at, what,
-                       (double)*x, (unsigned long)low, (unsigned long)high);
+        return ij_fail(why, IJ_EDATA, "%.300s: byte %ld: %s is %.0f, expected %zu..%zu", p->path, ftell(p->f), what, (double)*x, low, high);
     if (c != EOF && c != ' ' && c != '\t' && c != '\r' && c != '\n' && c != '#')
-        return ij_fail(why, IJ_EDATA, "%.300s: byte %lu: expected white space after %s, found byte 0x%02x", p->path,
-                       (unsigned long)p->at, what, (unsigned)c);
-    if (c == '#') ungetc(c, p->f), p->at--;
+        return ij_fail(why, IJ_EDATA, "%.300s: byte %ld: expected white space after %s, found byte 0x%02x", p->path, ftell(p->f), what, (unsigned)c);
+    if (c == '#') ungetc(c, p->f);
     return IJ_OK;
 }
 
-static ij_status ij_pnm_open(ij_pnm *p, const char *path, ij_error *why)
+/* The picture `name` in root; NULL: root itself is one. */
+static ij_status ij_pnm_open(ij_pnm *p, const char *root, const char *name, ij_error *why)
 {
     unsigned char b[8] = { 0 };
     memset(p, 0, sizeof *p);
-    p->path = path;
-    p->f = fopen(path, "rb");
-    if (!p->f) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
+    snprintf(p->path, sizeof p->path, "%s%s%s", root, name ? "/" : "", name ? name : "");
+    p->f = fopen(p->path, "rb");
+    if (!p->f) return ij_fail(why, IJ_EFILE, "%.300s: %s", p->path, strerror(errno));
     const size_t got = fread(b, 1, 8, p->f);
     ij_status s = IJ_OK;
     if (got < 2 || b[0] != 'P' || !(b[1] == '2' || b[1] == '3' || b[1] == '5' || b[1] == '6'))
-        s = ij_fail(why, IJ_EDATA, "%.300s: byte 0: expected a PNM image (P2, P3, P5, P6), found %s", path,
+        s = ij_fail(why, IJ_EDATA, "%.300s: byte 0: expected a PNM image (P2, P3, P5, P6), found %s", p->path,
                     got == 8 && ij_foreign_format(b) ? ij_foreign_format(b) : "something else (README says how to convert)");
-    p->type = (char)b[1], p->at = 2;
-    if (!s && fseek(p->f, 2, SEEK_SET)) s = ij_fail(why, IJ_EFILE, "%.300s: cannot be read", path);
+    p->type = (char)b[1];
+    if (!s && fseek(p->f, 2, SEEK_SET)) s = ij_fail(why, IJ_EFILE, "%.300s: cannot be read", p->path);
     if (!s) s = ij_pnm_number(&p->width, p, "width", 1, IJ_PIXELS_MOST, why);
     if (!s) s = ij_pnm_number(&p->height, p, "height", 1, IJ_PIXELS_MOST / p->width, why);
     if (!s) s = ij_pnm_number(&p->most, p, "maxval", 1, 65535, why);
@@ -3091,28 +3071,23 @@ static ij_status ij_pnm_pixels(uint8_t *rgb, ij_pnm *p, ij_error *why)
     ij_status s = IJ_OK;
     if (!text && bytes == 1 && p->most == 255 && each == 3) {
         const size_t got = fread(rgb, 1, count, p->f);
-        p->at += got;
-        if (got < count) s = ij_fail(why, IJ_EDATA, "%.300s: byte %lu: the raster ends after %lu of %lu bytes", p->path,
-                                     (unsigned long)p->at, (unsigned long)got, (unsigned long)count);
+        if (got < count) s = ij_fail(why, IJ_EDATA, "%.300s: byte %ld: the raster ends after %zu of %zu bytes", p->path, ftell(p->f), got, count);
     } else for (size_t i = 0; i < count && !s; i++) {
         size_t v = 0;
         if (text) s = ij_pnm_number(&v, p, "a sample", 0, p->most, why);
         else for (int k = 0; k < bytes && !s; k++) {
-            const int c = ij_pnm_byte(p);
-            if (c == EOF) s = ij_fail(why, IJ_EDATA, "%.300s: byte %lu: the raster ends after %lu of %lu samples", p->path,
-                                      (unsigned long)p->at, (unsigned long)i, (unsigned long)count);
+            const int c = getc(p->f);
+            if (c == EOF) s = ij_fail(why, IJ_EDATA, "%.300s: byte %ld: the raster ends after %zu of %zu samples", p->path, ftell(p->f), i, count);
             v = v << 8 | (size_t)(c & 255);
         }
         if (!s && v > p->most)
-            s = ij_fail(why, IJ_EDATA, "%.300s: byte %lu: sample is %lu, expected 0..%lu", p->path, (unsigned long)p->at,
-                        (unsigned long)v, (unsigned long)p->most);
+            s = ij_fail(why, IJ_EDATA, "%.300s: byte %ld: sample is %zu, expected 0..%zu", p->path, ftell(p->f), v, p->most);
         const uint8_t value = (uint8_t)((v * 255 + p->most / 2) / p->most);
         if (each == 3) rgb[i] = value;
         else memset(rgb + 3 * i, value, 3);
     }
-    if (!s && !text && ij_pnm_byte(p) != EOF)
-        s = ij_fail(why, IJ_EDATA, "%.300s: byte %lu: expected the end of the file after the raster", p->path,
-                    (unsigned long)p->at - 1);
+    if (!s && !text && getc(p->f) != EOF)
+        s = ij_fail(why, IJ_EDATA, "%.300s: byte %ld: expected the end of the file after the raster", p->path, ftell(p->f) - 1);
     return s;
 }
 
@@ -3130,15 +3105,15 @@ static int ij_labels_fit(FILE *f, size_t size, size_t record, size_t at, size_t 
     return size > 0;
 }
 
-/* Recognises a binary file by its first bytes and its size. */
-static ij_status ij_source_open(ij_source *s, const char *path, ij_error *why)
+/* Recognises a binary file by its first bytes and its size. Whatever comes of it, ij_data_close closes it. */
+static ij_status ij_data_add_source(ij_data *d, const char *path, ij_error *why)
 {
     unsigned char b[16] = { 0 };
-    memset(s, 0, sizeof *s);
-    if (strlen(path) >= sizeof s->path) return ij_fail(why, IJ_EARG, "%.60s...: the path is too long", path);
-    strcpy(s->path, path);
+    ij_source *s = &d->source[d->sources];
+    strcpy(s->path, path);                              /* shorter than IJ_PATH: ij_data_build has seen to it */
     FILE *f = s->stream = fopen(path, "rb");
     if (!f) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
+    d->sources++;
     const size_t got = fread(b, 1, sizeof b, f);
     const long end = fseek(f, 0, SEEK_END) ? -1 : ftell(f);
     const size_t size = end < 0 ? 0 : (size_t)end;
@@ -3149,8 +3124,8 @@ static ij_status ij_source_open(ij_source *s, const char *path, ij_error *why)
         s->count = ij_big(b + 4), s->height = ij_big(b + 8), s->width = ij_big(b + 12);
         s->record = ij_mul(s->height, s->width);
         if (got < 16 || !s->record || s->record > IJ_PIXELS_MOST || ij_mul(s->count, s->record) != size - 16)
-            return ij_fail(why, IJ_EDATA, "%.300s: byte 4: IDX of %lu images of %lux%lu in a file of %lu bytes", path,
-                           (unsigned long)s->count, (unsigned long)s->height, (unsigned long)s->width, (unsigned long)size);
+            return ij_fail(why, IJ_EDATA, "%.300s: byte 4: IDX of %zu images of %zux%zu in a file of %zu bytes", path,
+                           s->count, s->height, s->width, size);
     } else if (size % 3073 == 0 && ij_labels_fit(f, size, 3073, 0, 10))
         s->kind = "CIFAR-10", s->record = 3073, s->pixels_at = 1, s->classes = 10;
     else if (size % 3074 == 0 && ij_labels_fit(f, size, 3074, 0, 20) && ij_labels_fit(f, size, 3074, 1, 100))
@@ -3158,11 +3133,14 @@ static ij_status ij_source_open(ij_source *s, const char *path, ij_error *why)
     else if (size && size % 27648 == 0)
         s->kind = "STL-10", s->record = 27648, s->height = s->width = 96, s->layout = IJ_PLANES_BY_COLUMN;
     else
-        return ij_fail(why, IJ_EDATA, "%.300s: %s of %lu bytes, expected PNM, CIFAR (records of 3073 or 3074 bytes with labels "
+        return ij_fail(why, IJ_EDATA, "%.300s: %s of %zu bytes, expected PNM, CIFAR (records of 3073 or 3074 bytes with labels "
                        "in range), STL-10 (27648) or IDX; README says how to convert pictures", path,
-                       got >= 8 && ij_foreign_format(b) ? ij_foreign_format(b) : "unknown format", (unsigned long)size);
+                       got >= 8 && ij_foreign_format(b) ? ij_foreign_format(b) : "unknown format", size);
     if (s->kind[0] != 'I') s->count = size / s->record;
-    return s->count ? IJ_OK : ij_fail(why, IJ_EDATA, "%.300s: holds no image", path);
+    if (!s->count) return ij_fail(why, IJ_EDATA, "%.300s: holds no image", path);
+    d->count += s->count, d->kind = s->kind;
+    if (!strcmp(d->kind, d->source[0].kind)) return IJ_OK;
+    return ij_fail(why, IJ_EDATA, "%.300s: %s beside %s", path, s->kind, d->source[0].kind);
 }
 
 /* The file of labels that belongs to an STL or IDX file: train_X.bin, train_y.bin; train-images-idx3, train-labels-idx1. */
@@ -3187,7 +3165,7 @@ static ij_status ij_source_labels(int *label, size_t *classes, const ij_source *
     if (s->classes) {                                   /* CIFAR: in the record, the fine one for CIFAR-100 */
         for (size_t i = 0; label && i < s->count; i++) {
             const int c = fseek(s->stream, (long)(i * s->record + s->pixels_at - 1), SEEK_SET) ? EOF : getc(s->stream);
-            if (c == EOF || (size_t)c >= s->classes) return ij_fail(why, IJ_EDATA, "%.300s: label %lu", s->path, (unsigned long)i);
+            if (c == EOF || (size_t)c >= s->classes) return ij_fail(why, IJ_EDATA, "%.300s: label %zu", s->path, i);
             label[i] = c;
         }
         return IJ_OK;
@@ -3198,54 +3176,32 @@ static ij_status ij_source_labels(int *label, size_t *classes, const ij_source *
     unsigned char b[8];
     ij_status status = IJ_OK;
     if (idx && (fread(b, 1, 8, f) != 8 || memcmp(b, "\0\0\x08\x01", 4) || ij_big(b + 4) != s->count))
-        status = ij_fail(why, IJ_EDATA, "%.300s: byte 0: expected IDX labels of %lu images", path, (unsigned long)s->count);
+        status = ij_fail(why, IJ_EDATA, "%.300s: byte 0: expected IDX labels of %zu images", path, s->count);
     for (size_t i = 0; i < s->count && !status; i++) {
         const int c = getc(f);
         if (c == EOF || c < base || (!idx && c > 10))
-            status = ij_fail(why, IJ_EDATA, "%.300s: label %lu: found %d, expected %d..%d for each of %lu images", path,
-                             (unsigned long)i, c, base, idx ? 255 : 10, (unsigned long)s->count);
+            status = ij_fail(why, IJ_EDATA, "%.300s: label %zu: found %d, expected %d..%d for each of %zu images", path,
+                             i, c, base, idx ? 255 : 10, s->count);
         else if (label) label[i] = c - base;
         *classes = IJ_MAX(*classes, (size_t)(c - base + 1));
     }
     if (!status && getc(f) != EOF)
-        status = ij_fail(why, IJ_EDATA, "%.300s: more labels than %lu images", path, (unsigned long)s->count);
+        status = ij_fail(why, IJ_EDATA, "%.300s: more labels than %zu images", path, s->count);
     fclose(f);
     return status;
-}
-
-static ij_status ij_data_add_source(ij_data *d, const char *path, ij_error *why)
-{
-    ij_source *s = &d->source[d->sources];
-    const ij_status status = ij_source_open(s, path, why);
-    if (status) {
-        if (s->stream) fclose(s->stream);
-        return status;
-    }
-    d->sources++;
-    d->count += s->count;
-    d->kind = s->kind;
-    if (strcmp(d->kind, d->source[0].kind))
-        return ij_fail(why, IJ_EDATA, "%.300s: %s beside %s", path, s->kind, d->source[0].kind);
-    return IJ_OK;
 }
 
 /* Label arrays of all sources; they have labels only if each of them has. */
 static ij_status ij_data_source_labels(ij_data *d, ij_arena *a, ij_error *why)
 {
-    size_t most = 0, classes, at = 0;
-    int all = 1;
-    for (size_t i = 0; i < d->sources; i++) {
-        const ij_status s = ij_source_labels(NULL, &classes, &d->source[i], why);
-        if (s) return s;
-        all = all && classes > 0;
-        most = IJ_MAX(most, classes);
-    }
-    if (!all) return IJ_OK;
-    d->tasks = 1, d->classes[0] = most;
+    size_t classes, at = 0;
+    d->tasks = 1;
     d->label = ij_take(a, d->count, sizeof(int));
-    for (size_t i = 0; i < d->sources && d->label; at += d->source[i++].count) {
-        const ij_status s = ij_source_labels(d->label + at, &classes, &d->source[i], why);
+    for (size_t i = 0; i < d->sources; at += d->source[i++].count) {
+        const ij_status s = ij_source_labels(d->label ? d->label + at : NULL, &classes, &d->source[i], why);
         if (s) return s;
+        if (!classes) d->tasks = 0;
+        d->classes[0] = IJ_MAX(d->classes[0], classes);
     }
     return IJ_OK;
 }
@@ -3266,34 +3222,23 @@ static int ij_by_name(const void *a, const void *b)
     return ij_path_order(*(const char *const *)a, *(const char *const *)b, SIZE_MAX);
 }
 
-/* Length of the class folder's name with its prefix ("train/cat/"), 0 if the picture lies in the root. */
-static size_t ij_class_length(const char *name, size_t prefix)
-{
-    const char *slash = strchr(name + prefix, '/');
-    return slash ? (size_t)(slash - name) + 1 : 0;
-}
-
 /* Classes are the first folders of the training part, in order; of the test part, the ones of the same name. */
 static ij_status ij_folder_labels(ij_data *d, const size_t prefix[2], ij_error *why)
 {
-    size_t classes = 0;
+    size_t classes = 0, same = 0;                       /* same: the first training picture not before the class of test picture i */
     for (size_t i = 0; i < d->count; i++) {
-        const size_t p = prefix[i >= d->training], n = ij_class_length(d->name[i], p);
-        if (!n) return IJ_OK;
+        const char *name = d->name[i] + prefix[i >= d->training], *slash = strchr(name, '/');
+        if (!slash) return IJ_OK;                       /* a picture outside all classes */
+        const size_t n = (size_t)(slash + 1 - name);
         if (i < d->training) {
-            if (!i || strncmp(d->name[i], d->name[i - 1], n)) classes++;
+            if (!i || strncmp(name, d->name[i - 1] + prefix[0], n)) classes++;
             d->label[i] = (int)classes - 1;
             continue;
         }
-        size_t low = 0, high = d->training;             /* the first training picture not before this class */
-        while (low < high) {
-            const size_t middle = (low + high) / 2;
-            if (ij_path_order(d->name[middle] + prefix[0], d->name[i] + p, n - p) < 0) low = middle + 1;
-            else high = middle;
-        }
-        if (low == d->training || strncmp(d->name[low] + prefix[0], d->name[i] + p, n - p))
+        while (same < d->training && ij_path_order(d->name[same] + prefix[0], name, n) < 0) same++;
+        if (same == d->training || strncmp(d->name[same] + prefix[0], name, n))
             return ij_fail(why, IJ_EDATA, "%.200s/%.200s: no training pictures of this class", d->root, d->name[i]);
-        d->label[i] = d->label[low];
+        d->label[i] = d->label[same];
     }
     if (classes > 1) d->tasks = 1, d->classes[0] = classes;
     return IJ_OK;
@@ -3303,24 +3248,22 @@ static ij_status ij_data_folder(ij_data *d, ij_arena *a, const char *path, ij_er
 {
     static const char *const part[3] = { "train", "test", "val" };
     char at[IJ_PATH];
-    size_t root = strlen(path) + 1, found[3], prefix[2] = { 0, 0 };
+    size_t root = strlen(path) + 1, found[3], prefix[2] = { 0, 0 }, bytes = 0;
     for (size_t i = 0; i < 3; i++) {
         snprintf(at, sizeof at, "%.1000s/%s", path, part[i]);
         found[i] = (size_t)ij_is_folder(at);
     }
     d->pair = found[0] && (found[1] || found[2]);
     const char *const second = found[1] ? "test" : "val";
-    ij_walk count, w;
-    memset(&w, 0, sizeof w);
+    ij_walk w;
     for (int pass = 0; pass < 2; pass++) {              /* count, then note */
+        memset(&w, 0, sizeof w);
         if (pass) {
-            count = w;
-            d->name = ij_take(a, count.count, sizeof *d->name);
-            char *text = ij_take(a, count.bytes, 1);
-            d->label = ij_take(a, count.count, sizeof(int));
-            memset(&w, 0, sizeof w);
-            w.name = d->name, w.text = text, w.room_names = count.count, w.room_text = count.bytes;
-            if (!d->name) break;
+            w.room_names = d->count, w.room_text = bytes;
+            w.name = d->name = ij_take(a, d->count, sizeof *d->name);
+            w.text = ij_take(a, bytes, 1);
+            d->label = ij_take(a, d->count, sizeof(int));
+            if (!d->name) return IJ_OK;                 /* adding up only */
         }
         for (int k = 0; k < (d->pair ? 2 : 1); k++) {
             snprintf(at, sizeof at, d->pair ? "%.1000s/%s" : "%.1000s", path, k ? second : "train");
@@ -3329,14 +3272,13 @@ static ij_status ij_data_folder(ij_data *d, ij_arena *a, const char *path, ij_er
             if (s) return s;
             if (!k) d->training = w.count;
         }
+        if (!w.count)
+            return ij_fail(why, IJ_EDATA, "%.300s: no .ppm, .pgm or .pnm file in it, but %zu others (%s): README says how to convert",
+                           path, w.others, w.others ? w.other : "none");
+        if (pass && w.count != d->count) return ij_fail(why, IJ_EDATA, "%.300s: files were removed while it was read", path);
+        d->count = w.count, bytes = w.bytes;
     }
-    d->count = count.count;
-    if (!d->count)
-        return ij_fail(why, IJ_EDATA, "%.300s: no .ppm, .pgm or .pnm file in it, but %lu others (%s): README says how to convert",
-                       path, (unsigned long)count.others, count.others ? count.other : "none");
     d->kind = "folder of PNM";
-    if (!d->name) { d->tasks = 1, d->classes[0] = d->count; return IJ_OK; }     /* adding up only */
-    if (w.count != count.count) return ij_fail(why, IJ_EDATA, "%.300s: files were removed while it was read", path);
     ij_sort(d->name, d->training, sizeof *d->name, ij_by_name);
     ij_sort(d->name + d->training, d->count - d->training, sizeof *d->name, ij_by_name);
     return ij_folder_labels(d, prefix, why);
@@ -3404,13 +3346,13 @@ static ij_status ij_data_build(ij_data *d, ij_arena *a, const char *path, int pa
         s = ij_data_add_source(d, path, why);
         return s ? s : ij_data_source_labels(d, a, why);
     }
-    if ((s = ij_pnm_open(&p, path, why)) != IJ_OK) return s;
+    if ((s = ij_pnm_open(&p, path, NULL, why)) != IJ_OK) return s;
     fclose(p.f);
     d->kind = "PNM", d->count = 1, d->whole = 1;
     return IJ_OK;
 }
 
-static void ij_data_close_sources(ij_data *d)
+void ij_data_close(ij_data *d)
 {
     for (size_t i = 0; i < d->sources; i++) fclose(d->source[i].stream);
     d->sources = 0;
@@ -3422,7 +3364,7 @@ ij_status ij_data_size(size_t *size, const char *path, int part, int whole, ij_e
     ij_arena a = { NULL, 0, 0 };
     ij_take(&a, 1, sizeof d);
     ij_status s = ij_data_build(&d, &a, path, part, whole, why);
-    ij_data_close_sources(&d);
+    ij_data_close(&d);
     if (!s && a.used == SIZE_MAX) s = ij_fail(why, IJ_EMEM, "%.300s: too many images to address", path);
     *size = a.used;
     return s;
@@ -3434,24 +3376,15 @@ ij_status ij_data_open(ij_data **d, void *mem, size_t size, const char *path, in
     ij_arena a = { mem, size, 0 };
     ij_status s = ij_data_size(&need, path, part, whole, why);
     if (s) return s;
-    if (!mem || size < need)
-        return ij_fail(why, IJ_EMEM, "%.300s: needs %lu bytes, has %lu", path, (unsigned long)need, (unsigned long)size);
+    if (!mem || size < need) return ij_fail(why, IJ_EMEM, "%.300s: needs %zu bytes, has %zu", path, need, size);
     *d = ij_take(&a, 1, sizeof **d);
     s = ij_data_build(*d, &a, path, part, whole, why);
     if (!s && !ij_data_count(*d))
         s = ij_fail(why, IJ_EDATA, "%.300s: no image in the %s part", path, part == IJ_TEST_PART ? "test" : "training");
-    if (s) ij_data_close_sources(*d);
+    if (s) ij_data_close(*d);
     return s;
 }
 
-void ij_data_close(ij_data *d) { ij_data_close_sources(d); }
-
-static ij_status ij_data_pnm(ij_pnm *p, char path[2 * IJ_PATH], const ij_data *d, size_t at, ij_error *why)
-{
-    if (d->name) snprintf(path, 2 * IJ_PATH, "%s/%s", d->root, d->name[at]);
-    else snprintf(path, 2 * IJ_PATH, "%s", d->root);
-    return ij_pnm_open(p, path, why);
-}
 
 static const ij_source *ij_data_source(const ij_data *d, size_t *at)
 {
@@ -3462,16 +3395,15 @@ static const ij_source *ij_data_source(const ij_data *d, size_t *at)
 
 ij_status ij_data_shape(size_t *height, size_t *width, ij_data *d, size_t i, ij_error *why)
 {
-    char path[2 * IJ_PATH];
     ij_pnm p;
     size_t at = ij_data_at(d, i);
-    if (i >= ij_data_count(d)) return ij_fail(why, IJ_EARG, "%.300s: no image %lu", d->root, (unsigned long)i);
+    if (i >= ij_data_count(d)) return ij_fail(why, IJ_EARG, "%.300s: no image %zu", d->root, i);
     if (d->side) *height = *width = d->side;
     else if (d->sources) {
         const ij_source *s = ij_data_source(d, &at);
         *height = s->height, *width = s->width;
     } else {
-        const ij_status status = ij_data_pnm(&p, path, d, at, why);
+        const ij_status status = ij_pnm_open(&p, d->root, d->name ? d->name[at] : NULL, why);
         if (status) return status;
         *height = p.height, *width = p.width;
         fclose(p.f);
@@ -3490,7 +3422,7 @@ static ij_status ij_source_read(uint8_t *rgb, const ij_source *s, size_t at, ij_
     for (size_t n = 0, have = 0, used = 0; n < planes * h * w; n++, used++) {
         if (used == have) {
             have = fread(buffer, 1, IJ_MIN(sizeof buffer, planes * h * w - n), s->stream), used = 0;
-            if (!have) return ij_fail(why, IJ_EFILE, "%.300s: image %lu cannot be read", s->path, (unsigned long)at);
+            if (!have) return ij_fail(why, IJ_EFILE, "%.300s: image %zu cannot be read", s->path, at);
         }
         const size_t plane = n / (h * w), k = n % (h * w);
         const size_t pixel = s->layout == IJ_PLANES_BY_COLUMN ? k % h * w + k / h : k;
@@ -3501,22 +3433,19 @@ static ij_status ij_source_read(uint8_t *rgb, const ij_source *s, size_t at, ij_
 
 ij_status ij_data_read(uint8_t *rgb, size_t size, ij_data *d, size_t i, ij_error *why)
 {
-    char path[2 * IJ_PATH];
     ij_pnm p;
     size_t h, w, at = ij_data_at(d, i);
     int label[IJ_SCENE_TASKS];
     ij_status s = ij_data_shape(&h, &w, d, i, why);
     if (s) return s;
-    if (size < h * w * 3)
-        return ij_fail(why, IJ_EMEM, "%.300s: image %lu needs %lu bytes, has %lu", d->root, (unsigned long)i,
-                       (unsigned long)(h * w * 3), (unsigned long)size);
+    if (size < h * w * 3) return ij_fail(why, IJ_EMEM, "%.300s: image %zu needs %zu bytes, has %zu", d->root, i, h * w * 3, size);
     if (d->side) ij_scene(rgb, d->side, at < d->training ? 0 : IJ_TEST_SEED, at < d->training ? at : at - d->training, label);
     else if (d->sources) {
         const ij_source *source = ij_data_source(d, &at);
         return ij_source_read(rgb, source, at, why);
     } else {
-        if ((s = ij_data_pnm(&p, path, d, at, why)) != IJ_OK) return s;
-        if (p.height * p.width > h * w) s = ij_fail(why, IJ_EDATA, "%.300s: the file changed while it was read", path);
+        if ((s = ij_pnm_open(&p, d->root, d->name ? d->name[at] : NULL, why)) != IJ_OK) return s;
+        if (p.height * p.width > h * w) s = ij_fail(why, IJ_EDATA, "%.300s: the file changed while it was read", p.path);
         if (!s) s = ij_pnm_pixels(rgb, &p, why);
         fclose(p.f);
     }
@@ -3531,15 +3460,10 @@ enum { IJ_RESIZE_BITS = 22 };
 /* For each output pixel of one axis: its first input pixel and `taps` fixed-point weights of a triangle. */
 typedef struct { size_t taps, *first, *used; int32_t *weight; } ij_axis;
 
-static size_t ij_axis_taps(size_t in, size_t out)
-{
-    const double scale = (double)in / (double)out;
-    return (size_t)ceil(IJ_MAX(scale, 1)) * 2 + 1;
-}
-
 static void ij_axis_place(ij_axis *x, ij_arena *a, size_t in, size_t out)
 {
-    x->taps = ij_axis_taps(in, out);
+    const double scale = (double)in / (double)out;
+    x->taps = (size_t)ceil(IJ_MAX(scale, 1)) * 2 + 1;
     x->first = ij_take(a, out, sizeof *x->first);
     x->used = ij_take(a, out, sizeof *x->used);
     x->weight = ij_take(a, ij_mul(out, x->taps), sizeof *x->weight);
@@ -3861,8 +3785,8 @@ static void ij_json_fail(ij_json *j, const char *expected)
     const int c = (unsigned char)*j->s;
     char found[8] = "the end";
     if (j->s < j->text + j->n) snprintf(found, sizeof found, c > 32 && c < 127 ? "%c" : "0x%02x", c);
-    if (!j->status) j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %lu: expected %s, found %s", j->path,
-                                        (unsigned long)(j->s - j->text), expected, found);
+    if (!j->status) j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: expected %s, found %s", j->path,
+                                        (size_t)(j->s - j->text), expected, found);
 }
 
 static char ij_json_peek(ij_json *j) { return *(j->s += strspn(j->s, " \t\r\n")); }
@@ -3991,8 +3915,8 @@ static void ij_file_entry(ij_entry *e, ij_json *j, const char *name)
     e->dtype = IJ_MIN(type, IJ_OTHER), e->count = bytes * 8 / ij_dtype[type].bits;
     e->begin = range[0], e->end = range[1];
     if (e->end < e->begin || e->end - e->begin != bytes)
-        j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %lu: tensor \"%.60s\": %.0f bytes of data, shape %.*s %s "
-            "needs %.0f", j->path, (unsigned long)(at[2] - j->text), e->name, (double)e->end - (double)e->begin,
+        j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: tensor \"%.60s\": %.0f bytes of data, shape %.*s %s "
+            "needs %.0f", j->path, (size_t)(at[2] - j->text), e->name, (double)e->end - (double)e->begin,
             (int)IJ_MIN(strcspn(at[1], "]") + 1, 80), at[1], e->type, (double)bytes);
 }
 
@@ -4131,7 +4055,7 @@ static ij_status ij_file_load(ij_file *f, void *mem, size_t size, size_t *need, 
     *need = entries * sizeof *f->entry + 2 * metas * sizeof *f->meta + text + configs + 1;
     if (*need > size) {
         if (config) fclose(config);
-        return ij_fail(why, IJ_EMEM, "%.200s needs %lu bytes, has %lu", path, (unsigned long)*need, (unsigned long)size);
+        return ij_fail(why, IJ_EMEM, "%.200s needs %zu bytes, has %zu", path, *need, size);
     }
     f->entry = mem, f->meta = (const char **)(void *)(f->entry + entries);
     char *at = (char *)(f->meta + 2 * metas);
@@ -4303,8 +4227,7 @@ ij_status ij_file_write(const char *path, const ij_item *item, size_t items, con
     for (size_t i = 0; i < items; i++) {
         const ij_item t = item[i];
         if (t.dtype < 0 || t.dtype >= IJ_OTHER || t.rank > 8 || ij_tensor_bytes(t.dim, t.rank, t.dtype) == SIZE_MAX)
-            return ij_fail(why, IJ_EARG, "%.200s: tensor \"%.60s\": dtype %d, rank %lu or its size cannot be written",
-                           path, t.name, t.dtype, (unsigned long)t.rank);
+            return ij_fail(why, IJ_EARG, "%.200s: tensor \"%.60s\": dtype %d, rank %zu or its size cannot be written", path, t.name, t.dtype, t.rank);
     }
     ij_put_header(&w, item, items, meta, metas);
     const uint64_t header = w.n;
@@ -4343,21 +4266,18 @@ static void ij_saving_place(ij_saving *s, ij_arena *a, const ij_model *m)
     s->item = ij_take(a, items, sizeof *s->item);
     s->name = ij_take(a, items, sizeof *s->name);
     s->meta = ij_take(a, 2 * (IJ_SETTINGS + 3), sizeof *s->meta);
-    s->value = ij_take(a, IJ_SETTINGS + 3, sizeof *s->value);
+    s->value = ij_take(a, IJ_SETTINGS + 1, sizeof *s->value);
     s->rng = ij_take(a, IJ_RNG_TEXT, 1);
     s->items = 0;
 }
 
 static void ij_saving_add(ij_saving *s, const char *part, const char *name, const ij_tensor *shape, const real *x)
 {
-    ij_item *item = &s->item[s->items];
-    snprintf(s->name[s->items].name, sizeof s->name->name, "%s.%s", part, name);
-    memset(item, 0, sizeof *item);
-    item->name = s->name[s->items++].name;
-    item->dtype = sizeof(real) == 8 ? IJ_F64 : IJ_F32;
-    item->rank = shape->rank;
-    memcpy(item->dim, shape->dim, sizeof shape->dim);
-    item->data = x;
+    char *full = s->name[s->items].name;
+    const ij_item item = { full, sizeof(real) == 8 ? IJ_F64 : IJ_F32, shape->rank, { 0 }, x };
+    snprintf(full, sizeof s->name->name, "%s.%s", part, name);
+    s->item[s->items] = item;
+    memcpy(s->item[s->items++].dim, shape->dim, sizeof shape->dim);
 }
 
 size_t ij_save_size(const ij_model *m)
@@ -4372,8 +4292,7 @@ ij_status ij_save(const ij_model *m, const char *path, void *work, size_t size, 
 {
     ij_saving s;
     ij_arena a = { work, size, 0 };
-    if (size < ij_save_size(m))
-        return ij_fail(why, IJ_EMEM, "saving needs %lu bytes, has %lu", (unsigned long)ij_save_size(m), (unsigned long)size);
+    if (size < ij_save_size(m)) return ij_fail(why, IJ_EMEM, "saving needs %zu bytes, has %zu", ij_save_size(m), size);
     if (m->micro % m->config.accumulate)
         return ij_fail(why, IJ_EARG, "%.200s: a checkpoint between the passes of one update would lose gradients", path);
     ij_saving_place(&s, &a, m);
@@ -4392,17 +4311,14 @@ ij_status ij_save(const ij_model *m, const char *path, void *work, size_t size, 
         ij_saving_add(&s, opt[1][p->predictor], p->name, &p->shape, m->adam_v + p->offset);
     }
     for (size_t i = 0; i < IJ_SETTINGS; i++) {
-        s.meta[2 * i] = ij_setting[i].name;
         ij_config_text(s.value[i], &m->config, i);
-        s.meta[2 * i + 1] = s.value[i];
+        s.meta[2 * i] = ij_setting[i].name, s.meta[2 * i + 1] = s.value[i];
     }
-    const char *const key[3] = { "ijepa", "step", "mask_rng" };
-    snprintf(s.value[IJ_SETTINGS], IJ_TEXT, "1");
-    snprintf(s.value[IJ_SETTINGS + 1], IJ_TEXT, "%.0f", (double)m->step);
+    snprintf(s.value[IJ_SETTINGS], IJ_TEXT, "%.0f", (double)m->step);
     for (size_t i = 0; i < 625; i++)
         snprintf(s.rng + 8 * i, 9, "%08lx", (unsigned long)(i < 624 ? m->mask_rng.state[i] : m->mask_rng.at));
-    const char *const value[3] = { s.value[IJ_SETTINGS], s.value[IJ_SETTINGS + 1], s.rng };
-    for (size_t i = 0; i < 3; i++) s.meta[2 * (IJ_SETTINGS + i)] = key[i], s.meta[2 * (IJ_SETTINGS + i) + 1] = value[i];
+    const char *const last[6] = { "ijepa", "1", "step", s.value[IJ_SETTINGS], "mask_rng", s.rng };
+    memcpy(s.meta + 2 * IJ_SETTINGS, last, sizeof last);
     return ij_file_write(path, s.item, s.items, s.meta, IJ_SETTINGS + (m->training ? 3 : 1), why);
 }
 
@@ -4461,7 +4377,7 @@ static size_t ij_blocks(const ij_file *f, const char *part, const char *stack)
 {
     char name[64];
     size_t n = 0;
-    do snprintf(name, sizeof name, "%s.%lu.norm1.weight", stack, (unsigned long)n++);
+    do snprintf(name, sizeof name, "%s.%zu.norm1.weight", stack, n++);
     while (ij_dim(f, part, name, 0));
     return n - 1;
 }
@@ -4483,15 +4399,15 @@ static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
     if (f->image[1]) c->crop_size[0] = (size_t)f->image[0], c->crop_size[1] = (size_t)f->image[1];
     ij_grid(&gh, &gw, c);
     if (!n || !gw || n % gw || n / gw != gh)
-        return ij_fail(why, IJ_EDATA, "%.200s: %lu positions, expected %s (a class token is not I-JEPA's)", f->path, (unsigned long)n,
+        return ij_fail(why, IJ_EDATA, "%.200s: %zu positions, expected %s (a class token is not I-JEPA's)", f->path, n,
                        f->image[1] ? "those of image_size" : "a square of patches");
     while (i < sizes && ij_size_name[i].embed_dim != c->embed_dim) i++;
     if (i < sizes) c->num_heads = ij_size_name[i].num_heads;
     if (f->heads) c->num_heads = f->heads;
     else if (heads) c->num_heads = (size_t)strtoul(heads, NULL, 10);
     else if (i == sizes)
-        return ij_fail(why, IJ_EDATA, "%.200s: no published model is %lu wide: the number of heads, num_heads, must be in the metadata",
-                       f->path, (unsigned long)c->embed_dim);
+        return ij_fail(why, IJ_EDATA, "%.200s: no published model is %zu wide: the number of heads, num_heads, must be in the metadata",
+                       f->path, c->embed_dim);
     c->mlp_ratio = (double)(f1 ? f1 : 1) / (double)c->embed_dim;
     if (f1 && ij_hidden(c) != f1) c->mlp_ratio = ((double)f1 + 0.5) / (double)c->embed_dim;
     c->pred_emb_dim = width ? width : c->embed_dim;     /* without a predictor: any that fits */
@@ -4535,9 +4451,8 @@ static ij_status ij_load_tensor(real *x, const ij_file *f, const char *part, con
         int same = e->rank == shape->rank && e->dtype != IJ_OTHER;
         for (size_t i = 0; same && i < e->rank; i++) same = e->dim[i] == shape->dim[i] / (i ? 1 : pieces);
         if (!same)
-            return ij_fail(why, IJ_EDATA, "%.200s: tensor %.90s: %s of %lu numbers, rank %lu, expected %lu numbers, rank %lu", f->path,
-                           e->name, e->type, (unsigned long)e->count, (unsigned long)e->rank,
-                           (unsigned long)(ij_count(shape) / pieces), (unsigned long)shape->rank);
+            return ij_fail(why, IJ_EDATA, "%.200s: tensor %.90s: %s of %zu numbers, rank %zu, expected %zu numbers, rank %zu",
+                           f->path, e->name, e->type, e->count, e->rank, ij_count(shape) / pieces, shape->rank);
         if (x) s = ij_file_read(x + k * e->count, f, e, why);
     }
     return s;
@@ -4566,7 +4481,7 @@ static ij_status ij_load_all(ij_model *m, const ij_file *f, const char *encoder,
         if (!p->predictor) s = ij_load_tensor(read ? m->target + o : NULL, f, encoder, p->name, NULL, &p->shape, why);
         if (!m->training) continue;
         for (int k = 0; k < 2; k++)
-            snprintf(other[k], sizeof *other, "opt.state.%lu.exp_avg%s", (unsigned long)ij_state_number(m, i), k ? "_sq" : "");
+            snprintf(other[k], sizeof *other, "opt.state.%zu.exp_avg%s", ij_state_number(m, i), k ? "_sq" : "");
         const char *part[3] = { "encoder", "opt.m.encoder", "opt.v.encoder" };
         if (p->predictor) part[0] = "predictor", part[1] = "opt.m.predictor", part[2] = "opt.v.predictor";
         real *to[3] = { m->weight + o, m->adam_m + o, m->adam_v + o };
@@ -4656,26 +4571,24 @@ size_t ij_export_size(const ij_model *m) { return ij_export_count(m) * (sizeof(i
 ij_status ij_export(const ij_model *m, const char *folder, void *work, size_t size, ij_error *why)
 {
     const ij_config *c = &m->config;
-    const unsigned long h = (unsigned long)c->crop_size[0], w = (unsigned long)c->crop_size[1];
+    const size_t h = c->crop_size[0], w = c->crop_size[1];
     ij_item *item = work;
     const size_t items = ij_export_count(m);
     char path[2][1024];
-    if (size < ij_export_size(m))
-        return ij_fail(why, IJ_EMEM, "exporting needs %lu bytes, has %lu", (unsigned long)ij_export_size(m), (unsigned long)size);
+    if (size < ij_export_size(m)) return ij_fail(why, IJ_EMEM, "exporting needs %zu bytes, has %zu", ij_export_size(m), size);
     if (snprintf(path[0], 1000, "%s/", folder) >= 1000) return ij_fail(why, IJ_EARG, "%.200s...: the path is too long", folder);
     ij_export_items(item, (ij_long_name *)(void *)(item + items), m);
     for (int i = 0; i < 2; i++) {
         ij_beside(path[1], path[0], i ? "preprocessor_config.json" : "config.json", why);
         ij_writer o = { fopen(path[1], "w"), 0, 0 };
         if (!o.f) return ij_fail(why, IJ_EFILE, "%.200s: %s", path[1], strerror(errno));
-        if (i == 0) ij_put(&o, "{\"model_type\": \"ijepa\", \"architectures\": [\"IJepaModel\"], \"hidden_size\": %lu, "
-            "\"num_hidden_layers\": %lu, \"num_attention_heads\": %lu,\n \"intermediate_size\": %lu, \"hidden_act\": \"gelu\", "
-            "\"layer_norm_eps\": 1e-06, \"image_size\": ", (unsigned long)c->embed_dim, (unsigned long)c->depth,
-            (unsigned long)c->num_heads, (unsigned long)ij_hidden(c));
-        if (i == 0) ij_put(&o, h == w ? "%lu" : "[%lu, %lu]", h, w);
-        if (i == 0) ij_put(&o, ", \"patch_size\": %lu, \"num_channels\": 3,\n \"qkv_bias\": true, \"dtype\": \"float%d\"}\n",
-            (unsigned long)c->patch_size, (int)(8 * sizeof(real)));
-        else ij_put(&o, "{\"image_processor_type\": \"ViTImageProcessor\", \"do_resize\": true, \"size\": {\"height\": %lu, \"width\": %lu}, "
+        if (i == 0) ij_put(&o, "{\"model_type\": \"ijepa\", \"architectures\": [\"IJepaModel\"], \"hidden_size\": %zu, "
+            "\"num_hidden_layers\": %zu, \"num_attention_heads\": %zu,\n \"intermediate_size\": %zu, \"hidden_act\": \"gelu\", "
+            "\"layer_norm_eps\": 1e-06, \"image_size\": ", c->embed_dim, c->depth, c->num_heads, ij_hidden(c));
+        if (i == 0) ij_put(&o, h == w ? "%zu" : "[%zu, %zu]", h, w);
+        if (i == 0) ij_put(&o, ", \"patch_size\": %zu, \"num_channels\": 3,\n \"qkv_bias\": true, \"dtype\": \"float%d\"}\n",
+            c->patch_size, (int)(8 * sizeof(real)));
+        else ij_put(&o, "{\"image_processor_type\": \"ViTImageProcessor\", \"do_resize\": true, \"size\": {\"height\": %zu, \"width\": %zu}, "
             "\"resample\": 2,\n \"do_rescale\": true, \"rescale_factor\": 0.00392156862745098, \"do_normalize\": true,\n "
             "\"image_mean\": [%.9g, %.9g, %.9g], \"image_std\": [%.9g, %.9g, %.9g]}\n", h, w, c->mean[0], c->mean[1], c->mean[2],
             c->std[0], c->std[1], c->std[2]);
@@ -4748,22 +4661,20 @@ static ij_status ij_probe_open(ij_probe_work *w, void *work, size_t size, const 
 {
     size_t need;
     if (!s->n || !s->m || !s->d || !s->tasks)
-        return ij_fail(why, IJ_EARG, "%lu training rows, %lu test rows, %lu channels, %lu tasks: expected 1 or more",
-                       (unsigned long)s->n, (unsigned long)s->m, (unsigned long)s->d, (unsigned long)s->tasks);
+        return ij_fail(why, IJ_EARG, "%zu training rows, %zu test rows, %zu channels, %zu tasks: expected 1 or more", s->n, s->m, s->d, s->tasks);
     for (size_t i = 0; i < s->n + s->m; i++) {
         const char *part = i < s->n ? "training" : "test";
-        const unsigned long at = (unsigned long)(i < s->n ? i : i - s->n);
+        const size_t at = i < s->n ? i : i - s->n;
         for (size_t t = 0; t < s->tasks; t++)
             if ((size_t)ij_label(s, t, i) >= s->classes[t])             /* a negative one is huge */
-                return ij_fail(why, IJ_EARG, "%s row %lu, task %lu: label %d, expected 0 or more, below %lu", part, at,
-                               (unsigned long)t, ij_label(s, t, i), (unsigned long)s->classes[t]);
+                return ij_fail(why, IJ_EARG, "%s row %zu, task %zu: label %d, expected 0 or more, below %zu", part, at,
+                               t, ij_label(s, t, i), s->classes[t]);
         for (size_t c = 0; c < s->d; c++)
             if (!isfinite(ij_row(s, i)[c]))
-                return ij_fail(why, IJ_EARG, "%s row %lu: channel %lu is not finite", part, at, (unsigned long)c);
+                return ij_fail(why, IJ_EARG, "%s row %zu: channel %zu is not finite", part, at, c);
     }
     if (ij_probe_place(&need, w, (ij_arena){ NULL, 0, 0 }, s, k, why)) return IJ_EMEM;
-    if (!work || size < need)
-        return ij_fail(why, IJ_EMEM, "work memory: need %lu bytes, have %lu", (unsigned long)need, (unsigned long)size);
+    if (!work || size < need) return ij_fail(why, IJ_EMEM, "work memory: need %zu bytes, have %zu", need, size);
     return ij_probe_place(&need, w, (ij_arena){ work, size, 0 }, s, k, why);
 }
 
@@ -4814,7 +4725,7 @@ ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperat
 {
     ij_probe_work w = { .temperature = temperature };
     if (!k || !(temperature > 0))
-        return ij_fail(why, IJ_EARG, "k is %lu, temperature %g: expected both above 0", (unsigned long)k, temperature);
+        return ij_fail(why, IJ_EARG, "k is %zu, temperature %g: expected both above 0", k, temperature);
     const ij_status status = ij_probe_open(&w, work, size, s, k, why);
     if (status) return status;
     for (size_t i = 0; i < s->n + s->m; i++) {
@@ -4933,9 +4844,7 @@ ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *w
 
 size_t ij_watch_size(const ij_config *c)                /* a model that fits memory has far more activations */
 {
-    size_t gh, gw;
-    ij_grid(&gh, &gw, c);
-    return ij_target_dim(c) * ((gh * gw + 1) * sizeof(double) + c->batch_size * gh * gw * sizeof(real));
+    return ij_target_dim(c) * ((ij_patches(c) + 1) * sizeof(double) + c->batch_size * ij_patches(c) * sizeof(real));
 }
 
 /* Skill of a joint embedding: against the mean of the other images' targets. place: 2P doubles, want [B,P] */
@@ -5213,7 +5122,6 @@ static const double ij_check_eps = 1e-2, ij_check_bound = 2e-2;
 #endif
 
 enum { IJ_CHECK_LINEAR, IJ_CHECK_NORM, IJ_CHECK_GELU, IJ_CHECK_ATTENTION, IJ_CHECK_LAYERS };
-enum { IJ_CHECK_ROWS = 5, IJ_CHECK_ASK = 3, IJ_CHECK_IN = 12, IJ_CHECK_OUT = 8, IJ_CHECK_ROOM = 4096 };
 
 typedef struct {                /* a layer with input x, parameters w and b, output y */
     int layer;
@@ -5221,8 +5129,9 @@ typedef struct {                /* a layer with input x, parameters w and b, out
     real *prob;
 } ij_check_case;
 
-static double ij_check_layer(const ij_check_case *c)
+static double ij_check_layer(void *arg)
 {
+    const ij_check_case *c = arg;
     const ij_tensor x = c->part[0];
     if (c->layer == IJ_CHECK_LINEAR) ij_linear(c->y, x, &c->part[1], &c->part[2], NULL);
     if (c->layer == IJ_CHECK_NORM) ij_layernorm(c->y, c->stat, x, &c->part[1], &c->part[2]);
@@ -5244,7 +5153,7 @@ static void ij_check_layer_backward(const ij_check_case *c)
         ij_layernorm_backward(dx, c->dy, c->stat, x, &c->part[1]);
         ij_layernorm_backward_weight(&c->dpart[1], &c->dpart[2], &c->dy, &c->stat, &x, 0, ij_cols(&x));
     } else if (c->layer == IJ_CHECK_GELU) {
-        memcpy(dx.x, c->dy.x, ij_count(&dx) * sizeof(real));
+        ij_copy(dx, c->dy);
         ij_gelu_backward(dx, c->stat);
     } else ij_attention_backward(c->dpart[1].x, dx.x, c->stat.x, c->dy.x, c->prob, c->part[1].x, x.x, ij_rows(&c->y),
                                  ij_rows(&x), ij_cols(&c->y), 2);
@@ -5256,8 +5165,9 @@ static void ij_check_random(ij_tensor *t, ij_arena *a, uint64_t *state, size_t r
     for (size_t i = 0; i < rows * cols; i++) t->x[i] = (real)((double)(ij_mix(state) >> 40) / 8388608.0 - 1);
 }
 
-/* |g - d| / |d| over n numbers of x, where d are differences of f(arg). */
-static double ij_check_differences(real *x, const real *g, size_t n, size_t stride, double (*f)(void *), void *arg)
+/* A row for `what` and its part: |g - d| / |d| over every stride-th of n numbers of x, where d are differences of f(arg). */
+static void ij_check_differences(ij_check_row *r, const char *what, const char *part, real *x, const real *g, size_t n, size_t stride,
+                                 double (*f)(void *), void *arg)
 {
     double error = 0, norm = 0;
     for (size_t i = 0; i < n; i += stride) {
@@ -5270,60 +5180,50 @@ static double ij_check_differences(real *x, const real *g, size_t n, size_t stri
         error += (d - (double)g[i]) * (d - (double)g[i]);
         norm += d * d;
     }
-    return norm > 0 ? sqrt(error / norm) : error > 0 ? 1e300 : 0;
+    snprintf(r->name, sizeof r->name, "%s%s", what, part);
+    r->numbers = (n + stride - 1) / stride, r->bound = ij_check_bound;
+    r->error = norm > 0 ? sqrt(error / norm) : error > 0 ? 1e300 : 0;
 }
-
-static double ij_check_layer_objective(void *arg) { return ij_check_layer(arg); }
 
 static void ij_check_layers(ij_check_row *row, size_t *rows, void *mem, size_t size)
 {
-    static const char *const name[IJ_CHECK_LAYERS][3] = {
-        { "linear: input", "linear: weight", "linear: bias" }, { "layer norm: input", "layer norm: weight",
-          "layer norm: bias" }, { "GELU: input", NULL, NULL }, { "attention: k, v", "attention: q", NULL } };
+    static const struct { const char *name[3]; size_t dim[4][2], stat; } of[IJ_CHECK_LAYERS] = {     /* shapes of x, w, b, y; [5,stat] */
+        { { "linear: input", "linear: weight", "linear: bias" }, { { 5, 12 }, { 8, 12 }, { 1, 8 }, { 5, 8 } }, 2 },
+        { { "layer norm: input", "layer norm: weight", "layer norm: bias" }, { { 5, 12 }, { 1, 12 }, { 1, 12 }, { 5, 12 } }, 2 },
+        { { "GELU: input", NULL, NULL }, { { 5, 12 }, { 12, 12 }, { 1, 12 }, { 5, 12 } }, 12 },
+        { { "attention: k, v", "attention: q", NULL }, { { 5, 16 }, { 3, 8 }, { 1, 8 }, { 3, 8 } }, 5 } };
     uint64_t state = 1;
     for (int layer = 0; layer < IJ_CHECK_LAYERS; layer++) {
         ij_arena a = { mem, size, 0 };
         ij_check_case c;
-        const size_t in = layer == IJ_CHECK_ATTENTION ? 2 * IJ_CHECK_OUT : IJ_CHECK_IN;
-        const size_t out = layer == IJ_CHECK_NORM || layer == IJ_CHECK_GELU ? in : IJ_CHECK_OUT;
-        const size_t outs = layer == IJ_CHECK_ATTENTION ? IJ_CHECK_ASK : IJ_CHECK_ROWS;
-        const size_t w = layer == IJ_CHECK_NORM ? 1 : layer == IJ_CHECK_ATTENTION ? outs : out;
         memset(&c, 0, sizeof c);
         c.layer = layer;
-        ij_check_random(&c.part[0], &a, &state, IJ_CHECK_ROWS, in);
-        ij_check_random(&c.part[1], &a, &state, w, layer == IJ_CHECK_ATTENTION ? out : in);
-        ij_check_random(&c.part[2], &a, &state, 1, out);
-        ij_check_random(&c.dy, &a, &state, outs, out);
+        for (int i = 0; i < 4; i++)
+            ij_check_random(i < 3 ? &c.part[i] : &c.dy, &a, &state, of[layer].dim[i][0], of[layer].dim[i][1]);
         for (int i = 0; i < 3; i++) {
             c.dpart[i] = ij_matrix(&a, c.part[i].dim[0], c.part[i].dim[1]);
             memset(c.dpart[i].x, 0, ij_count(&c.dpart[i]) * sizeof(real));
         }
-        c.y = ij_matrix(&a, outs, out);
-        c.stat = ij_matrix(&a, IJ_CHECK_ROWS, layer == IJ_CHECK_ATTENTION ? IJ_CHECK_ROWS : layer == IJ_CHECK_GELU ? in : 2);
-        c.prob = ij_take(&a, 2 * IJ_CHECK_ROWS * IJ_CHECK_ROWS, sizeof(real));
+        c.y = ij_matrix(&a, c.dy.dim[0], c.dy.dim[1]);
+        c.stat = ij_matrix(&a, 5, of[layer].stat);
+        c.prob = ij_take(&a, 2 * 3 * 5, sizeof(real));  /* [H,m,n] */
         ij_check_layer(&c);
         ij_check_layer_backward(&c);
-        for (int i = 0; i < 3 && name[layer][i]; i++, ++*rows) {
-            ij_check_row *r = &row[*rows];
-            snprintf(r->name, sizeof r->name, "%s", name[layer][i]);
-            r->numbers = ij_count(&c.part[i]);
-            r->bound = ij_check_bound;
-            r->error = ij_check_differences(c.part[i].x, c.dpart[i].x, r->numbers, 1, ij_check_layer_objective, &c);
-        }
+        for (int i = 0; i < 3 && of[layer].name[i]; i++)
+            ij_check_differences(&row[(*rows)++], "", of[layer].name[i], c.part[i].x, c.dpart[i].x, ij_count(&c.part[i]), 1, ij_check_layer, &c);
     }
 }
 
-typedef struct { ij_model m; real *images; ij_masks masks; } ij_check_whole;
+typedef struct { ij_model m; real *images; ij_step step; } ij_check_whole;
 
 static double ij_check_loss(void *arg)
 {
     ij_check_whole *w = arg;
-    ij_step s;
-    ij_step_begin(&s, &w->m, w->images, &w->masks, 0);
-    ij_encode_targets(&s, NULL);
-    ij_encode_context(&s, NULL);
-    ij_predict(&s, NULL);
-    return ij_loss(&s, NULL) + ij_vicreg(&s);
+    ij_step_begin(&w->step, &w->m, w->images, &w->m.masks, 0);
+    ij_encode_targets(&w->step, NULL);
+    ij_encode_context(&w->step, NULL);
+    ij_predict(&w->step, NULL);
+    return ij_loss(&w->step, NULL) + ij_vicreg(&w->step);
 }
 
 static ij_config ij_check_config(int loss, int objective)
@@ -5353,11 +5253,10 @@ size_t ij_check_size(void)
 ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, size_t size, ij_error *why)
 {
     *rows = 0;
-    if (size < ij_check_size())
-        return ij_fail(why, IJ_EMEM, "the check needs %lu bytes, has %lu", (unsigned long)ij_check_size(), (unsigned long)size);
+    if (size < ij_check_size()) return ij_fail(why, IJ_EMEM, "the check needs %zu bytes, has %zu", ij_check_size(), size);
     ij_check_layers(row, rows, mem, size);
     for (int k = 0; k < 4; k++) {
-        static const char *const which[] = { "smooth L1", "L2", "generative", "joint" };
+        static const char *const which[] = { "smooth L1 loss: ", "L2 loss: ", "generative loss: ", "joint loss: " };
         ij_check_whole w;
         const int loss = k == 1 ? IJ_LOSS_L2 : IJ_LOSS_SMOOTH_L1;
         const ij_config c = ij_check_config(loss, k < 2 ? IJ_JEPA : k - 1);
@@ -5368,24 +5267,17 @@ ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, siz
         ij_status s = ij_model_init(&w.m, a.base + a.used, size - a.used, &c, IJ_TRAIN, why);
         if (!s) s = ij_masks_draw(&w.m.masks, &c, &w.m.mask_rng, 0, 2, why);
         if (s) return s;
-        w.images = images.x, w.masks = w.m.masks;
+        w.images = images.x;
         for (size_t i = 0; i < w.m.size; i++) w.m.weight[i] += (real)(((double)(ij_mix(&state) >> 40) / 8388608.0 - 1) * 0.1);
-        ij_step step;
-        ij_step_begin(&step, &w.m, w.images, &w.masks, 0);
-        ij_encode_targets(&step, NULL), ij_encode_context(&step, NULL), ij_predict(&step, NULL), ij_loss(&step, NULL), ij_vicreg(&step);
-        ij_backward(&w.m, &step, NULL);
+        ij_check_loss(&w);
+        ij_backward(&w.m, &w.step, NULL);
         for (size_t p = 0; p < w.m.params; p++) {
             const ij_param *at = &w.m.param[p];
-            ij_check_row *r = &row[*rows];
-            const size_t n = ij_count(&at->shape), stride = n / 40 + 1;
+            const size_t n = ij_count(&at->shape);
             real *x = w.m.weight + at->offset, *g = w.m.grad + at->offset;
             if (strstr(at->name, "qkv.bias"))           /* softmax is blind to the key's bias: its gradient is zero */
                 memset(g + n / 3, 0, n / 3 * sizeof(real));
-            snprintf(r->name, sizeof r->name, "%s loss: %s", which[k], at->name);
-            r->numbers = (n + stride - 1) / stride;
-            r->bound = ij_check_bound;
-            r->error = ij_check_differences(x, g, n, stride, ij_check_loss, &w);
-            ++*rows;
+            ij_check_differences(&row[(*rows)++], which[k], at->name, x, g, n, n / 40 + 1, ij_check_loss, &w);
         }
     }
     return IJ_OK;
@@ -5464,7 +5356,7 @@ ij_status ij_rom_init(ij_rom *r, void *mem, size_t size, const ij_model *m, int 
     ij_arena a = { mem, size, 0 };
     const ij_status s = ij_rom_size(&need, m, int8, why);
     if (s) return s;
-    if (size < need) return ij_fail(why, IJ_EMEM, "encoder: need %lu bytes, have %lu", (unsigned long)need, (unsigned long)size);
+    if (size < need) return ij_fail(why, IJ_EMEM, "encoder: need %zu bytes, have %zu", need, size);
     ij_rom_lay(r, &a, m, int8);
     return IJ_OK;
 }
@@ -8112,20 +8004,19 @@ static ij_bencher ij_bencher_start(const ij_config *c, size_t context_tokens, si
 {
     ij_error why;
     ij_bencher b;
-    size_t size, gh, gw;
+    size_t size;
     ij_must(ij_model_size(&size, c, step ? IJ_TRAIN : IJ_INFER, &why), &why);
     b.memory = ij_alloc(size), b.step = step;
     ij_must(ij_model_init(&b.m, b.memory, size, c, step ? IJ_TRAIN : IJ_INFER, &why), &why);
     b.m.team = *team;
-    ij_grid(&gh, &gw, c);
     const size_t pixels = c->batch_size * ij_views(c) * 3 * c->crop_size[0] * c->crop_size[1];
     b.images = ij_alloc(pixels * sizeof(real)), b.pooled = ij_alloc(c->batch_size * c->embed_dim * sizeof(real));
     uint64_t state = 1;
     for (size_t i = 0; i < pixels; i++) b.images[i] = (real)((double)(ij_mix(&state) >> 40) / 8388608.0 - 1);
     ij_must(ij_encode_size(&b.work_size, c, c->batch_size, c->crop_size[0], c->crop_size[1], &why), &why);
     b.work = step ? NULL : ij_alloc(b.work_size);
-    ij_bench_lists(&b.masks.context, c->num_enc_masks * c->batch_size, context_tokens, gh * gw);
-    ij_bench_lists(&b.masks.target, c->num_pred_masks * c->batch_size, target_tokens, gh * gw);
+    ij_bench_lists(&b.masks.context, c->num_enc_masks * c->batch_size, context_tokens, ij_patches(c));
+    ij_bench_lists(&b.masks.target, c->num_pred_masks * c->batch_size, target_tokens, ij_patches(c));
     return b;
 }
 
@@ -8327,7 +8218,6 @@ static int ij_bench_profile(ij_stopwatch *w, ij_bencher *b, double flops)
 static int ij_bench(ij_options *o)
 {
     ij_config *c = &o->c;
-    size_t gh, gw;
     if (o->targets) c->num_pred_masks = o->targets;
     if (!o->what) ij_die(2, "bench needs step, encode, matmul, data or scale");
     if (o->profile) o->threads = 1;
@@ -8343,9 +8233,8 @@ static int ij_bench(ij_options *o)
     if (step && o->context_tokens) ij_bench_room(c);
     ij_error why;
     ij_must(ij_config_check(c, &why), &why);
-    ij_grid(&gh, &gw, c);
-    const size_t k = IJ_MAX(1, IJ_MIN(gh * gw, o->context_tokens ? o->context_tokens : gh * gw / 4));
-    const size_t t = IJ_MAX(1, IJ_MIN(gh * gw, o->target_tokens ? o->target_tokens : gh * gw / 6));
+    const size_t n = ij_patches(c), k = IJ_MAX(1, IJ_MIN(n, o->context_tokens ? o->context_tokens : n / 4));
+    const size_t t = IJ_MAX(1, IJ_MIN(n, o->target_tokens ? o->target_tokens : n / 6));
     ij_bencher b = ij_bencher_start(c, k, t, step, &team);
     for (size_t i = 0; i < repeat + 2 && !ij_interrupted; i++) {
         if (i == 2) w.done = 0;                         /* the first two do not count */
