@@ -468,12 +468,12 @@ static void ij_linear(ij_tensor y, ij_tensor x, const ij_tensor *w, const ij_ten
 }
 
 /* dx = dy W, or dx += dy W */
-static void ij_linear_backward(ij_tensor dx, ij_tensor dy, const ij_tensor *w, int add)
+static void ij_linear_backward(ij_tensor dx, ij_tensor dy, const ij_tensor *w, int add, const ij_team *team)
 {
     const size_t rows = ij_rows(&dy), out = ij_cols(&dy), in = ij_cols(&dx);
     assert(w->dim[0] == out && ij_count(w) == out * in && ij_rows(&dx) == rows);
     const ij_product p = { rows, in, out, dy.x, out, 1, w->x, in, 1, dx.x, in, add ? dx.x : NULL, in };
-    ij_matmul(&p, NULL);
+    ij_matmul(&p, team);
 }
 
 /* Rows o0..o1 of dW += dy' x, and of db += the column sums of dy. */
@@ -759,6 +759,7 @@ static void ij_seqs_place(ij_seqs *s, ij_arena *a, size_t count)
 {
     s->start = ij_take(a, count + 1, sizeof(size_t));
     s->square = ij_take(a, count + 1, sizeof(size_t));
+    if (s->start) s->start[0] = s->square[0] = 0;
 }
 
 /* Pieces of at most some 512 rows, in equal shares for the threads. */
@@ -767,22 +768,14 @@ static void ij_seqs_set(ij_seqs *s, size_t count, const ij_team *team)
     const size_t threads = team && team->run ? IJ_MAX(team->threads, 1) : 1;
     s->count = count;
     s->tokens = s->start[count];
-    s->square[0] = 0;
-    for (size_t i = 0; i < count; i++) {
-        const size_t n = s->start[i + 1] - s->start[i];
-        s->square[i + 1] = s->square[i] + n * n;
-    }
+    for (size_t i = 0; i < count; i++) s->square[i + 1] = s->square[i] + ij_length(s, i) * ij_length(s, i);
     const size_t pieces = ((s->tokens + 511) / 512 + threads - 1) / threads * threads;
     s->pieces = IJ_MIN(pieces, count);
     s->team = s->pieces < 2 ? team : NULL;
 }
 
-/* Sequences [first,last) of a piece. */
-static void ij_piece(size_t *first, size_t *last, const ij_seqs *s, size_t piece)
-{
-    *first = s->count * piece / s->pieces;
-    *last = s->count * (piece + 1) / s->pieces;
-}
+/* First sequence of a piece. */
+static size_t ij_piece(const ij_seqs *s, size_t piece) { return s->count * piece / s->pieces; }
 
 /* tokens, asked, squares: at most that many; keep 0: no backward will follow, and all blocks share one set of buffers */
 static void ij_stack_place(ij_stack *s, ij_arena *a, size_t depth, size_t heads, size_t d, size_t f, size_t count,
@@ -821,13 +814,8 @@ static void ij_stack_place(ij_stack *s, ij_arena *a, size_t depth, size_t heads,
 
 static void ij_stack_grads_place(ij_stack_grads *g, ij_arena *a, size_t d, size_t f, size_t tokens, size_t squares)
 {
-    g->dz = ij_matrix(a, tokens, d);
-    g->dy = ij_matrix(a, tokens, d);
-    g->dx = ij_matrix(a, tokens, d);
-    g->dnorm1 = ij_matrix(a, tokens, d);
-    g->dnorm2 = ij_matrix(a, tokens, d);
-    g->dheads = ij_matrix(a, tokens, d);
-    g->dq = ij_matrix(a, tokens, d);
+    ij_tensor *const wide[] = { &g->dz, &g->dy, &g->dx, &g->dnorm1, &g->dnorm2, &g->dheads, &g->dq };
+    for (size_t i = 0; i < sizeof wide / sizeof *wide; i++) *wide[i] = ij_matrix(a, tokens, d);
     g->dkv = ij_matrix(a, tokens, ij_mul(2, d));
     g->dfc1 = ij_matrix(a, tokens, f);
     g->dprob = ij_take(a, squares, sizeof(real));
@@ -889,11 +877,9 @@ static void ij_block_forward(ij_tensor z, const ij_block_acts *all, const ij_blo
     if (q != s) ij_ask(a.xq, a.x, s, q, s0, s1), ij_ask(a.norm1q, a.norm1, s, q, s0, s1);
     ij_linear(a.q, a.norm1q, &q_w, &q_b, s->team);
     ij_linear(a.kv, a.norm1, &kv_w, &kv_b, s->team);
-    for (size_t i = s0; i < s1; i++) {
-        const size_t row = s->start[i] - s->start[s0], asks = q->start[i] - q->start[s0];
-        ij_attention(a.heads.x + asks * d, a.prob + heads * (s->square[i] - s->square[s0]), a.q.x + asks * d,
-                     a.kv.x + row * 2 * d, ij_length(q, i), ij_length(s, i), d, heads);
-    }
+    for (size_t i = s0; i < s1; i++)
+        ij_attention(all->heads.x + q->start[i] * d, all->prob + heads * s->square[i], all->q.x + q->start[i] * d,
+                     all->kv.x + s->start[i] * 2 * d, ij_length(q, i), ij_length(s, i), d, heads);
     ij_linear(a.y, a.heads, &w->proj_w, &w->proj_b, s->team);
     ij_add(a.y, a.xq);
 
@@ -914,27 +900,25 @@ static void ij_block_backward(const ij_stack_grads *all_grads, const ij_block_ac
     const ij_tensor q_w = ij_slice(&w->qkv_w, 0, d), kv_w = ij_slice(&w->qkv_w, d, 3 * d);
 
     ij_copy(g.dy, g.dz);                                        /* z = y + ... */
-    ij_linear_backward(g.dfc1, g.dz, &w->fc2_w, 0);
+    ij_linear_backward(g.dfc1, g.dz, &w->fc2_w, 0, NULL);
     ij_gelu_backward(g.dfc1, a.fc1);
-    ij_linear_backward(g.dnorm2, g.dfc1, &w->fc1_w, 0);
+    ij_linear_backward(g.dnorm2, g.dfc1, &w->fc1_w, 0, NULL);
     ij_layernorm_backward(g.dy, g.dnorm2, a.stat2, a.y, &w->norm2_w);
 
-    ij_linear_backward(g.dheads, g.dy, &w->proj_w, 0);
+    ij_linear_backward(g.dheads, g.dy, &w->proj_w, 0, NULL);
     for (size_t i = s0; i < s1; i++) {
-        const size_t row = s->start[i] - s->start[s0], asks = q->start[i] - q->start[s0];
-        const size_t square = s->square[i] - s->square[s0];
-        ij_attention_backward(g.dq.x + asks * d, g.dkv.x + row * 2 * d, g.dprob + square, g.dheads.x + asks * d,
-                              a.prob + heads * square, a.q.x + asks * d, a.kv.x + row * 2 * d, ij_length(q, i),
-                              ij_length(s, i), d, heads);
+        const size_t at = q->start[i] * d, kv = s->start[i] * 2 * d;
+        ij_attention_backward(all_grads->dq.x + at, all_grads->dkv.x + kv, all_grads->dprob + s->square[i], all_grads->dheads.x + at,
+                              all->prob + heads * s->square[i], all->q.x + at, all->kv.x + kv, ij_length(q, i), ij_length(s, i), d, heads);
     }
-    ij_linear_backward(g.dnorm1, g.dkv, &kv_w, 0);
+    ij_linear_backward(g.dnorm1, g.dkv, &kv_w, 0, NULL);
     if (q == s) {
         ij_copy(g.dx, g.dy);                                    /* y = x + ... */
-        ij_linear_backward(g.dnorm1, g.dq, &q_w, 1);
+        ij_linear_backward(g.dnorm1, g.dq, &q_w, 1, NULL);
     } else {
         memset(g.dx.x, 0, ij_count(&g.dx) * sizeof(real));
         ij_ask_backward(g.dx, g.dy, s, q, s0, s1);
-        ij_linear_backward(g.dheads, g.dq, &q_w, 0);            /* dheads is done with: here of norm1q */
+        ij_linear_backward(g.dheads, g.dq, &q_w, 0, NULL);      /* dheads is done with: here of norm1q */
         ij_ask_backward(g.dnorm1, g.dheads, s, q, s0, s1);
     }
     ij_layernorm_backward(g.dx, g.dnorm1, a.stat1, a.x, &w->norm1_w);
@@ -967,25 +951,21 @@ typedef struct { ij_tensor dw, db, dy, x; const ij_tensor *stat; } ij_weight_job
 typedef struct { ij_weight_job job[7]; size_t jobs; } ij_weight_jobs;
 enum { IJ_JOB_OUTPUTS = 192 };
 
+static size_t ij_job_tasks(const ij_weight_job *j) { return (ij_cols(&j->dy) + IJ_JOB_OUTPUTS - 1) / IJ_JOB_OUTPUTS; }
+
 static void ij_weight_task(void *arg, size_t index)
 {
     const ij_weight_job *j = ((ij_weight_jobs *)arg)->job;
-    for (;; j++) {
-        const size_t out = ij_cols(&j->dy), parts = (out + IJ_JOB_OUTPUTS - 1) / IJ_JOB_OUTPUTS;
-        if (index < parts) {
-            const size_t o0 = index * IJ_JOB_OUTPUTS, o1 = IJ_MIN(o0 + IJ_JOB_OUTPUTS, out);
-            if (j->stat) ij_layernorm_backward_weight(&j->dw, &j->db, &j->dy, j->stat, &j->x, o0, o1);
-            else ij_linear_backward_weight(&j->dw, &j->db, &j->dy, &j->x, o0, o1);
-            return;
-        }
-        index -= parts;
-    }
+    for (; index >= ij_job_tasks(j); j++) index -= ij_job_tasks(j);
+    const size_t o0 = index * IJ_JOB_OUTPUTS, o1 = IJ_MIN(o0 + IJ_JOB_OUTPUTS, ij_cols(&j->dy));
+    if (j->stat) ij_layernorm_backward_weight(&j->dw, &j->db, &j->dy, j->stat, &j->x, o0, o1);
+    else ij_linear_backward_weight(&j->dw, &j->db, &j->dy, &j->x, o0, o1);
 }
 
 static void ij_weight_gradients(ij_weight_jobs *w, const ij_team *team)
 {
     size_t tasks = 0;
-    for (size_t i = 0; i < w->jobs; i++) tasks += (ij_cols(&w->job[i].dy) + IJ_JOB_OUTPUTS - 1) / IJ_JOB_OUTPUTS;
+    for (size_t i = 0; i < w->jobs; i++) tasks += ij_job_tasks(&w->job[i]);
     ij_each(team, tasks, ij_weight_task, w);
 }
 
@@ -1016,8 +996,7 @@ static void ij_stack_backward_task(void *arg, size_t piece)
 {
     const ij_backward_work *b = arg;
     const ij_seqs *seqs = &b->s->seqs;
-    size_t s0, s1;
-    ij_piece(&s0, &s1, seqs, piece);
+    const size_t s0 = ij_piece(seqs, piece), s1 = ij_piece(seqs, piece + 1);
     if (b->i < b->s->depth) {
         ij_block_backward(b->g, &b->s->block[b->i], &b->w[b->i], seqs, ij_asked(b->s, b->i), b->s->heads, s0, s1);
         return;
@@ -1076,6 +1055,7 @@ static void ij_positions(ij_tensor pos, size_t gh, size_t gw)
 typedef struct { size_t first, images, batch; } ij_part;
 
 static size_t ij_list_of(const ij_part *p, size_t s) { return s / p->images * p->batch + p->first + s % p->images; }
+static const size_t *ij_list_at(const ij_lists *l, const ij_part *p, size_t s) { return l ? l->index + ij_list_of(p, s) * l->stride : NULL; }
 
 /* One pass of an encoder over a part: each sequence is an image seen through its list (no lists: whole). */
 typedef struct {
@@ -1109,13 +1089,21 @@ static void ij_patches_task(void *arg, size_t piece)
 {
     const ij_encoder_pass *s = arg;
     const size_t pixels = ij_cols(&s->patches), *start = s->stack.seqs.start;
-    size_t s0, s1;
-    ij_piece(&s0, &s1, &s->stack.seqs, piece);
+    const size_t s0 = ij_piece(&s->stack.seqs, piece), s1 = ij_piece(&s->stack.seqs, piece + 1);
     for (size_t i = s0; i < s1; i++) {
-        const size_t *list = s->lists ? s->lists->index + ij_list_of(&s->part, i) * s->lists->stride : NULL;
+        const size_t *list = ij_list_at(s->lists, &s->part, i);
         const real *image = s->image + (s->part.first + i % s->part.images) * 3 * s->height * s->width;
         for (size_t j = 0; j < start[i + 1] - start[i]; j++)
             ij_patch_copy(s->patches.x + (start[i] + j) * pixels, image, s->height, s->width, s->e->patch, list ? list[j] : j);
+    }
+}
+
+static void ij_add_positions(real *x, const ij_tensor *pos, const size_t *list, size_t n)
+{
+    const size_t d = ij_cols(pos);
+    for (size_t j = 0; j < n; j++, x += d) {
+        const real *row = pos->x + (list ? list[j] : j) * d;
+        for (size_t c = 0; c < d; c++) x[c] += row[c];
     }
 }
 
@@ -1125,19 +1113,12 @@ static void ij_encoder_task(void *arg, size_t piece)
     const ij_encoder *e = s->e;
     const ij_seqs *seqs = &s->stack.seqs;
     const ij_tensor x_all = s->stack.depth ? s->stack.block[0].x : s->stack.out;
-    const size_t d = ij_cols(&x_all);
-    size_t s0, s1;
-    ij_piece(&s0, &s1, seqs, piece);
+    const size_t s0 = ij_piece(seqs, piece), s1 = ij_piece(seqs, piece + 1);
     const ij_tensor x = ij_slice(&x_all, seqs->start[s0], seqs->start[s1]);
     ij_patches_task(arg, piece);
     ij_linear(x, ij_slice(&s->patches, seqs->start[s0], seqs->start[s1]), &e->patch_w, &e->patch_b, seqs->team);
-    for (size_t i = s0, row = 0; i < s1; i++) {
-        const size_t *list = s->lists ? s->lists->index + ij_list_of(&s->part, i) * s->lists->stride : NULL;
-        for (size_t j = 0; j < seqs->start[i + 1] - seqs->start[i]; j++, row++) {
-            const real *pos = s->pos->x + (list ? list[j] : j) * d;
-            for (size_t c = 0; c < d; c++) x.x[row * d + c] += pos[c];
-        }
-    }
+    for (size_t i = s0; i < s1; i++)
+        ij_add_positions(x_all.x + seqs->start[i] * ij_cols(&x), s->pos, ij_list_at(s->lists, &s->part, i), ij_length(seqs, i));
     ij_stack_forward(&s->stack, e->block, &e->norm_w, &e->norm_b, s0, s1);
 }
 
@@ -1158,55 +1139,44 @@ static void ij_encoder_backward(const ij_encoder *de, ij_stack_grads *g, const i
 
 enum { IJ_PLACE_TRIES = 20, IJ_MASK_ROUNDS = 1000 };
 
-static void ij_grid(size_t *gh, size_t *gw, const ij_config *c)
-{
-    *gh = c->crop_size[0] / c->patch_size;
-    *gw = c->crop_size[1] / c->patch_size;
-}
-
-static size_t ij_patches(const ij_config *c) { return c->crop_size[0] / c->patch_size * (c->crop_size[1] / c->patch_size); }   /* N */
+static size_t ij_gh(const ij_config *c) { return c->crop_size[0] / c->patch_size; }
+static size_t ij_gw(const ij_config *c) { return c->crop_size[1] / c->patch_size; }
+static size_t ij_patches(const ij_config *c) { return ij_gh(c) * ij_gw(c); }
 
 static double ij_between(const double range[2], double u) { return range[0] + u * (range[1] - range[0]); }
 
 /* Height and width of a block that covers `scale` of the grid. */
 static void ij_block_size(size_t size[2], const ij_config *c, double scale, double aspect)
 {
-    size_t gh, gw;
-    ij_grid(&gh, &gw, c);
     const size_t most = c->mask_mode == IJ_MASK_REFERENCE ? 1 : 0;      /* the reference keeps below the grid */
-    const double keep = floor((double)(gh * gw) * scale);
-    size[0] = IJ_MIN((size_t)rint(sqrt(keep * aspect)), gh - most);
-    size[1] = IJ_MIN((size_t)rint(sqrt(keep / aspect)), gw - most);
+    const double keep = floor((double)ij_patches(c) * scale);
+    size[0] = IJ_MIN((size_t)rint(sqrt(keep * aspect)), ij_gh(c) - most);
+    size[1] = IJ_MIN((size_t)rint(sqrt(keep / aspect)), ij_gw(c) - most);
 }
 
-/* Top left corner of a block; the reference never draws the last one. */
-static size_t ij_block_place(const size_t size[2], const ij_config *c, ij_rng *rng)
+/* Draws a place for a block and lists its patches that are in none of the image's first `removed` targets. Returns how many. */
+static size_t ij_block_list(const ij_masks *m, const ij_lists *to, size_t list, const size_t size[2], const ij_config *c,
+                            ij_rng *rng, size_t images, size_t removed)
 {
-    size_t gh, gw;
-    ij_grid(&gh, &gw, c);
-    const size_t last = c->mask_mode == IJ_MASK_REFERENCE ? 0 : 1;
-    const size_t top = ij_rng_below(rng, gh - size[0] + last), left = ij_rng_below(rng, gw - size[1] + last);
-    return top * gw + left;
-}
-
-/* Indices of the block that are not in the first `removed` of the target lists. */
-static size_t ij_block_list(size_t *index, const size_t size[2], size_t corner, size_t gw, const ij_lists *targets,
-                            size_t first, size_t step, size_t removed)
-{
+    const size_t last = c->mask_mode == IJ_MASK_REFERENCE ? 0 : 1;      /* the reference never draws the last one */
+    const size_t top = ij_rng_below(rng, ij_gh(c) - size[0] + last), left = ij_rng_below(rng, ij_gw(c) - size[1] + last);
     size_t n = 0;
-    for (size_t y = 0; y < size[0]; y++)
-        for (size_t x = 0; x < size[1]; x++) {
-            const size_t patch = corner + y * gw + x;
+    for (size_t y = top; y < top + size[0]; y++)
+        for (size_t x = left; x < left + size[1]; x++) {
+            const size_t patch = y * ij_gw(c) + x;
             int hidden = 0;
             for (size_t t = 0; t < removed && !hidden; t++) {
-                const size_t list = first + t * step;
-                for (size_t j = 0; j < targets->length[list] && !hidden; j++)
-                    hidden = targets->index[list * targets->stride + j] == patch;
+                const size_t l = t * images + list % images;
+                for (size_t j = 0; j < m->target.length[l] && !hidden; j++)
+                    hidden = m->target.index[l * m->target.stride + j] == patch;
             }
-            if (!hidden) index[n++] = patch;
+            if (!hidden) to->index[list * to->stride + n++] = patch;
         }
-    return n;
+    return to->length[list] = n;
 }
+
+/* The targets that a context must not show. */
+static size_t ij_removed(const ij_config *c) { return c->allow_overlap || c->objective == IJ_JOINT ? 0 : c->num_pred_masks; }
 
 static void ij_lists_cut(ij_lists *l)                   /* to the shortest, keeping the lowest indices */
 {
@@ -1218,36 +1188,25 @@ static void ij_lists_cut(ij_lists *l)                   /* to the shortest, keep
 static ij_status ij_masks_reference(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images,
                                     ij_error *why)
 {
-    static const double square[2] = { 1, 1 };
-    size_t gh, gw, size[2], context_size[2];
-    ij_grid(&gh, &gw, c);
+    size_t size[2], context_size[2];
     ij_rng sizes;
     ij_rng_seed(&sizes, step);
     const double u = ij_rng_uniform(&sizes), v = ij_rng_uniform(&sizes);
     ij_block_size(size, c, ij_between(c->pred_mask_scale, u), ij_between(c->aspect_ratio, u));
-    ij_block_size(context_size, c, ij_between(c->enc_mask_scale, v), ij_between(square, v));
+    ij_block_size(context_size, c, ij_between(c->enc_mask_scale, v), 1);
     if (size[0] * size[1] <= c->min_keep || context_size[0] * context_size[1] <= c->min_keep)
         return ij_fail(why, IJ_EMASK, "masks: draw %lu: target block %lux%lu, context block %lux%lu on a %lux%lu grid: "
                        "each must hold more than min_keep = %lu patches; lower min_keep or raise the scale",
                        (unsigned long)step, (unsigned long)size[0], (unsigned long)size[1],
-                       (unsigned long)context_size[0], (unsigned long)context_size[1], (unsigned long)gh,
-                       (unsigned long)gw, (unsigned long)c->min_keep);
+                       (unsigned long)context_size[0], (unsigned long)context_size[1], (unsigned long)ij_gh(c),
+                       (unsigned long)ij_gw(c), (unsigned long)c->min_keep);
     for (size_t b = 0; b < images; b++) {
-        for (size_t t = 0; t < c->num_pred_masks; t++) {
-            const size_t l = t * images + b, corner = ij_block_place(size, c, rng);
-            m->target.length[l] = ij_block_list(m->target.index + l * m->target.stride, size, corner, gw, NULL, 0, 0, 0);
-        }
+        for (size_t t = 0; t < c->num_pred_masks; t++)
+            ij_block_list(m, &m->target, t * images + b, size, c, rng, images, 0);
         for (size_t e = 0; e < c->num_enc_masks; e++) {
-            const size_t l = e * images + b;
-            size_t fails = 0, n;
-            do {                        /* after every 20 failures one target less is cut out: this always ends */
-                const size_t forgiven = IJ_MIN(fails / IJ_PLACE_TRIES, c->num_pred_masks);
-                n = ij_block_list(m->context.index + l * m->context.stride, context_size,
-                                  ij_block_place(context_size, c, rng), gw, &m->target, b, images,
-                                  c->allow_overlap || c->objective == IJ_JOINT ? 0 : c->num_pred_masks - forgiven);
-                fails++;
-            } while (n <= c->min_keep);
-            m->context.length[l] = n;
+            size_t fails = 0;           /* after every 20 failures one target less is cut out: this always ends */
+            while (ij_block_list(m, &m->context, e * images + b, context_size, c, rng, images,
+                                 ij_removed(c) - IJ_MIN(fails / IJ_PLACE_TRIES, ij_removed(c))) <= c->min_keep) fails++;
         }
     }
     ij_lists_cut(&m->context);
@@ -1258,23 +1217,15 @@ static ij_status ij_masks_reference(ij_masks *m, const ij_config *c, ij_rng *rng
 /* One image of paper mode, once; 0 if a list came out with no more than min_keep patches. */
 static int ij_masks_paper_image(ij_masks *m, const ij_config *c, ij_rng *rng, size_t images, size_t b)
 {
-    size_t gh, gw, size[2];
-    ij_grid(&gh, &gw, c);
+    size_t size[2];
     for (size_t t = 0; t < c->num_pred_masks; t++) {
-        const size_t l = t * images + b;
         const double scale = ij_between(c->pred_mask_scale, ij_rng_uniform(rng));
         ij_block_size(size, c, scale, ij_between(c->aspect_ratio, ij_rng_uniform(rng)));
-        const size_t corner = ij_block_place(size, c, rng);
-        m->target.length[l] = ij_block_list(m->target.index + l * m->target.stride, size, corner, gw, NULL, 0, 0, 0);
-        if (m->target.length[l] <= c->min_keep) return 0;
+        if (ij_block_list(m, &m->target, t * images + b, size, c, rng, images, 0) <= c->min_keep) return 0;
     }
     for (size_t e = 0; e < c->num_enc_masks; e++) {
-        const size_t l = e * images + b;
         ij_block_size(size, c, ij_between(c->enc_mask_scale, ij_rng_uniform(rng)), 1);
-        m->context.length[l] = ij_block_list(m->context.index + l * m->context.stride, size,
-                                             ij_block_place(size, c, rng), gw, &m->target, b, images,
-                                             c->allow_overlap || c->objective == IJ_JOINT ? 0 : c->num_pred_masks);
-        if (m->context.length[l] <= c->min_keep) return 0;
+        if (ij_block_list(m, &m->context, e * images + b, size, c, rng, images, ij_removed(c)) <= c->min_keep) return 0;
     }
     return 1;
 }
@@ -1289,8 +1240,7 @@ static ij_status ij_masks_paper(ij_masks *m, const ij_config *c, ij_rng *rng, si
                 return ij_fail(why, IJ_EMASK, "masks: in %lu draws no context and targets of more than min_keep = %lu "
                                "patches on a %lux%lu grid: lower min_keep, num_pred_masks or pred_mask_scale, or raise "
                                "enc_mask_scale", (unsigned long)rounds, (unsigned long)c->min_keep,
-                               (unsigned long)(c->crop_size[0] / c->patch_size),
-                               (unsigned long)(c->crop_size[1] / c->patch_size));
+                               (unsigned long)ij_gh(c), (unsigned long)ij_gw(c));
     }
     return IJ_OK;
 }
@@ -1299,9 +1249,7 @@ static ij_status ij_masks_paper(ij_masks *m, const ij_config *c, ij_rng *rng, si
  * the context. */
 static void ij_masks_split(ij_masks *m, const ij_config *c, ij_rng *rng, size_t images, size_t b)
 {
-    size_t gh, gw;
-    ij_grid(&gh, &gw, c);
-    const size_t n = gh * gw, targets = c->num_pred_masks, turn = ij_rng_below(rng, 4);
+    const size_t gh = ij_gh(c), gw = ij_gw(c), n = gh * gw, targets = c->num_pred_masks, turn = ij_rng_below(rng, 4);
     const size_t each = (size_t)((double)n * ij_between(c->pred_mask_scale, ij_rng_uniform(rng)));
     m->context.length[b] = 0;
     for (size_t t = 0; t < targets; t++) m->target.length[t * images + b] = 0;
@@ -1348,35 +1296,10 @@ typedef struct {
     ij_tensor dnorm;            /* [Q,P] */
 } ij_predictor_pass;
 
-static size_t ij_context_of(const ij_predictor_pass *s, size_t seq) { return seq % s->contexts; }
-
 /* The target list of sequence (t*E + e)*B + b of a part: block t of the batch's image first + b. */
 static size_t ij_target_of(const ij_part *p, size_t contexts, size_t seq)
 {
     return seq / contexts * p->batch + p->first + seq % p->images;
-}
-
-static void ij_add_rows(real *x, const ij_tensor *pos, const size_t *index, size_t n)
-{
-    const size_t d = ij_cols(pos);
-    for (size_t j = 0; j < n; j++)
-        for (size_t c = 0; c < d; c++) x[j * d + c] += pos->x[index[j] * d + c];
-}
-
-/* Context tokens [Tc,D] -> [Tc,P] plus positions, once for all target blocks. */
-static void ij_predictor_embed_task(void *arg, size_t piece)
-{
-    const ij_predictor_pass *s = arg;
-    const ij_seqs *seqs = &s->context->seqs;
-    const ij_lists *l = &s->masks->context;
-    size_t s0, s1;
-    ij_piece(&s0, &s1, seqs, piece);
-    const ij_tensor embed = ij_slice(&s->embed, seqs->start[s0], seqs->start[s1]);
-    ij_linear(embed, ij_slice(&s->context->norm, seqs->start[s0], seqs->start[s1]), &s->p->embed_w, &s->p->embed_b,
-              seqs->team);
-    for (size_t i = s0; i < s1; i++)
-        ij_add_rows(s->embed.x + seqs->start[i] * ij_cols(&embed), s->pos,
-                    l->index + ij_list_of(&s->part, i) * l->stride, ij_length(seqs, i));
 }
 
 static void ij_predictor_task(void *arg, size_t piece)
@@ -1387,50 +1310,19 @@ static void ij_predictor_task(void *arg, size_t piece)
     const ij_lists *l = &s->masks->target;
     const ij_tensor x = s->stack.depth ? s->stack.block[0].x : s->stack.out;
     const size_t width = ij_cols(&x);
-    size_t s0, s1;
-    ij_piece(&s0, &s1, seqs, piece);
+    const size_t s0 = ij_piece(seqs, piece), s1 = ij_piece(seqs, piece + 1);
     for (size_t i = s0; i < s1; i++) {
-        const size_t c = ij_context_of(s, i), t = ij_target_of(&s->part, s->contexts, i), k = ij_length(&s->context->seqs, c);
+        const size_t c = i % s->contexts, t = ij_target_of(&s->part, s->contexts, i), k = ij_length(&s->context->seqs, c);
         real *to = x.x + seqs->start[i] * width;
         memcpy(to, s->embed.x + s->context->seqs.start[c] * width, k * width * sizeof(real));
+        ij_add_positions(to, s->pos, ij_list_at(&s->masks->context, &s->part, c), k);
         to += k * width;
         for (size_t j = 0; j < l->length[t]; j++) memcpy(to + j * width, p->mask_token.x, width * sizeof(real));
-        ij_add_rows(to, s->pos, l->index + t * l->stride, l->length[t]);
+        ij_add_positions(to, s->pos, l->index + t * l->stride, l->length[t]);
     }
     ij_stack_forward(&s->stack, p->block, &p->norm_w, &p->norm_b, s0, s1);
     const size_t q0 = s->stack.asked.start[s0], q1 = s->stack.asked.start[s1];
     ij_linear(ij_slice(&s->out, q0, q1), ij_slice(&s->stack.norm, q0, q1), &p->proj_w, &p->proj_b, seqs->team);
-}
-
-static void ij_predictor_out_backward_task(void *arg, size_t piece)
-{
-    const ij_predictor_pass *s = arg;
-    const size_t *start = s->stack.asked.start;
-    size_t s0, s1;
-    ij_piece(&s0, &s1, &s->stack.seqs, piece);
-    ij_linear_backward(ij_slice(&s->dnorm, start[s0], start[s1]), ij_slice(&s->dout, start[s0], start[s1]), &s->p->proj_w, 0);
-}
-
-typedef struct { const ij_predictor_pass *s; const ij_tensor *dx, *dcontext; } ij_embed_backward;
-
-/* Each context's embedding went into one sequence per target block; its gradient is their sum. */
-static void ij_predictor_embed_backward_task(void *arg, size_t piece)
-{
-    const ij_embed_backward *b = arg;
-    const ij_predictor_pass *s = b->s;
-    const ij_seqs *seqs = &s->context->seqs;
-    const size_t width = ij_cols(&s->dembed);
-    size_t s0, s1;
-    ij_piece(&s0, &s1, seqs, piece);
-    const ij_tensor dembed = ij_slice(&s->dembed, seqs->start[s0], seqs->start[s1]);
-    memset(dembed.x, 0, ij_count(&dembed) * sizeof(real));
-    for (size_t i = s0; i < s1; i++)
-        for (size_t seq = i; seq < s->stack.seqs.count; seq += s->contexts) {
-            const real *from = b->dx->x + s->stack.seqs.start[seq] * width;
-            real *to = s->dembed.x + seqs->start[i] * width;
-            for (size_t j = 0; j < ij_length(seqs, i) * width; j++) to[j] += from[j];
-        }
-    ij_linear_backward(ij_slice(b->dcontext, seqs->start[s0], seqs->start[s1]), dembed, &s->p->embed_w, 0);
 }
 
 /* From s->dout to the gradient of the context encoder's output, dcontext [Tc,D]. */
@@ -1438,16 +1330,22 @@ static void ij_predictor_backward(const ij_tensor *dcontext, const ij_predictor 
                                   ij_predictor_pass *s, const ij_team *team)
 {
     const ij_predictor *p = s->p;
-    ij_each(team, s->stack.seqs.pieces, ij_predictor_out_backward_task, s);
+    ij_linear_backward(s->dnorm, s->dout, &p->proj_w, 0, team);
     ij_weight_jobs proj = { { { dp->proj_w, dp->proj_b, s->dout, s->stack.norm, NULL } }, 1 };
     ij_weight_gradients(&proj, team);
     ij_stack_backward(g, dp->block, &dp->norm_w, &dp->norm_b, &s->dnorm, &s->stack, p->block, &p->norm_w, team);
     const size_t width = ij_cols(&g->dz);
-    for (size_t i = 0; i < s->stack.seqs.count; i++)
-        for (size_t r = s->stack.seqs.start[i + 1] - ij_length(&s->stack.asked, i); r < s->stack.seqs.start[i + 1]; r++)
-            for (size_t c = 0; c < width; c++) dp->mask_token.x[c] += g->dz.x[r * width + c];
-    ij_embed_backward b = { s, &g->dz, dcontext };
-    ij_each(team, s->context->seqs.pieces, ij_predictor_embed_backward_task, &b);
+    const real *dx = g->dz.x;
+    memset(s->dembed.x, 0, ij_count(&s->dembed) * sizeof(real));
+    for (size_t i = 0; i < s->stack.seqs.count; i++) {          /* each context is in one sequence per target block */
+        const size_t c = i % s->contexts, k = ij_length(&s->context->seqs, c), t = ij_length(&s->stack.asked, i);
+        real *to = s->dembed.x + s->context->seqs.start[c] * width;
+        for (size_t j = 0; j < k * width; j++) to[j] += dx[j];
+        dx += k * width;
+        for (size_t j = 0; j < t; j++, dx += width)
+            for (size_t o = 0; o < width; o++) dp->mask_token.x[o] += dx[o];
+    }
+    ij_linear_backward(*dcontext, s->dembed, &p->embed_w, 0, team);
     ij_weight_jobs embed = { { { dp->embed_w, dp->embed_b, s->dembed, s->context->norm, NULL } }, 1 };
     ij_weight_gradients(&embed, team);
 }
@@ -1485,8 +1383,7 @@ static void ij_loss_task(void *arg, size_t piece)
     const ij_predictor_pass *s = l->s;
     const ij_lists *targets = &s->masks->target;
     const size_t d = ij_cols(&l->want);
-    size_t s0, s1;
-    ij_piece(&s0, &s1, &s->stack.seqs, piece);
+    const size_t s0 = ij_piece(&s->stack.seqs, piece), s1 = ij_piece(&s->stack.seqs, piece + 1);
     for (size_t i = s0; i < s1; i++)
         for (size_t t = ij_target_of(&s->part, s->contexts, i), row = s->stack.asked.start[i], j = 0; j < targets->length[t]; j++, row++) {
             const size_t image = i % s->part.images, block = i / s->contexts * s->part.images + image;
@@ -1526,9 +1423,9 @@ static void ij_head_forward(const ij_head_acts *s, const ij_head *h, const ij_te
 
 static void ij_head_backward(ij_tensor dx, const ij_head *dh, const ij_head_acts *s, ij_tensor dy, const ij_head *h, const ij_team *team)
 {
-    ij_linear_backward(s->dgelu, dy, &h->fc2_w, 0);
+    ij_linear_backward(s->dgelu, dy, &h->fc2_w, 0, NULL);
     ij_gelu_backward(s->dgelu, s->fc1);
-    ij_linear_backward(dx, s->dgelu, &h->fc1_w, 0);
+    ij_linear_backward(dx, s->dgelu, &h->fc1_w, 0, NULL);
     ij_weight_jobs jobs = { { { dh->fc2_w, dh->fc2_b, dy, s->gelu, NULL }, { dh->fc1_w, dh->fc1_b, s->dgelu, s->x, NULL } }, 2 };
     ij_weight_gradients(&jobs, team);
 }
@@ -1537,12 +1434,10 @@ typedef struct {
     int on, predicts;           /* predicts 0 (pred_depth 0): the projections are compared as they are */
     ij_head_acts target, project, predict;      /* of images; of contexts, context e of image b in row e*B + b */
     ij_tensor dpredict, dproject, dmean;        /* [C,P] [C,P] [C,D] */
-    double scale;
-    real grad_scale;
 } ij_joint_pass;
 
 /* The loss of one part, from q [C,P] and t [B,P], and dpredict: d cos(q,t) / dq = (t/|t| - cos q/|q|) / |q| */
-static double ij_joint_loss(const ij_joint_pass *j)
+static double ij_joint_loss(const ij_joint_pass *j, double scale, real grad_scale)
 {
     const ij_tensor *q = j->predicts ? &j->predict.y : &j->project.y, *t = &j->target.y;
     const size_t d = ij_cols(q), images = ij_rows(t);
@@ -1553,10 +1448,10 @@ static double ij_joint_loss(const ij_joint_pass *j)
         for (size_t c = 0; c < d; c++) qt += (double)qi[c] * (double)ti[c], qq += (double)qi[c] * (double)qi[c], tt += (double)ti[c] * (double)ti[c];
         const double cosine = qt / sqrt(qq * tt);
         for (size_t c = 0; c < d; c++)
-            j->dpredict.x[i * d + c] = j->grad_scale * (real)(-2 * ((double)ti[c] / sqrt(tt) - cosine * (double)qi[c] / sqrt(qq)) / sqrt(qq));
+            j->dpredict.x[i * d + c] = grad_scale * (real)(-2 * ((double)ti[c] / sqrt(tt) - cosine * (double)qi[c] / sqrt(qq)) / sqrt(qq));
         sum += 2 - 2 * cosine;
     }
-    return sum * j->scale;
+    return sum * scale;
 }
 
 /* ---- optimisation ------------------------------------------------------------------------------------------------
@@ -1642,8 +1537,8 @@ static void ij_update_task(void *arg, size_t row)
 
 typedef struct { ij_param *param; size_t params, offset; real *base; int predictor; } ij_listing;
 
-static void ij_list(ij_listing *l, ij_tensor *t, const char *stack, size_t block, const char *name, size_t rank,
-                    size_t d0, size_t d1, size_t d2, size_t d3)
+static void ij_list(ij_listing *l, ij_tensor *t, const char *stack, size_t block, const char *name, const char *kind,
+                    size_t rank, size_t d0, size_t d1, size_t d2, size_t d3)
 {
     const ij_tensor shape = { NULL, rank, { d0, d1, d2, d3 } };
     const size_t count = ij_count(&shape);
@@ -1651,8 +1546,8 @@ static void ij_list(ij_listing *l, ij_tensor *t, const char *stack, size_t block
     if (l->base) t->x = l->base + l->offset;
     if (l->param) {
         ij_param *p = &l->param[l->params];
-        if (stack) snprintf(p->name, sizeof p->name, "%s.%lu.%s", stack, (unsigned long)block, name);
-        else snprintf(p->name, sizeof p->name, "%s", name);
+        if (stack) snprintf(p->name, sizeof p->name, "%s.%lu.%s%s", stack, (unsigned long)block, name, kind);
+        else snprintf(p->name, sizeof p->name, "%s%s", name, kind);
         p->offset = l->offset;
         p->shape = shape;
         p->predictor = l->predictor;
@@ -1661,30 +1556,30 @@ static void ij_list(ij_listing *l, ij_tensor *t, const char *stack, size_t block
     l->offset = count > SIZE_MAX / 2 - l->offset ? SIZE_MAX / 2 : l->offset + count;      /* sticks: refused later */
 }
 
+/* A weight and its bias, one number for each of the weight's rows. */
+static void ij_list_pair(ij_listing *l, ij_tensor *w, ij_tensor *b, const char *stack, size_t block, const char *name,
+                         size_t rank, size_t d0, size_t d1, size_t d2, size_t d3)
+{
+    ij_list(l, w, stack, block, name, ".weight", rank, d0, d1, d2, d3);
+    ij_list(l, b, stack, block, name, ".bias", 1, d0, 0, 0, 0);
+}
+
 static void ij_list_block(ij_listing *l, ij_block *b, const char *stack, size_t i, size_t d, size_t f)
 {
-    ij_list(l, &b->norm1_w, stack, i, "norm1.weight", 1, d, 0, 0, 0);
-    ij_list(l, &b->norm1_b, stack, i, "norm1.bias", 1, d, 0, 0, 0);
-    ij_list(l, &b->qkv_w, stack, i, "attn.qkv.weight", 2, ij_mul(3, d), d, 0, 0);
-    ij_list(l, &b->qkv_b, stack, i, "attn.qkv.bias", 1, ij_mul(3, d), 0, 0, 0);
-    ij_list(l, &b->proj_w, stack, i, "attn.proj.weight", 2, d, d, 0, 0);
-    ij_list(l, &b->proj_b, stack, i, "attn.proj.bias", 1, d, 0, 0, 0);
-    ij_list(l, &b->norm2_w, stack, i, "norm2.weight", 1, d, 0, 0, 0);
-    ij_list(l, &b->norm2_b, stack, i, "norm2.bias", 1, d, 0, 0, 0);
-    ij_list(l, &b->fc1_w, stack, i, "mlp.fc1.weight", 2, f, d, 0, 0);
-    ij_list(l, &b->fc1_b, stack, i, "mlp.fc1.bias", 1, f, 0, 0, 0);
-    ij_list(l, &b->fc2_w, stack, i, "mlp.fc2.weight", 2, d, f, 0, 0);
-    ij_list(l, &b->fc2_b, stack, i, "mlp.fc2.bias", 1, d, 0, 0, 0);
+    ij_list_pair(l, &b->norm1_w, &b->norm1_b, stack, i, "norm1", 1, d, 0, 0, 0);
+    ij_list_pair(l, &b->qkv_w, &b->qkv_b, stack, i, "attn.qkv", 2, ij_mul(3, d), d, 0, 0);
+    ij_list_pair(l, &b->proj_w, &b->proj_b, stack, i, "attn.proj", 2, d, d, 0, 0);
+    ij_list_pair(l, &b->norm2_w, &b->norm2_b, stack, i, "norm2", 1, d, 0, 0, 0);
+    ij_list_pair(l, &b->fc1_w, &b->fc1_b, stack, i, "mlp.fc1", 2, f, d, 0, 0);
+    ij_list_pair(l, &b->fc2_w, &b->fc2_b, stack, i, "mlp.fc2", 2, d, f, 0, 0);
 }
 
 static size_t ij_hidden(const ij_config *c) { return (size_t)(double)((double)c->embed_dim * c->mlp_ratio); }     /* x87 keeps more bits */
 
 static void ij_list_head(ij_listing *l, ij_head *h, const char *stack, size_t i, size_t in, size_t hidden, size_t out)
 {
-    ij_list(l, &h->fc1_w, stack, i, "fc1.weight", 2, hidden, in, 0, 0);
-    ij_list(l, &h->fc1_b, stack, i, "fc1.bias", 1, hidden, 0, 0, 0);
-    ij_list(l, &h->fc2_w, stack, i, "fc2.weight", 2, out, hidden, 0, 0);
-    ij_list(l, &h->fc2_b, stack, i, "fc2.bias", 1, out, 0, 0, 0);
+    ij_list_pair(l, &h->fc1_w, &h->fc1_b, stack, i, "fc1", 2, hidden, in, 0, 0);
+    ij_list_pair(l, &h->fc2_w, &h->fc2_b, stack, i, "fc2", 2, out, hidden, 0, 0);
 }
 
 static void ij_list_encoder(ij_listing *l, ij_encoder *e, const ij_config *c)
@@ -1692,12 +1587,10 @@ static void ij_list_encoder(ij_listing *l, ij_encoder *e, const ij_config *c)
     const size_t d = c->embed_dim, p = c->patch_size;
     ij_block unplaced;
     e->depth = c->depth, e->heads = c->num_heads, e->patch = p;
-    ij_list(l, &e->patch_w, NULL, 0, "patch_embed.proj.weight", 4, d, 3, p, p);
-    ij_list(l, &e->patch_b, NULL, 0, "patch_embed.proj.bias", 1, d, 0, 0, 0);
+    ij_list_pair(l, &e->patch_w, &e->patch_b, NULL, 0, "patch_embed.proj", 4, d, 3, p, p);
     for (size_t i = 0; i < c->depth; i++)
         ij_list_block(l, e->block ? &e->block[i] : &unplaced, "blocks", i, d, ij_hidden(c));
-    ij_list(l, &e->norm_w, NULL, 0, "norm.weight", 1, d, 0, 0, 0);
-    ij_list(l, &e->norm_b, NULL, 0, "norm.bias", 1, d, 0, 0, 0);
+    ij_list_pair(l, &e->norm_w, &e->norm_b, NULL, 0, "norm", 1, d, 0, 0, 0);
     if (c->objective == IJ_JOINT) ij_list_head(l, &e->projector, "projector", 0, d, ij_mul(4, c->pred_emb_dim), c->pred_emb_dim);
 }
 
@@ -1709,15 +1602,12 @@ static void ij_list_predictor(ij_listing *l, ij_predictor *p, const ij_config *c
     if (c->objective == IJ_JOINT && c->pred_depth) ij_list_head(l, &p->head, "head", 0, width, ij_mul(4, width), width);
     if (c->objective == IJ_JOINT) return;
     p->depth = c->pred_depth, p->heads = c->num_heads;          /* the encoder's heads, MLP ratio always 4 */
-    ij_list(l, &p->mask_token, NULL, 0, "mask_token", 3, 1, 1, width, 0);
-    ij_list(l, &p->embed_w, NULL, 0, "predictor_embed.weight", 2, width, d, 0, 0);
-    ij_list(l, &p->embed_b, NULL, 0, "predictor_embed.bias", 1, width, 0, 0, 0);
+    ij_list(l, &p->mask_token, NULL, 0, "mask_token", "", 3, 1, 1, width, 0);
+    ij_list_pair(l, &p->embed_w, &p->embed_b, NULL, 0, "predictor_embed", 2, width, d, 0, 0);
     for (size_t i = 0; i < c->pred_depth; i++)
         ij_list_block(l, p->block ? &p->block[i] : &unplaced, "predictor_blocks", i, width, ij_mul(4, width));
-    ij_list(l, &p->norm_w, NULL, 0, "predictor_norm.weight", 1, width, 0, 0, 0);
-    ij_list(l, &p->norm_b, NULL, 0, "predictor_norm.bias", 1, width, 0, 0, 0);
-    ij_list(l, &p->proj_w, NULL, 0, "predictor_proj.weight", 2, out, width, 0, 0);
-    ij_list(l, &p->proj_b, NULL, 0, "predictor_proj.bias", 1, out, 0, 0, 0);
+    ij_list_pair(l, &p->norm_w, &p->norm_b, NULL, 0, "predictor_norm", 1, width, 0, 0, 0);
+    ij_list_pair(l, &p->proj_w, &p->proj_b, NULL, 0, "predictor_proj", 2, out, width, 0, 0);
 }
 
 /* ---- the training step -------------------------------------------------------------------------------------------
@@ -1778,31 +1668,32 @@ static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_
     }
     const size_t contexts = c->vicreg > 0 ? n->contexts : 0, square = c->vicreg > 0 ? d : 0;
     s->z = ij_matrix(a, contexts, d), s->dz = ij_matrix(a, contexts, d), s->cov = ij_matrix(a, square, d);
-    const size_t mark = a->used;                        /* the two backward passes follow one another: same memory */
-    ij_stack_grads_place(&s->predictor_grads, a, width, ij_mul(4, width), n->tokens, n->squares);
-    const size_t end = a->used;
-    if (a->used != SIZE_MAX) a->used = mark;
+    ij_arena same = *a;                                 /* the two backward passes follow one another: same memory */
+    ij_stack_grads_place(&s->predictor_grads, &same, width, ij_mul(4, width), n->tokens, n->squares);
     ij_stack_grads_place(&s->encoder_grads, a, d, f, n->context_tokens, n->context_squares);
-    a->used = IJ_MAX(a->used, end);
+    a->used = IJ_MAX(a->used, same.used);
 }
 
-/* What the lists of these masks need in one part of the batch. */
-static ij_counts ij_count_part(const ij_config *c, const ij_masks *masks, const ij_part *part)
+/* What the lists of these masks need in one part of the batch; s, if not NULL, is told where its sequences begin. */
+static ij_counts ij_count_part(ij_step *s, const ij_config *c, const ij_masks *masks, const ij_part *part)
 {
     const size_t contexts = c->num_enc_masks * part->images, targets = part->images * (c->mask_target_input ? c->num_pred_masks : 1);
     ij_counts n = { part->batch, part->images, contexts, 0, 0, c->objective == IJ_JOINT ? 0 : contexts * c->num_pred_masks, 0, 0, 0, targets, 0, 0 };
     for (size_t i = 0; i < targets; i++) {
         const size_t k = c->mask_target_input ? masks->target.length[ij_list_of(part, i)] : ij_patches(c);
         n.target_tokens += k, n.target_squares += k * k;
+        if (s) s->target.stack.seqs.start[i + 1] = n.target_tokens;
     }
     for (size_t i = 0; i < contexts; i++) {
         const size_t k = masks->context.length[ij_list_of(part, i)];
         n.context_tokens += k, n.context_squares += k * k;
+        if (s) s->context.stack.seqs.start[i + 1] = n.context_tokens;
     }
     for (size_t i = 0; i < n.seqs; i++) {
         const size_t t = masks->target.length[ij_target_of(part, contexts, i)];
         const size_t k = masks->context.length[ij_list_of(part, i % contexts)] + t;
         n.tokens += k, n.squares += k * k, n.queries += t;
+        if (s) s->predictor.stack.seqs.start[i + 1] = n.tokens, s->predictor.stack.asked.start[i + 1] = n.queries;
     }
     return n;
 }
@@ -1811,9 +1702,9 @@ static ij_counts ij_count_part(const ij_config *c, const ij_masks *masks, const 
 static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, const ij_masks *masks, size_t first)
 {
     const ij_config *c = &m->config;
-    const size_t patches = ij_patches(c), batch = masks->target.lists / c->num_pred_masks;
+    const size_t batch = masks->target.lists / c->num_pred_masks;
     const ij_part part = { first, IJ_MIN(ij_part_images(c), batch - first), batch };
-    const ij_counts n = ij_count_part(c, masks, &part);
+    const ij_counts n = ij_count_part(NULL, c, masks, &part);
     ij_predictor_pass *p = &s->predictor;
     p->part = s->context.part = s->target.part = part, p->contexts = n.contexts;
     ij_arena a = { NULL, 0, 0 };
@@ -1823,26 +1714,13 @@ static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, cons
     ij_step_place(s, &a, c, &n);
 
     s->target.e = &m->target_encoder, s->context.e = &m->encoder;
-    ij_encoder_pass *pass[2] = { &s->target, &s->context };
-    for (int i = 0; i < 2; i++) {
-        pass[i]->pos = &m->encoder_pos, pass[i]->image = images;
-        pass[i]->height = c->crop_size[0], pass[i]->width = c->crop_size[1];
-    }
+    s->target.pos = s->context.pos = &m->encoder_pos, s->target.image = s->context.image = images;
+    s->target.height = s->context.height = c->crop_size[0], s->target.width = s->context.width = c->crop_size[1];
     if (s->joint.on) s->target.image += batch * 3 * c->crop_size[0] * c->crop_size[1];      /* the other views */
     s->target.lists = c->mask_target_input ? &masks->target : NULL, s->context.lists = &masks->context;
     p->p = &m->predictor, p->pos = &m->predictor_pos, p->masks = masks, p->context = &s->context.stack;
 
-    size_t *start = s->target.stack.seqs.start;
-    for (size_t i = start[0] = 0; i < n.targets; i++)
-        start[i + 1] = start[i] + (s->target.lists ? masks->target.length[ij_list_of(&part, i)] : patches);
-    s->context.stack.seqs.start[0] = p->stack.seqs.start[0] = p->stack.asked.start[0] = 0;
-    for (size_t i = 0; i < n.contexts; i++)
-        s->context.stack.seqs.start[i + 1] = s->context.stack.seqs.start[i] + masks->context.length[ij_list_of(&part, i)];
-    for (size_t i = 0; i < n.seqs; i++) {
-        const size_t t = masks->target.length[ij_target_of(&part, n.contexts, i)];
-        p->stack.asked.start[i + 1] = p->stack.asked.start[i] + t;
-        p->stack.seqs.start[i + 1] = p->stack.seqs.start[i] + ij_length(&s->context.stack.seqs, ij_context_of(p, i)) + t;
-    }
+    ij_count_part(s, c, masks, &part);
     ij_seqs_set(&s->target.stack.seqs, n.targets, &m->team);
     ij_seqs_set(&s->context.stack.seqs, n.contexts, &m->team);
     ij_seqs_set(&p->stack.seqs, n.seqs, &m->team);
@@ -1852,10 +1730,9 @@ static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, cons
     for (size_t i = 0; i < masks->target.lists; i++) queries += masks->target.length[i] * c->num_enc_masks;
     s->loss.s = p, s->loss.kind = c->loss, s->loss.seqs = &s->target.stack.seqs, s->loss.blocks = c->mask_target_input;
     s->loss.target = c->objective == IJ_GENERATIVE ? &s->target.patches : ij_targets(&s->target.stack);
-    s->loss.scale = 1 / (c->loss == IJ_LOSS_L2 ? (double)(batch * c->num_enc_masks * c->num_pred_masks)
-                                               : (double)queries * (double)ij_target_dim(c));
+    s->loss.scale = 1 / (s->joint.on ? (double)(batch * c->num_enc_masks)
+                       : c->loss == IJ_LOSS_L2 ? (double)(batch * c->num_enc_masks * c->num_pred_masks) : (double)queries * (double)ij_target_dim(c));
     s->loss.grad_scale = (real)(s->loss.scale / (double)c->accumulate);
-    s->joint.scale = 1 / (double)(batch * c->num_enc_masks), s->joint.grad_scale = (real)(s->joint.scale / (double)c->accumulate);
     s->vicreg = n.contexts > 1 ? c->vicreg : 0, s->vicreg_grad = s->vicreg / (double)c->accumulate;
     return IJ_OK;
 }
@@ -1912,14 +1789,15 @@ static void ij_predict(ij_step *s, const ij_team *team)
         if (j->predicts) ij_head_forward(&j->predict, &s->predictor.p->head, team);
         return;
     }
-    ij_each(team, s->context.stack.seqs.pieces, ij_predictor_embed_task, &s->predictor);
-    ij_each(team, s->predictor.stack.seqs.pieces, ij_predictor_task, &s->predictor);
+    const ij_predictor_pass *p = &s->predictor;         /* context tokens [Tc,D] -> [Tc,P], once for all target blocks */
+    ij_linear(p->embed, p->context->norm, &p->p->embed_w, &p->p->embed_b, team);
+    ij_each(team, p->stack.seqs.pieces, ij_predictor_task, &s->predictor);
 }
 
 static double ij_loss(ij_step *s, const ij_team *team)
 {
     double sum = 0;
-    if (s->joint.on) return ij_joint_loss(&s->joint);
+    if (s->joint.on) return ij_joint_loss(&s->joint, s->loss.scale, s->loss.grad_scale);
     ij_each(team, s->predictor.stack.seqs.pieces, ij_loss_task, &s->loss);
     for (size_t i = 0; i < ij_rows(&s->loss.want); i++) sum += s->loss.row_loss[i];
     return sum * s->loss.scale;
@@ -2349,12 +2227,10 @@ static void ij_lists_place(ij_lists *l, ij_arena *a, size_t lists, size_t stride
 /* Largest number of patches of a context, and of a target. */
 static void ij_masks_most(size_t *k, size_t *t, const ij_config *c)
 {
-    size_t gh, gw;
-    ij_grid(&gh, &gw, c);
-    const double cells = (double)(gh * gw);
-    if (c->mask_mode == IJ_MASK_RASTERIZED) *k = *t = (gh + 1) / 2 * ((gw + 1) / 2);
+    const double cells = (double)ij_patches(c);
+    if (c->mask_mode == IJ_MASK_RASTERIZED) *k = *t = (ij_gh(c) + 1) / 2 * ((ij_gw(c) + 1) / 2);
     else if (c->mask_mode == IJ_MASK_RANDOM)
-        *t = (size_t)(cells * c->pred_mask_scale[1]), *k = gh * gw - c->num_pred_masks * (size_t)(cells * c->pred_mask_scale[0]);
+        *t = (size_t)(cells * c->pred_mask_scale[1]), *k = ij_patches(c) - c->num_pred_masks * (size_t)(cells * c->pred_mask_scale[0]);
     else *k = ij_block_most(c, c->enc_mask_scale, 1, 1), *t = ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]);
 }
 
@@ -2518,13 +2394,11 @@ ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c,
     m->training = training == IJ_TRAIN;
     ij_model_place(m, &a);
     memset(mem, 0, need - m->work_size);                /* the work area comes last; only what a step uses is touched */
-    size_t gh, gw;
-    ij_grid(&gh, &gw, c);
-    ij_positions(m->encoder_pos, gh, gw);
+    ij_positions(m->encoder_pos, ij_gh(c), ij_gw(c));
     ij_model_name_parts(m);
     if (training != IJ_LOADED) ij_model_draw(m);
     if (training != IJ_TRAIN) return IJ_OK;
-    ij_positions(m->predictor_pos, gh, gw);
+    ij_positions(m->predictor_pos, ij_gh(c), ij_gw(c));
     ij_rng_seed(&m->mask_rng, c->seed);
     return ij_masks_check(&m->masks, c, why);
 }
@@ -4390,14 +4264,14 @@ static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
     const size_t n = ij_dim(f, part, "pos_embed", 1), f1 = ij_dim(f, part, "blocks.0.mlp.fc1.weight", 0);
     const size_t width = ij_dim(f, "predictor", "mask_token", 2), sizes = sizeof ij_size_name / sizeof *ij_size_name;
     const char *heads = ij_file_meta(f, "num_heads");
-    size_t gh, gw, side = 0, i = 0;
+    size_t side = 0, i = 0;
     c->embed_dim = ij_dim(f, part, patch, 0), c->patch_size = ij_dim(f, part, patch, 2), c->depth = ij_blocks(f, part, "blocks");
     if (!c->embed_dim || !c->patch_size || c->embed_dim > 1 << 20 || c->patch_size > 1 << 16)
         return ij_fail(why, IJ_EDATA, "%.200s: the patch embedding's shape is not [D,3,p,p]", f->path);
     while (side * side < n && side < 1 << 16) side++;
     c->crop_size[0] = c->crop_size[1] = side * c->patch_size;
     if (f->image[1]) c->crop_size[0] = (size_t)f->image[0], c->crop_size[1] = (size_t)f->image[1];
-    ij_grid(&gh, &gw, c);
+    const size_t gh = ij_gh(c), gw = ij_gw(c);
     if (!n || !gw || n % gw || n / gw != gh)
         return ij_fail(why, IJ_EDATA, "%.200s: %zu positions, expected %s (a class token is not I-JEPA's)", f->path, n,
                        f->image[1] ? "those of image_size" : "a square of patches");
@@ -5147,7 +5021,7 @@ static void ij_check_layer_backward(const ij_check_case *c)
 {
     const ij_tensor x = c->part[0], dx = c->dpart[0];
     if (c->layer == IJ_CHECK_LINEAR) {
-        ij_linear_backward(dx, c->dy, &c->part[1], 0);
+        ij_linear_backward(dx, c->dy, &c->part[1], 0, NULL);
         ij_linear_backward_weight(&c->dpart[1], &c->dpart[2], &c->dy, &x, 0, ij_cols(&c->y));
     } else if (c->layer == IJ_CHECK_NORM) {
         ij_layernorm_backward(dx, c->dy, c->stat, x, &c->part[1]);
@@ -5317,8 +5191,7 @@ static void ij_rom_lay(ij_rom *r, ij_arena *a, const ij_model *m, int int8)
 {
     const ij_encoder *e = &m->target_encoder;
     const ij_config *c = &m->config;
-    size_t gh, gw;
-    ij_grid(&gh, &gw, c);
+    const size_t gh = ij_gh(c), gw = ij_gw(c);
     memset(r, 0, sizeof *r);
     r->height = c->crop_size[0], r->width = c->crop_size[1], r->patch = e->patch, r->dim = c->embed_dim, r->depth = e->depth;
     r->heads = e->heads, r->hidden = ij_hidden(c), r->int8 = int8, r->whole_pos = e->pos.x != NULL;
@@ -6194,7 +6067,7 @@ static void ij_mean_tokens(double *context, double *target, size_t *work, const 
         for (ij_part p = { 0, ij_part_images(c), c->batch_size }; p.first < p.batch; p.first += p.images) {
             p.images = IJ_MIN(p.images, p.batch - p.first);
             for (ij_config as = *c;; as.mask_target_input = 0) {
-                const ij_counts n = ij_count_part(&as, &lists, &p);
+                const ij_counts n = ij_count_part(NULL, &as, &lists, &p);
                 ij_arena part = { NULL, 0, 0 };
                 ij_step step;
                 ij_step_place(&step, &part, &as, &n);
@@ -7779,12 +7652,12 @@ static int ij_masks_command(const ij_options *o)
     ij_error why;
     char mode[IJ_TEXT];
     ij_config c = o->c;
-    size_t size, gh, gw;
+    size_t size;
     ij_model m;
     const size_t show = o->images ? o->images : 4;
     ij_must(ij_model_size(&size, &c, IJ_TRAIN, &why), &why);
     ij_must(ij_model_init(&m, ij_alloc(size), size, &c, IJ_TRAIN, &why), &why);
-    ij_grid(&gh, &gw, &c);
+    const size_t gh = ij_gh(&c), gw = ij_gw(&c);
     double context = 0, target = 0;
     size_t lists[2] = { 0, 0 }, shown = 0;
     const uint64_t draws = IJ_MAX(100, (show + c.batch_size - 1) / c.batch_size);
@@ -8118,8 +7991,7 @@ static void ij_profile_stack(ij_cost cost[IJ_DOES], const ij_stack *s, const ij_
 {
     for (size_t i = 0; i < s->depth; i++)
         for (size_t piece = 0; piece < s->seqs.pieces; piece++) {
-            size_t s0, s1;
-            ij_piece(&s0, &s1, &s->seqs, piece);
+            const size_t s0 = ij_piece(&s->seqs, piece), s1 = ij_piece(&s->seqs, piece + 1);
             const ij_seqs *all = &s->seqs, *asked = ij_asked(s, i);
             const ij_block_acts a = ij_block_slice(&s->block[i], all, asked, s->heads, s0, s1);
             const double t = (double)ij_rows(&a.x), q = (double)ij_rows(&a.q), d = (double)ij_cols(&a.x), f = (double)ij_cols(&a.fc1);
@@ -8151,11 +8023,11 @@ static void ij_profile_stack(ij_cost cost[IJ_DOES], const ij_stack *s, const ij_
             if (!g) continue;
             const ij_stack_grads b = ij_grads_slice(g, all, asked, s0, s1);
             start = ij_seconds();
-            ij_linear_backward(b.dfc1, b.dz, &w[i].fc2_w, 0);
-            ij_linear_backward(b.dnorm2, b.dfc1, &w[i].fc1_w, 0);
-            ij_linear_backward(b.dheads, b.dy, &w[i].proj_w, 0);
-            ij_linear_backward(b.dnorm1, b.dkv, &kv_w, 0);
-            ij_linear_backward(b.dheads, b.dq, &q_w, 0);
+            ij_linear_backward(b.dfc1, b.dz, &w[i].fc2_w, 0, NULL);
+            ij_linear_backward(b.dnorm2, b.dfc1, &w[i].fc1_w, 0, NULL);
+            ij_linear_backward(b.dheads, b.dy, &w[i].proj_w, 0, NULL);
+            ij_linear_backward(b.dnorm1, b.dkv, &kv_w, 0, NULL);
+            ij_linear_backward(b.dheads, b.dq, &q_w, 0, NULL);
             ij_spent(&cost[IJ_DO_DX], &start, made, in_out + weights);
             ij_gelu_backward(b.dfc1, a.fc1);
             ij_spent(&cost[IJ_DO_DGELU], &start, q * f, 3 * q * f);
