@@ -557,8 +557,8 @@ static void ij_layernorm_backward_weight(const ij_tensor *dw, const ij_tensor *d
 
 /* exp for vectors: x = n ln2 + r, then 2^n times a polynomial for e^r on |r| <= ln2/2 (fitted; its own error is 2e-9).
  * Worst error 1.4 ulp on [-87,88], values beyond are held there (test exp_and_normal). Where float arithmetic is wider
- * than float, or numbers are double, libm's. (tcc does not say how wide, and rounds like the rest.) */
-#if !defined(IJEPA_DOUBLE) && (!defined(FLT_EVAL_METHOD) || FLT_EVAL_METHOD == 0)
+ * than float, or numbers are double, libm's. (tcc does not say how wide, and rounds like the rest; 16: only _Float16 is wider than itself.) */
+#if !defined(IJEPA_DOUBLE) && (!defined(FLT_EVAL_METHOD) || FLT_EVAL_METHOD == 0 || FLT_EVAL_METHOD == 16)
 static inline real ij_exp(real x)
 {
     x = x < -87 ? -87 : x > 88 ? 88 : x;
