@@ -5431,9 +5431,8 @@ size_t ij_few_guess(const ij_few *f, const ij_real *feature)
 }
 
 /* ---- the program -------------------------------------------------------------------------------------------------
- * ijepa train | probe | features | masks | render | info | bench | check. From here on memory is allocated, errors end
- * the process, and results go to stdout, progress to stderr. Exit 0, 1 for a failure, 2 for wrong usage, 130 after
- * Ctrl-C.                                                                                                            */
+ * ijepa COMMAND: they are listed in ij_command. From here on memory is allocated, errors end the process, and results
+ * go to stdout, progress to stderr. Exit 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.                    */
 #ifdef IJEPA_MAIN
 
 /* Views of an image in a batch. */
@@ -5466,6 +5465,17 @@ static void *ij_alloc(size_t size)
     void *p = size > SIZE_MAX / 2 ? NULL : ij_new(size ? size : 1);
     if (!p) ij_die(1, "out of memory: %.1f MiB asked for", (double)size / 1048576);
     return p;
+}
+static void *ij_zeros(size_t size) { return memset(ij_alloc(size), 0, size); }
+
+static ij_model ij_model_for(const ij_config *c, int weights)
+{
+    ij_error why;
+    ij_model m;
+    size_t size = 0;
+    ij_must(ij_model_size(&size, c, weights, &why), &why);
+    ij_must(ij_model_init(&m, ij_alloc(size), size, c, weights, &why), &why);
+    return m;
 }
 
 /* ---- options ---- */
@@ -5513,26 +5523,30 @@ typedef struct {
     const char *command, *what, *data, *test, *out, *model, *preset, *config, *hf, *encoder, *dump, *hole, *reference, *panels, *budget, *rows, *header;
     size_t threads, images, patch, layer, probe_every, context_tokens, target_tokens, targets, repeat, seeds, baselines;
     int json, resume, dry_run, tokens, last4, keep_going, full, profile, help, configured, picked, int8;
+    int bit;                    /* the command's, in the table below */
     ij_config c;
 } ij_options;
+typedef int ij_command_run(ij_options *o);
+static ij_command_run ij_train, ij_probe, ij_features_command, ij_export_command, ij_show_command, ij_report_command, ij_compare, ij_masks_command,
+                      ij_render, ij_info, ij_bench, ij_check_command;
 
 enum { IJ_TRAINS = 1, IJ_PROBES = 2, IJ_FEATURES = 4, IJ_MASKS = 8, IJ_RENDERS = 16, IJ_INFOS = 32, IJ_BENCHES = 64,
        IJ_CHECKS = 128, IJ_EXPORTS = 256, IJ_SHOWS = 512, IJ_PREDICTS = 1024, IJ_REPORTS = 2048, IJ_COMPARES = 4096, IJ_ABLATES = 8192 };
-static const struct { const char *name; int bit; const char *use, *help; } ij_command[] = {
-    { "train", IJ_TRAINS, "train [--data PATH] --out DIR", "learn from images; writes DIR/latest.safetensors and DIR/log.csv" },
-    { "probe", IJ_PROBES, "probe --model FILE [--data PATH]", "k-NN and linear scores: trained, random encoder, raw pixels" },
-    { "features", IJ_FEATURES, "features --model FILE --data PATH --out FILE.npy", "one vector per image, as .npy" },
-    { "export", IJ_EXPORTS, "export --model FILE --hf DIR | --c NAME.h", "a folder that transformers' IJepaModel.from_pretrained loads; a C header" },
-    { "show", IJ_SHOWS, "show [IMAGES] [--model FILE] [--out FILE.png]", "pictures of masks, features and predictions" },
-    { "predict", IJ_PREDICTS, "predict IMAGE --model FILE [--hole X,Y,W,H]", "what it expects behind targets or a hole, in pixels" },
-    { "report", IJ_REPORTS, "report DIR [--data PATH]", "DIR/report.html: scores, curves, pictures of a run" },
-    { "compare", IJ_COMPARES, "compare --out DIR [--data PATH] [--budget 10m]", "jepa, generative and joint, or --rows, trained alike and scored" },
-    { "ablate", IJ_ABLATES, "ablate NAME --out DIR [--data PATH] [--budget 10m]", "the rows of a table of the paper, trained alike and scored" },
-    { "masks", IJ_MASKS, "masks [--images N]", "draws context and target blocks, with their statistics" },
-    { "render", IJ_RENDERS, "render --out DIR [--images N]", "writes the built-in scenes as PPM, with labels.csv" },
-    { "info", IJ_INFOS, "info [FILE]", "settings and tensors of a file; without one, of this build" },
-    { "bench", IJ_BENCHES, "bench step|encode|matmul|data|scale", "time, GFLOP/s, share of peak, memory" },
-    { "check", IJ_CHECKS, "check", "every gradient against finite differences" },
+static const struct { const char *name; int bit; ij_command_run *run; const char *use, *help; } ij_command[] = {
+    { "train", IJ_TRAINS, ij_train, "train [--data PATH] --out DIR", "learn from images; writes DIR/latest.safetensors and DIR/log.csv" },
+    { "probe", IJ_PROBES, ij_probe, "probe --model FILE [--data PATH]", "k-NN and linear scores: trained, random encoder, raw pixels" },
+    { "features", IJ_FEATURES, ij_features_command, "features --model FILE --data PATH --out FILE.npy", "one vector per image, as .npy" },
+    { "export", IJ_EXPORTS, ij_export_command, "export --model FILE --hf DIR | --c NAME.h", "a folder that transformers' IJepaModel.from_pretrained loads; a C header" },
+    { "show", IJ_SHOWS, ij_show_command, "show [IMAGES] [--model FILE] [--out FILE.png]", "pictures of masks, features and predictions" },
+    { "predict", IJ_PREDICTS, ij_show_command, "predict IMAGE --model FILE [--hole X,Y,W,H]", "what it expects behind targets or a hole, in pixels" },
+    { "report", IJ_REPORTS, ij_report_command, "report DIR [--data PATH]", "DIR/report.html: scores, curves, pictures of a run" },
+    { "compare", IJ_COMPARES, ij_compare, "compare --out DIR [--data PATH] [--budget 10m]", "jepa, generative and joint, or --rows, trained alike and scored" },
+    { "ablate", IJ_ABLATES, ij_compare, "ablate NAME --out DIR [--data PATH] [--budget 10m]", "the rows of a table of the paper, trained alike and scored" },
+    { "masks", IJ_MASKS, ij_masks_command, "masks [--images N]", "draws context and target blocks, with their statistics" },
+    { "render", IJ_RENDERS, ij_render, "render --out DIR [--images N]", "writes the built-in scenes as PPM, with labels.csv" },
+    { "info", IJ_INFOS, ij_info, "info [FILE]", "settings and tensors of a file; without one, of this build" },
+    { "bench", IJ_BENCHES, ij_bench, "bench step|encode|matmul|data|scale", "time, GFLOP/s, share of peak, memory" },
+    { "check", IJ_CHECKS, ij_check_command, "check", "every gradient against finite differences" },
 };
 enum { IJ_COMMANDS = sizeof ij_command / sizeof *ij_command, IJ_CONFIGURED = IJ_TRAINS | IJ_MASKS | IJ_BENCHES | IJ_SHOWS | IJ_COMPARES | IJ_ABLATES };
 
@@ -5581,40 +5595,32 @@ static const struct { const char *name; int commands; size_t offset; char kind; 
 };
 enum { IJ_OPTIONS = sizeof ij_option / sizeof *ij_option };
 
-static int ij_command_bit(const char *name)
-{
-    for (size_t i = 0; i < IJ_COMMANDS; i++)
-        if (name && !strcmp(name, ij_command[i].name)) return ij_command[i].bit;
-    return 0;
-}
-
 static void ij_help(const ij_options *o)
 {
-    const int bit = ij_command_bit(o->command);
     char text[IJ_TEXT];
-    if (!bit) {
+    if (!o->bit) {
         printf("ijepa: self-supervised learning from images with I-JEPA\n\n");
         for (size_t i = 0; i < IJ_COMMANDS; i++) printf("  ijepa %-50s %s\n", ij_command[i].use, ij_command[i].help);
         printf("\nijepa COMMAND --help lists its settings.\n");
         return;
     }
     for (size_t i = 0; i < IJ_COMMANDS; i++)
-        if (ij_command[i].bit == bit) printf("ijepa %s\n  %s\n\n", ij_command[i].use, ij_command[i].help);
+        if (ij_command[i].bit == o->bit) printf("ijepa %s\n  %s\n\n", ij_command[i].use, ij_command[i].help);
     for (size_t i = 0; i < IJ_OPTIONS; i++)
-        if (ij_option[i].commands & bit)
+        if (ij_option[i].commands & o->bit)
             printf("  --%-20s %-12s %s\n", ij_option[i].name, ij_option[i].kind == 'n' ? "N" : ij_option[i].kind == 's' ? "TEXT" : "",
                    ij_option[i].help);
-    if (bit == IJ_ABLATES) printf("\nNAME, with what is compared (what the paper has):\n");
-    for (size_t i = 1; bit == IJ_ABLATES && i < IJ_ABLATIONS; i++) printf("  %-22s %s\n", ij_ablation[i].name, ij_ablation[i].rows);
-    if (!(bit & (IJ_CONFIGURED | IJ_RENDERS))) return;
+    if (o->bit == IJ_ABLATES) printf("\nNAME, with what is compared (what the paper has):\n");
+    for (size_t i = 1; o->bit == IJ_ABLATES && i < IJ_ABLATIONS; i++) printf("  %-22s %s\n", ij_ablation[i].name, ij_ablation[i].rows);
+    if (!(o->bit & (IJ_CONFIGURED | IJ_RENDERS))) return;
     printf("\nSettings%s%s, with their present values:\n", o->preset ? " of preset " : "", o->preset ? o->preset : "");
     printf("  --%-20s %-12s %s\n", "model_name", "", "vit_tiny, _small, _base, _large, _huge, _giant: the next four at once");
     for (size_t i = 0; i < ij_config_settings(); i++) {
-        if (bit == IJ_RENDERS && strcmp(ij_config_name(i), "crop_size") && strcmp(ij_config_name(i), "seed")) continue;
+        if (o->bit == IJ_RENDERS && strcmp(ij_config_name(i), "crop_size") && strcmp(ij_config_name(i), "seed")) continue;
         ij_config_text(text, &o->c, i);
         printf("  --%-20s %-12s %s\n", ij_config_name(i), text, ij_config_help(i));
     }
-    if (bit == IJ_RENDERS) return;
+    if (o->bit == IJ_RENDERS) return;
     printf("\nPresets:\n");
     for (size_t i = 0; i < IJ_PRESETS; i++) printf("  %-22s %s\n", ij_preset[i].name, ij_preset[i].help);
 }
@@ -5658,24 +5664,24 @@ static int ij_is_yaml(const char *path)                 /* the reference's files
 
 /* The option of this name that the command takes; IJ_OPTIONS for a setting of the model; ends with the nearest name
  * if it is neither. */
-static size_t ij_find_option(const char *command, int bit, const char *name)
+static size_t ij_find_option(const ij_options *o, const char *name)
 {
     const char *best = "help";
     size_t k = 0, s = 0;
-    while (k < IJ_OPTIONS && (strcmp(name, ij_option[k].name) || !(ij_option[k].commands & bit))) k++;
-    if (k < IJ_OPTIONS || (bit == IJ_RENDERS && (!strcmp(name, "crop_size") || !strcmp(name, "seed")))) return k;
+    while (k < IJ_OPTIONS && (strcmp(name, ij_option[k].name) || !(ij_option[k].commands & o->bit))) k++;
+    if (k < IJ_OPTIONS || (o->bit == IJ_RENDERS && (!strcmp(name, "crop_size") || !strcmp(name, "seed")))) return k;
     while (s < ij_config_settings() && strcmp(name, ij_config_name(s))) s++;
-    if ((bit & IJ_CONFIGURED) && (s < ij_config_settings() || !strcmp(name, "model_name"))) return k;
+    if ((o->bit & IJ_CONFIGURED) && (s < ij_config_settings() || !strcmp(name, "model_name"))) return k;
     for (k = 0; k < IJ_OPTIONS; k++)
-        if ((ij_option[k].commands & bit) && ij_distance(name, ij_option[k].name) < ij_distance(name, best)) best = ij_option[k].name;
-    for (s = 0; (bit & IJ_CONFIGURED) && s < ij_config_settings(); s++)
+        if ((ij_option[k].commands & o->bit) && ij_distance(name, ij_option[k].name) < ij_distance(name, best)) best = ij_option[k].name;
+    for (s = 0; (o->bit & IJ_CONFIGURED) && s < ij_config_settings(); s++)
         if (ij_distance(name, ij_config_name(s)) < ij_distance(name, best)) best = ij_config_name(s);
-    ij_die(2, "%s has no setting --%s; the nearest is --%s", command, name, best);
+    ij_die(2, "%s has no setting --%s; the nearest is --%s", o->command, name, best);
     return k;
 }
 
 /* --name value or --name=value. Settings of the model are taken in a second pass, after preset and config file. */
-static void ij_parse_arguments(ij_options *o, int bit, int argc, char **argv, int settings)
+static void ij_parse_arguments(ij_options *o, int argc, char **argv, int settings)
 {
     ij_error why;
     for (int i = 2; i < argc; i++) {
@@ -5683,13 +5689,13 @@ static void ij_parse_arguments(ij_options *o, int bit, int argc, char **argv, in
         const char *value = strchr(argv[i], '=');
         if (!strcmp(argv[i], "-h")) { o->help = 1; continue; }
         if (strncmp(argv[i], "--", 2)) {
-            if (!(bit & (IJ_INFOS | IJ_ABLATES | IJ_BENCHES | IJ_SHOWS | IJ_PREDICTS | IJ_REPORTS)) || (!settings && o->what))
+            if (!(o->bit & (IJ_INFOS | IJ_ABLATES | IJ_BENCHES | IJ_SHOWS | IJ_PREDICTS | IJ_REPORTS)) || (!settings && o->what))
                 ij_die(2, "\"%s\" is not a setting: expected --name value", argv[i]);
             o->what = argv[i];
             continue;
         }
         snprintf(name, sizeof name, "%.*s", value ? (int)(value - argv[i] - 2) : 60, argv[i] + 2);
-        const size_t k = ij_find_option(o->command, bit, name);
+        const size_t k = ij_find_option(o, name);
         const char kind = k < IJ_OPTIONS ? ij_option[k].kind : 'c';
         void *at = (char *)o + (k < IJ_OPTIONS ? ij_option[k].offset : 0);
         if (kind == 'f') {
@@ -5728,31 +5734,32 @@ static void ij_pick_preset(ij_options *o)
     free(mem);
 }
 
-static void ij_parse(ij_options *o, int argc, char **argv)
+/* What the command line says; returns the command. */
+static ij_command_run *ij_parse(ij_options *o, int argc, char **argv)
 {
     ij_error why;
-    memset(o, 0, sizeof *o);
-    o->c = ij_config_default();
+    *o = (ij_options){ .c = ij_config_default() };
     if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         ij_help(o);
         exit(argc < 2 ? 2 : 0);
     }
     o->command = argv[1];
-    const int bit = ij_command_bit(o->command);
     size_t near = 0;
     for (size_t i = 0; i < IJ_COMMANDS; i++)
         if (ij_distance(o->command, ij_command[i].name) < ij_distance(o->command, ij_command[near].name)) near = i;
-    if (!bit) ij_die(2, "no command is called %s; the nearest is %s", o->command, ij_command[near].name);
-    ij_parse_arguments(o, bit, argc, argv, 0);
-    if ((bit & (IJ_TRAINS | IJ_COMPARES | IJ_ABLATES)) && !o->preset && !o->config && !o->help && (!o->resume || o->configured)) ij_pick_preset(o);
+    if (strcmp(o->command, ij_command[near].name)) ij_die(2, "no command is called %s; the nearest is %s", o->command, ij_command[near].name);
+    o->bit = ij_command[near].bit;
+    ij_parse_arguments(o, argc, argv, 0);
+    if ((o->bit & (IJ_TRAINS | IJ_COMPARES | IJ_ABLATES)) && !o->preset && !o->config && !o->help && (!o->resume || o->configured)) ij_pick_preset(o);
     if (o->preset) ij_use_preset(&o->c, o->preset);
     if (o->config) {
         if (!o->preset && ij_is_yaml(o->config)) ij_use_preset(&o->c, "paper");
         ij_must(ij_config_read(&o->c, o->config, &why), &why);
     }
-    ij_parse_arguments(o, bit, argc, argv, 1);
+    ij_parse_arguments(o, argc, argv, 1);
     if (o->help) ij_help(o), exit(0);
     if (!o->threads) o->threads = ij_processors();
+    return ij_command[near].run;
 }
 
 /* ---- images for training and scoring ---- */
@@ -5781,13 +5788,11 @@ static ij_images ij_images_open(const char *path, int part, int whole, const ij_
 {
     ij_error why;
     size_t size;
-    ij_images s;
-    memset(&s, 0, sizeof s);
+    ij_images s = { 0 };
     ij_must(ij_data_size(&size, path, part, whole, &why), &why);
     ij_must(ij_data_open(&s.d, ij_alloc(size), size, path, part, whole, &why), &why);
     s.count = ij_data_count(s.d), s.slots = slots, s.c = *c;
-    s.slot = ij_alloc(ij_mul(slots, sizeof *s.slot));
-    memset(s.slot, 0, slots * sizeof *s.slot);
+    s.slot = ij_zeros(ij_mul(slots, sizeof *s.slot));
     for (size_t i = 0; i < slots; i++) s.slot[i].small = ij_alloc(ij_mul(3, ij_mul(c->crop_size[0], c->crop_size[1])));
     s.images = ij_alloc(ij_mul(ij_mul(slots, 3 * sizeof(real)), ij_mul(c->crop_size[0], c->crop_size[1])));
     if (slots > 1 && !strcmp(ij_data_kind(s.d), "scenes")) {     /* for one slot, each is drawn when it is read */
@@ -5830,8 +5835,7 @@ static void ij_augment_task(void *arg, size_t slot)
     const int flip = ij_rng_uniform(&rng) < 0.5 && s->c.use_horizontal_flip;
     if (s->c.color_jitter > 0 || s->c.gray > 0)
         ij_color_jitter(k->small, s->c.crop_size[0] * s->c.crop_size[1], s->c.color_jitter, s->c.gray, &rng);
-    ij_normalise(s->images + slot * 3 * s->c.crop_size[0] * s->c.crop_size[1], k->small, s->c.crop_size[0], s->c.crop_size[1],
-                 &s->c, flip);
+    ij_normalise(s->images + slot * 3 * s->c.crop_size[0] * s->c.crop_size[1], k->small, s->c.crop_size[0], s->c.crop_size[1], &s->c, flip);
 }
 
 /* The image to be scored: its largest central part of the training shape, resized. */
@@ -5862,11 +5866,9 @@ static ij_features ij_features_from(ij_images *s, const ij_model *const model[2]
     ij_error why;
     const ij_config *c = &model[0]->config;
     const size_t h = c->crop_size[0], w = c->crop_size[1], d = c->embed_dim;
-    ij_config small = *c;
-    for (int i = 0; i < 2; i++) small.crop_size[i] = IJ_MIN(c->crop_size[i], IJ_PIXEL_SIDE);
     ij_images p = *s;           /* the same pictures at another size */
-    ij_features f;
-    memset(&f, 0, sizeof f);
+    for (int i = 0; i < 2; i++) p.c.crop_size[i] = IJ_MIN(p.c.crop_size[i], IJ_PIXEL_SIDE);
+    ij_features f = { 0 };
     f.n = most && most < s->count ? most : s->count;
     f.tasks = ij_data_tasks(s->d), f.blocks = blocks;
     for (size_t t = 0; t < f.tasks; t++) {
@@ -5874,10 +5876,9 @@ static ij_features ij_features_from(ij_images *s, const ij_model *const model[2]
         f.task[t] = ij_data_task(s->d, t, &f.classes[t]);
     }
     f.width[IJ_TRAINED] = f.width[IJ_RANDOM] = d * (tokens ? tokens : blocks);
-    f.width[IJ_PIXELS] = 3 * small.crop_size[0] * small.crop_size[1];
+    f.width[IJ_PIXELS] = 3 * p.c.crop_size[0] * p.c.crop_size[1];
     for (int i = 0; i < 3; i++)
         if (i < 2 ? model[i] != NULL : pixels) f.x[i] = ij_alloc(ij_mul(ij_mul(f.n, f.width[i]), sizeof(real)));
-    p.c = small;
     p.images = ij_alloc(s->slots * f.width[IJ_PIXELS] * sizeof(real));
     size_t size;
     ij_must(ij_encode_size(&size, c, s->slots, h, w, &why), &why);
@@ -5907,8 +5908,7 @@ static ij_features ij_features_from(ij_images *s, const ij_model *const model[2]
             }
         if (ij_terminal() && (ij_seconds() - shown > 0.2 || at + batch == f.n)) {
             shown = ij_seconds();
-            fprintf(stderr, "\rfeatures: %lu of %lu images%s", (unsigned long)(at + batch), (unsigned long)f.n,
-                    at + batch == f.n ? "\n" : "");
+            fprintf(stderr, "\rfeatures: %lu of %lu images%s", (unsigned long)(at + batch), (unsigned long)f.n, at + batch == f.n ? "\n" : "");
         }
     }
     free(work), free(mean), free(p.images);
@@ -5939,6 +5939,14 @@ static void ij_score(double percent[3], const ij_scored *s, size_t k, const ij_t
     for (size_t t = 0; t < s->tasks; t++) percent[t] *= 100;
 }
 
+/* The cosine of two vectors. */
+static double ij_alike(const real *a, const real *b, size_t d)
+{
+    double ab = 0, aa = 0, bb = 0;
+    for (size_t c = 0; c < d; c++) ab += (double)a[c] * (double)b[c], aa += (double)a[c] * (double)a[c], bb += (double)b[c] * (double)b[c];
+    return ab / sqrt(IJ_MAX(aa * bb, 1e-300));
+}
+
 /* The three main components of features z [n,D] as red, green and blue [n,3]: two standard deviations from dark to bright. */
 static void ij_pca_colours(uint8_t *rgb, const real *z, size_t n, size_t d)
 {
@@ -5958,9 +5966,10 @@ static void ij_pca_colours(uint8_t *rgb, const real *z, size_t n, size_t d)
 
 /* ---- training ---- */
 
-static void ij_path(char path[1100], const char *folder, const char *name)
+static char *ij_path(char path[1100], const char *folder, const char *name)
 {
     snprintf(path, 1100, "%.1000s/%s", folder, name);
+    return path;
 }
 
 static FILE *ij_open_or_die(const char *path, const char *mode)
@@ -6030,11 +6039,30 @@ static void ij_log_cut(const char *path, uint64_t steps)
     if (ij_replace(other, path)) ij_die(1, "log.csv cannot be replaced");
 }
 
+/* The n numbers in column `name` of a CSV file, NaN where there is none; a line without an end is still under way. */
+static double *ij_csv(size_t *n, const char *folder, const char *file, const char *name)
+{
+    char path[1100], line[512];
+    size_t column = 0, room = 0;
+    double *v = NULL;
+    *n = 0;
+    FILE *csv = fopen(ij_path(path, folder, file), "r");
+    const char *at = csv && fgets(line, sizeof line, csv) ? strstr(line, name) : NULL;
+    for (const char *c = line; at && c < at; c++) column += *c == ',';
+    while (at && fgets(line, sizeof line, csv) && strchr(line, '\n')) {
+        const char *c = line;
+        for (size_t k = 0; k < column && c; k++) c = strchr(c, ','), c += c != NULL;
+        if (*n == room && !(v = realloc(v, (room = 2 * room + 64) * sizeof *v))) ij_die(1, "out of memory: %s", path);
+        v[(*n)++] = c && *c != ',' ? strtod(c, NULL) : (double)NAN;
+    }
+    if (csv) fclose(csv);
+    return v;
+}
+
 static double ij_matmul_rate(const ij_team *team)      /* GFLOP/s of a product of middling shape */
 {
     enum { N = 384 };
-    real *x = ij_alloc(3 * N * N * sizeof *x);
-    memset(x, 0, 3 * N * N * sizeof *x);
+    real *x = ij_zeros(3 * N * N * sizeof *x);
     const ij_product p = { N, N, N, x, N, 1, x + N * N, 1, N, x + 2 * N * N, N, NULL, 0 };
     double best = 1e9;
     for (int i = 0; i < 20; i++) {
@@ -6055,8 +6083,7 @@ static void ij_mean_tokens(double *context, double *target, size_t *work, const 
     ij_arena room = { NULL, 0, 0 };
     *context = *target = 0, *work = 0;
     ij_masks_place(&lists, &room, c);
-    uint8_t *memory = ij_alloc(room.used);
-    room.base = memory, room.size = room.used, room.used = 0;
+    room = (ij_arena){ ij_alloc(room.used), room.used, 0 };
     ij_masks_place(&lists, &room, c);
     ij_must(ij_masks_check(&lists, c, &why), &why);
     ij_rng_seed(&rng, c->seed);
@@ -6076,7 +6103,7 @@ static void ij_mean_tokens(double *context, double *target, size_t *work, const 
             }
         }
     }
-    free(memory);
+    free(room.base);
 }
 
 /* Nothing of the model's size is allocated. */
@@ -6088,20 +6115,15 @@ static void ij_dry_run(const ij_config *c, const ij_images *data, const ij_team 
     size_t memory, work;
     ij_error why;
     ij_arena a = { NULL, 0, 0 };
-    ij_model m;
-    memset(&m, 0, sizeof m);
-    m.config = *c, m.training = IJ_TRAIN;
+    ij_model m = { .config = *c, .training = IJ_TRAIN };
     ij_must(ij_model_size(&memory, c, IJ_TRAIN, &why), &why);
     ij_model_place(&m, &a);
     ij_mean_tokens(&context, &target, &work, c);
     const double flops = ij_flops(c, (size_t)(context + 0.5), (size_t)(target + 0.5));
     const double total = (double)ij_steps(c) * (double)c->batch_size * (double)c->accumulate;
-    printf("encoder      %lu parameters\npredictor    %lu parameters\n", (unsigned long)m.encoder_size,
-           (unsigned long)(m.size - m.encoder_size));
-    printf("images       %lu in the training part, %.0f seen in %lu updates\n", (unsigned long)images, total,
-           (unsigned long)ij_steps(c));
-    printf("tokens       %.1f per context, %.1f per target block, %lu per image\n", context, target,
-           (unsigned long)ij_rows(&m.encoder_pos));
+    printf("encoder      %lu parameters\npredictor    %lu parameters\n", (unsigned long)m.encoder_size, (unsigned long)(m.size - m.encoder_size));
+    printf("images       %lu in the training part, %.0f seen in %lu updates\n", (unsigned long)images, total, (unsigned long)ij_steps(c));
+    printf("tokens       %.1f per context, %.1f per target block, %lu per image\n", context, target, (unsigned long)ij_rows(&m.encoder_pos));
     printf("work         %.1f MFLOP per image, %.3g TFLOP in all\n", flops / 1e6, flops * total / 1e12);
     memory -= m.work_size - work;
     memory += c->batch_size * ij_views(c) * pixels * (sizeof(real) + 1) + ij_save_size(&m) + images * sizeof(size_t) + ij_watch_size(c);
@@ -6123,7 +6145,7 @@ static void ij_progress(const ij_model *m, const ij_report *r, double start, uin
     fflush(stderr);
 }
 
-static ij_file ij_open_model(const char *path)
+static ij_file ij_open_model(const char *path, ij_config *c)            /* c: its settings, NULL if not wanted */
 {
     ij_error why;
     ij_file f;
@@ -6132,13 +6154,13 @@ static ij_file ij_open_model(const char *path)
     snprintf(file, 1100, "%.1000s", path);
     static const char *const usual[3] = { "latest.safetensors", "model.safetensors", "model.safetensors.index.json" };
     for (size_t i = 0; ij_is_folder(path) && i < 3; i++) {
-        ij_path(file, path, usual[i]);
-        FILE *there = fopen(file, "rb");
+        FILE *there = fopen(ij_path(file, path, usual[i]), "rb");
         if (there) { fclose(there); break; }
         if (i == 2) ij_die(1, "%s: holds no latest.safetensors, model.safetensors or model.safetensors.index.json", path);
     }
     ij_must(ij_file_size(&size, file, &why), &why);
     ij_must(ij_file_open(&f, ij_alloc(size), size, file, &why), &why);
+    if (c) ij_must(ij_load_config(c, &f, &why), &why);
     return f;
 }
 
@@ -6148,7 +6170,7 @@ static int ij_resume_config(ij_file *f, ij_config *c, const char *latest, int gi
     ij_error why;
     ij_config saved;
     char a[IJ_TEXT], b[IJ_TEXT];
-    *f = ij_open_model(latest);
+    *f = ij_open_model(latest, NULL);
     if (ij_file_kind(f) && *ij_file_kind(f) == 'r') return 0;
     ij_must(ij_load_config(&saved, f, &why), &why);
     for (size_t i = 0; given && i < ij_config_settings(); i++) {
@@ -6190,13 +6212,11 @@ static void ij_train_start(ij_run *t, ij_options *o)
     ij_error why;
     ij_config *c = &o->c;
     ij_file f;
-    size_t size;
     if (o->out) {
-        ij_path(t->latest, o->out, "latest.safetensors");
-        FILE *old = fopen(t->latest, "rb");
-        if (old) fclose(old);
+        FILE *old = fopen(ij_path(t->latest, o->out, "latest.safetensors"), "rb");
         if (old && !o->resume && !o->dry_run)
             ij_die(1, "%s: a run is there already: --resume goes on with it, or choose another --out", t->latest);
+        if (old) fclose(old);
     }
     const int known = o->resume && ij_resume_config(&f, c, t->latest, (o->preset && !o->picked) || o->config || o->configured);
     ij_must(ij_config_check(c, &why), &why);
@@ -6207,8 +6227,7 @@ static void ij_train_start(ij_run *t, ij_options *o)
         ij_die(1, "%s: %lu images in the training part, fewer than one update's batch_size * accumulate = %lu", o->data,
                (unsigned long)t->s.count, (unsigned long)update);
     if (known && ipe != c->ipe)
-        ij_die(1, "%s: %lu updates in an epoch, the run to be resumed has %lu: other images?", o->data, (unsigned long)ipe,
-               (unsigned long)c->ipe);
+        ij_die(1, "%s: %lu updates in an epoch, the run to be resumed has %lu: other images?", o->data, (unsigned long)ipe, (unsigned long)c->ipe);
     c->ipe = ipe;
     fprintf(stderr, "data: %s: %s, %lu training images\n", o->data, ij_data_kind(t->s.d), (unsigned long)t->s.count);
     if (o->dry_run) {
@@ -6216,8 +6235,7 @@ static void ij_train_start(ij_run *t, ij_options *o)
         ij_dry_run(c, &t->s, &t->team);
         return;
     }
-    ij_must(ij_model_size(&size, c, IJ_TRAIN, &why), &why);
-    ij_must(ij_model_init(&t->m, ij_alloc(size), size, c, IJ_TRAIN, &why), &why);
+    t->m = ij_model_for(c, IJ_TRAIN);
     t->m.team = t->team;
     if (o->resume) {
         ij_must(ij_load(&t->m, &f, &why), &why);
@@ -6225,15 +6243,12 @@ static void ij_train_start(ij_run *t, ij_options *o)
         fprintf(stderr, "resumed at step %lu\n", (unsigned long)t->m.step);
     }
     ij_must(ij_make_folder(o->out, &why), &why);
-    ij_path(t->log_path, o->out, "lock");
-    ij_must(ij_lock(t->log_path, &why), &why);
+    ij_must(ij_lock(ij_path(t->log_path, o->out, "lock"), &why), &why);
     ij_print_config(stderr, c);
-    ij_path(t->log_path, o->out, "config.txt");
-    FILE *out = ij_open_or_die(t->log_path, "w");
+    FILE *out = ij_open_or_die(ij_path(t->log_path, o->out, "config.txt"), "w");
     ij_print_config(out, c);
     ij_close_or_die(out, t->log_path);
-    ij_path(t->log_path, o->out, "data.txt");           /* for the report */
-    out = ij_open_or_die(t->log_path, "w");
+    out = ij_open_or_die(ij_path(t->log_path, o->out, "data.txt"), "w");        /* for the report */
     fprintf(out, "%s\n%s\n", o->data, o->test ? o->test : "");
     ij_close_or_die(out, t->log_path);
     t->out = o->out;
@@ -6293,9 +6308,8 @@ static void ij_train_picture(ij_run *t)
     ij_pca_colours(rgb, token, IJ_WATCHED * n, d);
     for (size_t i = 0; i < IJ_WATCHED * n; i++) memcpy(all + (i % n / gw * row + i / n * (gw + 1) + i % gw) * 3, rgb + i * 3, 3);
     snprintf(name, sizeof name, "pca_%lu.png", (unsigned long)t->m.step);
-    ij_path(path, t->out, name);
-    int good = ij_write_png(path, all, n / gw, row);
-    if (good && !t->m.step) ij_path(path, t->out, "pca_images.png"), good = ij_write_png(path, images, h, wide);
+    int good = ij_write_png(ij_path(path, t->out, name), all, n / gw, row);
+    if (good && !t->m.step) good = ij_write_png(ij_path(path, t->out, "pca_images.png"), images, h, wide);
     if (!good) fprintf(stderr, "%s: %s\n", path, strerror(errno));
     free(work), free(token), free(rgb), free(all), free(images);
 }
@@ -6345,8 +6359,7 @@ static void ij_dump_tensor(const char *folder, const ij_tensor *t, const char *f
     va_start(args, format);
     vsnprintf(name, sizeof name, format, args);
     va_end(args);
-    ij_path(path, folder, name);
-    ij_item item = { path, sizeof(real) == 8 ? IJ_F64 : IJ_F32, t->rank, { 0 }, t->x };
+    ij_item item = { ij_path(path, folder, name), sizeof(real) == 8 ? IJ_F64 : IJ_F32, t->rank, { 0 }, t->x };
     memcpy(item.dim, t->dim, sizeof t->dim);
     ij_write_npy(&item);
 }
@@ -6437,26 +6450,18 @@ static void ij_train_probe(ij_run *t, void *save, size_t save_size)
 /* Opens probe.csv; of a resumed run it keeps the lines up to the checkpoint, and finds the best. */
 static void ij_train_probe_open(ij_run *t, const ij_options *o)
 {
-    char line[512], head[256] = "step", *end;
-    uint64_t lines = 0;
-    size_t classes;
+    char head[256] = "step";
+    size_t rows, kept = 0, classes;
     if (!ij_data_tasks(t->s.d)) ij_die(1, "%s: no labels: --probe_every needs them", o->data);
     for (size_t k = 0; k < ij_data_tasks(t->s.d); k++)
         snprintf(head + strlen(head), 60, ",k-NN %.40s", ij_data_task(t->s.d, k, &classes));
     strcat(head, ",mean\n");
     ij_path(t->best_path, o->out, "best.safetensors");
-    ij_path(t->probe_path, o->out, "probe.csv");
-    t->best = -1, t->probed = 0;
-    FILE *old = o->resume ? fopen(t->probe_path, "r") : NULL;
-    while (old && fgets(line, sizeof line, old)) {
-        if (lines++ == 0) continue;
-        const uint64_t step = strtoul(line, &end, 10);
-        if (step > t->m.step) { lines--; break; }
-        t->probed = step;
-        t->best = IJ_MAX(t->best, strtod(strrchr(line, ',') ? strrchr(line, ',') + 1 : "-1", NULL));
-    }
-    if (old) fclose(old);
-    t->probe = ij_open_log(t->probe_path, o, "probe.csv", head, lines ? lines - 1 : 0);
+    double *step = ij_csv(&rows, o->out, "probe.csv", "step"), *mean = ij_csv(&rows, o->out, "probe.csv", "mean");
+    for (; o->resume && kept < rows && step[kept] <= (double)t->m.step; kept++)
+        t->probed = (uint64_t)step[kept], t->best = IJ_MAX(t->best, mean[kept]);
+    free(step), free(mean);
+    t->probe = ij_open_log(t->probe_path, o, "probe.csv", head, kept);
 }
 
 static void ij_train_save(ij_run *t, const ij_options *o, void *work, size_t size)
@@ -6472,13 +6477,12 @@ static void ij_train_save(ij_run *t, const ij_options *o, void *work, size_t siz
 static int ij_train(ij_options *o)
 {
     ij_error why;
-    ij_run t;
+    ij_run t = { .best = -1 };
     if (!o->out && !o->dry_run) ij_die(2, "train needs --out DIR");
     if (!o->data) fprintf(stderr, "data: the built-in scenes (--data PATH for your own)\n"), o->data = "scenes";
     ij_train_start(&t, o);
     if (o->dry_run) return 0;
     ij_model *m = &t.m;
-    t.probe = NULL;
     if (o->probe_every) ij_train_probe_open(&t, o);
     if ((t.dump = o->dump) != NULL) ij_must(ij_make_folder(o->dump, &why), &why), m->reduce = ij_dump, m->reduce_arg = &t;
     const ij_config *c = &m->config;
@@ -6530,16 +6534,6 @@ static void ij_finish(FILE *f, const char *path)
 
 /* ---- features and scores ---- */
 
-static ij_model ij_model_for(const ij_config *c, int weights)
-{
-    ij_error why;
-    ij_model m;
-    size_t size;
-    ij_must(ij_model_size(&size, c, weights, &why), &why);
-    ij_must(ij_model_init(&m, ij_alloc(size), size, c, weights, &why), &why);
-    return m;
-}
-
 static ij_model ij_trained(const ij_options *o)
 {
     ij_error why;
@@ -6547,8 +6541,7 @@ static ij_model ij_trained(const ij_options *o)
     const char *encoder = o->encoder ? o->encoder : "target";
     const int context = !strcmp(encoder, "context");
     if (!context && strcmp(encoder, "target")) ij_die(2, "--encoder is %s, expected target or context", encoder);
-    ij_file f = ij_open_model(o->model);
-    ij_must(ij_load_config(&c, &f, &why), &why);
+    ij_file f = ij_open_model(o->model, &c);
     ij_model m = ij_model_for(&c, IJ_LOADED);
     ij_must(ij_load_encoder(&m, &f, context ? "encoder" : "target_encoder", &why), &why);
     ij_file_close(&f);
@@ -6674,29 +6667,26 @@ static void ij_print_scores(FILE *f, const ij_features *a, const ij_table *table
     fprintf(f, "}}\n");
 }
 
-/* Scores of --model, baselines 1: and of a random encoder, 2: and of pixels; --out as JSON; `training`: that part's features and labels. */
-static void ij_probe_table(ij_table *scores, ij_features *training, const ij_options *o, size_t ways)
+/* Scores of --model, baselines 1: and of a random encoder, 2: and of pixels; --out as JSON; a: features and labels of the training part. */
+static void ij_probe_table(ij_table *table, ij_features *a, const ij_options *o, size_t ways)
 {
     const char *data = o->data ? o->data : "scenes", *test = o->test ? o->test : data;
     const ij_team team = ij_team_start(o->threads);
     const ij_model trained = ij_trained(o), random = ij_model_for(&trained.config, IJ_INFER);       /* drawn from the run's seed */
     const ij_model *const model[2] = { &trained, o->baselines ? &random : NULL };
     const size_t most = o->images ? o->images : 10000;
-    ij_table table;
-    ij_features a, b;
-    for (size_t w = 0; w < IJ_WAYS; w++) for (int k = 0; k < 9; k++) table.percent[w][k / 3][k % 3] = -1;
+    for (size_t w = 0; w < IJ_WAYS; w++) for (int k = 0; k < 9; k++) table->percent[w][k / 3][k % 3] = -1;
     for (size_t blocks = o->full && trained.config.depth >= 4 ? 4 : 1; blocks; blocks /= 4) {
-        a = ij_features_of(data, IJ_TRAIN_PART, o->test != NULL, model, blocks == 1 && o->baselines > 1, most, 0, blocks, &team);
-        b = ij_features_of(test, IJ_TEST_PART, o->test != NULL, model, blocks == 1 && o->baselines > 1, most, 0, blocks, &team);
-        if (!a.tasks || a.tasks != b.tasks)
+        *a = ij_features_of(data, IJ_TRAIN_PART, o->test != NULL, model, blocks == 1 && o->baselines > 1, most, 0, blocks, &team);
+        const ij_features b = ij_features_of(test, IJ_TEST_PART, o->test != NULL, model, blocks == 1 && o->baselines > 1, most, 0, blocks, &team);
+        if (!a->tasks || a->tasks != b.tasks)
             ij_die(1, "%s: no labels: a probe needs them (folders per class, or a labelled format)", data);
-        for (size_t t = 0; t < a.tasks; t++) a.classes[t] = IJ_MAX(a.classes[t], b.classes[t]);
-        if (blocks == 1) fprintf(stderr, "scoring: %lu training and %lu test images\n", (unsigned long)a.n, (unsigned long)b.n);
-        for (int i = 0; i < 3; i++) if (a.x[i]) ij_score_ways(&table, i, ways, &a, &b, &team);
+        for (size_t t = 0; t < a->tasks; t++) a->classes[t] = IJ_MAX(a->classes[t], b.classes[t]);
+        if (blocks == 1) fprintf(stderr, "scoring: %lu training and %lu test images\n", (unsigned long)a->n, (unsigned long)b.n);
+        for (int i = 0; i < 3; i++) if (a->x[i]) ij_score_ways(table, i, ways, a, &b, &team);
     }
     FILE *json = o->out ? ij_open_or_die(o->out, "w") : NULL;
-    if (json) ij_print_scores(json, &a, &table, ways), ij_close_or_die(json, o->out);
-    *scores = table, *training = a;
+    if (json) ij_print_scores(json, a, table, ways), ij_close_or_die(json, o->out);
 }
 
 static int ij_probe(ij_options *o)
@@ -6723,7 +6713,7 @@ static int ij_probe(ij_options *o)
     return 0;
 }
 
-static int ij_features_command(const ij_options *o)
+static int ij_features_command(ij_options *o)
 {
     if (!o->model || !o->out) ij_die(2, "features needs --model FILE and --out FILE.npy");
     const ij_team team = ij_team_start(o->threads);
@@ -6762,22 +6752,13 @@ static void ij_c_array(FILE *f, const char *name, const char *part, const real *
     fprintf(f, "\n};\n");
 }
 
-/* A header under way: its file and name, and the table's sums. Below: a row of the table; the arrays of a norm, of a matrix
- * [out,in] that n patches pass, each with its row. */
+/* A header under way: its file and name, and the table's sums. Below: a row of the table; the arrays of a matrix [out,in] that
+ * n patches pass, or of a norm [out,1], n 0, with their row. */
 typedef struct { FILE *f; const char *name; double madds, flash; } ij_c_file;
 static void ij_c_row(ij_c_file *c, const char *what, const char *shape, double madds, double flash, size_t ram)
 {
     printf("%-26s %-22s %14.0f %12.0f %10lu\n", what, shape, madds, flash, (unsigned long)ram);
     c->madds += madds, c->flash += flash;
-}
-
-static void ij_c_norm(ij_c_file *c, const char *part, const real *w, const real *b, size_t d)
-{
-    char name[200], shape[64];
-    snprintf(name, sizeof name, "%.100s_%s", c->name, part);
-    ij_c_array(c->f, name, "w", w, NULL, d), ij_c_array(c->f, name, "b", b, NULL, d);
-    snprintf(shape, sizeof shape, "[%lu]", (unsigned long)d);
-    ij_c_row(c, part, shape, 0, (double)(2 * d * sizeof(real)), 0);
 }
 
 static void ij_c_matrix(ij_c_file *c, const char *part, const ij_rom_matrix *m, size_t out, size_t in, size_t n, size_t ram)
@@ -6787,7 +6768,7 @@ static void ij_c_matrix(ij_c_file *c, const char *part, const ij_rom_matrix *m, 
     if (m->q) ij_c_array(c->f, name, "q", NULL, m->q, out * in), ij_c_array(c->f, name, "scale", m->scale, NULL, out);
     else ij_c_array(c->f, name, "w", m->w, NULL, out * in);
     ij_c_array(c->f, name, "b", m->b, NULL, out);
-    snprintf(shape, sizeof shape, "[%lu,%lu]", (unsigned long)out, (unsigned long)in);
+    snprintf(shape, sizeof shape, n ? "[%lu,%lu]" : "[%lu]", (unsigned long)out, (unsigned long)in);
     ij_c_row(c, part, shape, (double)n * (double)out * (double)in,
              (double)out * (m->q ? (double)in + 2 * sizeof(real) : (double)(in + 1) * sizeof(real)), ram * sizeof(real));
 }
@@ -6823,17 +6804,19 @@ static void ij_c_header(FILE *f, const char *name, const char *model, const ij_r
     for (size_t i = 0; i < r->depth; i++) {
         const ij_rom_block *b = &r->block[i];
         const ij_rom_matrix *const m[4] = { &b->qkv, &b->proj, &b->fc1, &b->fc2 };
+        const ij_rom_matrix norm[2] = { { b->norm1_w, NULL, NULL, b->norm1_b }, { b->norm2_w, NULL, NULL, b->norm2_b } };
         const size_t size[4][2] = { { 3 * d, d }, { d, d }, { h, d }, { d, h } };
         for (int k = 0; k < 4; k++) {
             snprintf(part, sizeof part, "norm%d_%lu", k / 2 + 1, (unsigned long)i);
-            if (k % 2 == 0) ij_c_norm(&c, part, k ? b->norm2_w : b->norm1_w, k ? b->norm2_b : b->norm1_b, d);
+            if (k % 2 == 0) ij_c_matrix(&c, part, &norm[k / 2], d, 1, 0, 0);
             snprintf(part, sizeof part, "%s%lu", matrix[k], (unsigned long)i);
             ij_c_matrix(&c, part, m[k], size[k][0], size[k][1], n, k < 2 ? heads : mlp);
             snprintf(part, sizeof part, "attention%lu", (unsigned long)i), snprintf(shape, sizeof shape, "%lu x [%lu,%lu]", (unsigned long)r->heads, (unsigned long)n, (unsigned long)n);
             if (!k) ij_c_row(&c, part, shape, 2 * (double)n * (double)n * (double)d, 0, heads * sizeof(real));
         }
     }
-    ij_c_norm(&c, "norm", r->norm_w, r->norm_b, d);
+    const ij_rom_matrix norm = { r->norm_w, NULL, NULL, r->norm_b };
+    ij_c_matrix(&c, "norm", &norm, d, 1, 0, 0);
     printf("%-26s %-22s %14.0f %12.0f %10lu\n", "in all", "", c.madds, c.flash, (unsigned long)ij_rom_arena(r));
     fprintf(f, "static const ij_rom_block %s_block[%lu] = {\n", name, (unsigned long)r->depth);
     for (int i = 0; i < (int)r->depth; i++) {
@@ -6852,7 +6835,7 @@ static void ij_c_header(FILE *f, const char *name, const char *model, const ij_r
 static int ij_export_c(const ij_options *o, const ij_model *m)
 {
     ij_error why;
-    size_t size, work_size;
+    size_t size = 0, work_size;
     ij_rom r;
     char temporary[1110], name[80];
     const char *base = strrchr(o->header, '/') ? strrchr(o->header, '/') + 1 : o->header;
@@ -6875,16 +6858,11 @@ static int ij_export_c(const ij_options *o, const ij_model *m)
     const size_t images = IJ_MIN(o->images ? o->images : 100, s.count);
     double sum = 0, least = 1;
     for (size_t i = 0; i < images && !ij_interrupted; i++) {
-        double dot = 0, square[2] = { 0, 0 };
         ij_images_read(&s, 0, (size_t)((double)i * (double)s.count / (double)images));
         ij_centre_task(&s, 0);
         if (ij_encode(NULL, feature, &m->target_encoder, s.images, 1, r.height, r.width, work, work_size, NULL)) ij_die(1, "cannot encode");
         ij_must(ij_rom_encode(feature + d, &r, s.slot->small, arena, ij_rom_arena(&r), &why), &why);
-        for (size_t c = 0; c < d; c++) {
-            dot += (double)feature[c] * (double)feature[d + c];
-            for (int k = 0; k < 2; k++) square[k] += (double)feature[(size_t)k * d + c] * (double)feature[(size_t)k * d + c];
-        }
-        const double cosine = dot / sqrt(square[0] * square[1]);
+        const double cosine = ij_alike(feature, feature + d, d);
         sum += cosine, least = IJ_MIN(least, cosine);
     }
     if (ij_interrupted) return 130;
@@ -6897,7 +6875,7 @@ static int ij_export_c(const ij_options *o, const ij_model *m)
     return 0;
 }
 
-static int ij_export_command(const ij_options *o)
+static int ij_export_command(ij_options *o)
 {
     ij_error why;
     if (!o->model || (!o->hf && !o->header)) ij_die(2, "export needs --model FILE, and --hf DIR or --c NAME.h");
@@ -6917,7 +6895,7 @@ typedef struct {
     const ij_model *m;          /* NULL: only what needs no model */
     ij_model model;
     ij_config c;
-    size_t columns, column[64], which[64];      /* the panels: of ij_panels, and of several of one name */
+    size_t columns, column[64], which[64];      /* the panels: of ij_panels, and of several of one function */
     size_t images, gw, n, patch;        /* patches in a row, in all; the chosen one */
     uint8_t *rgb;               /* [images,h,w,3] */
     real *tokens, *attention;   /* [images,N,D] [images,heads,N] */
@@ -6927,7 +6905,7 @@ typedef struct {
     ij_lists context, target;
     double *seen;               /* [2,N] share of 200 draws in which a patch is context, or a target */
 } ij_show;
-typedef struct { size_t image, patch, y, x, which; } ij_point;         /* which of several panels of one name */
+typedef struct { size_t image, patch, y, x, which; } ij_point;         /* which of several panels of one function */
 typedef void ij_panel(uint8_t rgb[3], const ij_show *s, const ij_point *at);    /* rgb: the image's there */
 static const uint8_t ij_target_colour[4][3] = { { 230, 80, 60 }, { 60, 140, 230 }, { 60, 180, 90 }, { 220, 170, 40 } };
 
@@ -6974,10 +6952,8 @@ static void ij_panel_pca(uint8_t rgb[3], const ij_show *s, const ij_point *at) {
 static void ij_panel_similarity(uint8_t rgb[3], const ij_show *s, const ij_point *at)
 {
     const size_t d = s->c.embed_dim;
-    const real *a = s->tokens + (at->image * s->n + s->patch) * d, *b = s->tokens + (at->image * s->n + at->patch) * d;
-    double ab = 0, aa = 0, bb = 0;
-    for (size_t c = 0; c < d; c++) ab += (double)a[c] * (double)b[c], aa += (double)a[c] * (double)a[c], bb += (double)b[c] * (double)b[c];
-    ij_heat(rgb, (ab / sqrt(IJ_MAX(aa * bb, 1e-300)) + 1) / 2);
+    const real *image = s->tokens + at->image * s->n * d;
+    ij_heat(rgb, (ij_alike(image + s->patch * d, image + at->patch * d, d) + 1) / 2);
     if (at->patch == s->patch) rgb[0] = rgb[1] = rgb[2] = 255;
 }
 
@@ -6989,21 +6965,17 @@ static void ij_panel_attention(uint8_t rgb[3], const ij_show *s, const ij_point 
     ij_heat(rgb, (double)(p[at->patch] / most));
 }
 
-static void ij_panel_made(uint8_t rgb[3], const ij_show *s, const ij_point *at, int what)
+static void ij_panel_made(uint8_t rgb[3], const ij_show *s, const ij_point *at)
 {
     const size_t h = s->c.crop_size[0], w = s->c.crop_size[1];
-    if (s->predicted[at->image * s->n + at->patch]) memcpy(rgb, s->made[what] + ((at->image * h + at->y) * w + at->x) * 3, 3);
+    if (s->predicted[at->image * s->n + at->patch]) memcpy(rgb, s->made[at->which] + ((at->image * h + at->y) * w + at->x) * 3, 3);
 }
-static void ij_panel_montage(uint8_t rgb[3], const ij_show *s, const ij_point *at) { ij_panel_made(rgb, s, at, 0); }
-static void ij_panel_nearest(uint8_t rgb[3], const ij_show *s, const ij_point *at) { ij_panel_made(rgb, s, at, 1); }
-static void ij_panel_sketch(uint8_t rgb[3], const ij_show *s, const ij_point *at) { ij_panel_made(rgb, s, at, 2); }
-static void ij_panel_traced(uint8_t rgb[3], const ij_show *s, const ij_point *at) { ij_panel_made(rgb, s, at, 3); }
 
 /* needs: 1 masks, 2 a model, 3 both, and its predictor. `attention` is a panel for each head, `coverage` one for context and one for targets. */
-static const struct { const char *name; ij_panel *panel; int needs; } ij_panels[] = {
-    { "image", ij_panel_image, 0 }, { "context", ij_panel_context, 1 }, { "targets", ij_panel_targets, 1 }, { "coverage", ij_panel_coverage, 1 },
-    { "pca", ij_panel_pca, 2 }, { "similarity", ij_panel_similarity, 2 }, { "attention", ij_panel_attention, 2 },
-    { "montage", ij_panel_montage, 3 }, { "nearest", ij_panel_nearest, 3 }, { "sketch", ij_panel_sketch, 3 }, { "traced", ij_panel_traced, 3 } };
+static const struct { const char *name; ij_panel *panel; int needs; size_t which; } ij_panels[] = {
+    { "image", ij_panel_image, 0, 0 }, { "context", ij_panel_context, 1, 0 }, { "targets", ij_panel_targets, 1, 0 }, { "coverage", ij_panel_coverage, 1, 0 },
+    { "pca", ij_panel_pca, 2, 0 }, { "similarity", ij_panel_similarity, 2, 0 }, { "attention", ij_panel_attention, 2, 0 },
+    { "montage", ij_panel_made, 3, 0 }, { "nearest", ij_panel_made, 3, 1 }, { "sketch", ij_panel_made, 3, 2 }, { "traced", ij_panel_made, 3, 3 } };
 enum { IJ_PANELS = sizeof ij_panels / sizeof *ij_panels, IJ_COLUMNS = 64, IJ_GAP = 4, IJ_FIT = 2000, IJ_TERMINAL = 200 };
 
 /* Tokens, their first three principal components over all images shown, and the last block's attention, mean over what asks. */
@@ -7042,12 +7014,11 @@ static void ij_show_masks(ij_show *s)
     ij_arena a = { NULL, 0, 0 };
     c.batch_size = s->images;
     ij_masks_place(&masks, &a, &c);
-    a.base = ij_alloc(a.used), a.size = a.used, a.used = 0;
+    a = (ij_arena){ ij_alloc(a.used), a.used, 0 };
     ij_masks_place(&masks, &a, &c);
     ij_must(ij_masks_check(&masks, &c, &why), &why);
     ij_rng_seed(&rng, c.seed);
-    s->seen = ij_alloc(2 * s->n * sizeof *s->seen);
-    memset(s->seen, 0, 2 * s->n * sizeof *s->seen);
+    s->seen = ij_zeros(2 * s->n * sizeof *s->seen);
     for (uint64_t draw = 0; draw < 200; draw++) {       /* the last one is shown */
         ij_must(ij_masks_draw(&masks, &c, &rng, draw, s->images, &why), &why);
         for (size_t i = 0; i < 2 * s->n * s->images; i++) {
@@ -7071,8 +7042,7 @@ static void ij_show_hole(ij_show *s, const char *text)
                (unsigned long)s->c.crop_size[0]);
     ij_lists *l[2] = { &s->context, &s->target };
     for (int k = 0; k < 2; k++) {
-        l[k]->lists = s->images, l[k]->stride = s->n;
-        l[k]->length = ij_alloc(s->images * sizeof(size_t)), l[k]->index = ij_alloc(s->images * s->n * sizeof(size_t));
+        *l[k] = (ij_lists){ s->images, s->n, ij_alloc(s->images * sizeof(size_t)), ij_alloc(s->images * s->n * sizeof(size_t)) };
         for (size_t b = 0; b < s->images; b++) {
             l[k]->length[b] = 0;
             for (size_t i = 0; i < s->n; i++) {
@@ -7115,14 +7085,12 @@ static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targe
 {
     ij_error why;
     ij_config c;
-    size_t size, one = 1, first[1] = { 0 };
+    size_t one = 1, first[1] = { 0 };
     const ij_masks any = { { 1, 1, &one, first }, { 1, 1, &one, first } };
-    ij_file f = ij_open_model(o->model);
-    ij_must(ij_load_config(&c, &f, &why), &why);
+    ij_file f = ij_open_model(o->model, &c);
     c.batch_size = c.num_enc_masks = c.num_pred_masks = 1, c.vicreg = 0, c.min_keep = 0, c.mask_target_input = 0, c.mask_mode = IJ_MASK_PAPER;
     if (c.objective == IJ_JOINT || *ij_file_kind(&f) == 'H') ij_die(1, "%s: no predictor of patches: no montage, no sketch", o->model);
-    ij_must(ij_model_size(&size, &c, IJ_TRAIN, &why), &why);
-    ij_must(ij_model_init(&r->m, ij_alloc(size), size, &c, IJ_TRAIN, &why), &why);
+    r->m = ij_model_for(&c, IJ_TRAIN);
     ij_must(ij_load(&r->m, &f, &why), &why);
     ij_file_close(&f);
     const size_t all = ij_rows(&r->m.encoder_pos), pair = ij_mul(targets, 2 * all);
@@ -7160,8 +7128,7 @@ static void ij_reference_fit(ij_reference *r, const ij_team *team)
     memset(w, 0, sizeof *w);
     w->terms = (d / IJ_WIDE + 1) * IJ_WIDE, w->width = ((w->terms + pixels + IJ_WIDE - 1) / IJ_WIDE | 1) * IJ_WIDE, w->n = (double)r->patches;
     w->z = ij_alloc(IJ_BLOCK * w->width * sizeof(double));
-    w->gram = ij_alloc(2 * w->terms * w->width * sizeof(double)), w->factor = w->gram + w->terms * w->width;
-    memset(w->gram, 0, w->terms * w->width * sizeof(double));
+    w->gram = ij_zeros(2 * w->terms * w->width * sizeof(double)), w->factor = w->gram + w->terms * w->width;
     for (size_t i = 0; i < r->patches; i += IJ_BLOCK) {
         ij_gram_work g = { w->gram, 1, w->z, IJ_MIN(IJ_BLOCK, r->patches - i), 0, w->terms, w->width };
         memset(w->z, 0, IJ_BLOCK * w->width * sizeof(double));
@@ -7254,8 +7221,7 @@ static void ij_show_write(const char *path, const uint8_t *rgb, size_t h, size_t
 static void ij_show_open(ij_show *s, const ij_options *o, const char *names, size_t images, int whole, const ij_team *team)
 {
     int predicts = 0, masked = 0;
-    memset(s, 0, sizeof *s);
-    s->c = o->c;
+    *s = (ij_show){ .c = o->c };
     if (o->model) s->model = ij_trained(o), s->m = &s->model, s->c = s->model.config;
     const size_t h = s->c.crop_size[0], w = s->c.crop_size[1], p = s->c.patch_size;
     s->gw = w / p, s->n = h / p * s->gw, s->patch = o->patch ? o->patch - 1 : s->n / 2 + s->gw / 2;
@@ -7269,7 +7235,7 @@ static void ij_show_open(ij_show *s, const ij_options *o, const char *names, siz
         if (ij_panels[k].needs > 1 && !o->model) ij_die(2, "panel %s needs --model", ij_panels[k].name);
         const size_t many = !strcmp(ij_panels[k].name, "attention") ? s->c.num_heads : !strcmp(ij_panels[k].name, "coverage") ? 2 : 1;
         if (many > IJ_COLUMNS - s->columns) ij_die(2, "--panels: more than %d panels", (int)IJ_COLUMNS);
-        for (size_t i = 0; i < many; i++) s->column[s->columns] = k, s->which[s->columns++] = i;
+        for (size_t i = 0; i < many; i++) s->column[s->columns] = k, s->which[s->columns++] = ij_panels[k].which + i;
     }
     if (!s->columns) ij_die(2, "--panels names no panel");
     ij_images data = ij_images_open(o->data ? o->data : "scenes:100", IJ_TEST_PART, whole, &s->c, 1, team);
@@ -7302,22 +7268,21 @@ static void ij_show_paint(uint8_t *rgb, size_t row, const ij_show *s, size_t ima
         }
 }
 
-static int ij_show_command(const ij_options *o)
+static int ij_show_command(ij_options *o)
 {
-    const int predict = ij_command_bit(o->command) == IJ_PREDICTS;
+    const int predict = o->bit == IJ_PREDICTS;
     const char *names = predict ? "image,context,montage,nearest,sketch,traced" : o->panels ? o->panels
                         : o->model ? "image,context,targets,pca,similarity" : "image,context,targets";
     const ij_team team = ij_team_start(o->threads);
-    ij_options given = *o;
     ij_show s;
     if (predict && (!o->what || !o->model)) ij_die(2, "predict needs an image and --model FILE");
-    given.data = o->what;
+    o->data = o->what;
     const size_t length = o->out ? strlen(o->out) : 4;
     if (o->out && (length < 5 || (strcmp(o->out + length - 4, ".png") && strcmp(o->out + length - 4, ".ppm"))))
         ij_die(2, "--out %s: expected a name that ends in .png or .ppm", o->out);
     if (o->model && (o->configured || o->preset || o->config)) ij_die(2, "the model has its settings: give --model or settings");
     if (!o->out && !ij_colours()) ij_die(2, "--out FILE.png (or .ppm) is needed: standard output is no terminal");
-    ij_show_open(&s, &given, names, o->images ? o->images : 4, 1, &team);
+    ij_show_open(&s, o, names, o->images ? o->images : 4, 1, &team);
     const size_t h = s.c.crop_size[0], w = s.c.crop_size[1];
     size_t zoom = 1;
     while (o->out && (zoom + 1) * IJ_MAX(h, w) <= 160 && s.columns * (zoom + 1) * w < IJ_FIT) zoom++;
@@ -7383,32 +7348,7 @@ static void ij_html_show(FILE *f, const ij_show *s, const char *names)
     free(rgb);
 }
 
-/* The n numbers in column `name` of a CSV file, NaN where there is none; a line without an end is still under way. */
-static double *ij_csv(size_t *n, const char *folder, const char *file, const char *name)
-{
-    char path[1100], line[512];
-    size_t column = 0, room = 0;
-    double *v = NULL;
-    *n = 0;
-    ij_path(path, folder, file);
-    FILE *csv = fopen(path, "r");
-    const char *at = csv && fgets(line, sizeof line, csv) ? strstr(line, name) : NULL;
-    for (const char *c = line; at && c < at; c++) column += *c == ',';
-    while (at && fgets(line, sizeof line, csv) && strchr(line, '\n')) {
-        const char *c = line;
-        for (size_t k = 0; k < column && c; k++) c = strchr(c, ','), c += c != NULL;
-        if (*n == room) {
-            double *more = ij_alloc((room = 2 * room + 64) * sizeof *v);
-            if (v) memcpy(more, v, *n * sizeof *v);
-            free(v), v = more;
-        }
-        v[(*n)++] = c && *c != ',' ? strtod(c, NULL) : (double)NAN;
-    }
-    if (csv) fclose(csv);
-    return v;
-}
-
-/* Such a column as a curve of at most 300 points, each the mean of those it stands for. */
+/* A column of a CSV file as a curve of at most 300 points, each the mean of those it stands for. */
 static void ij_html_curve(FILE *f, const char *folder, const char *file, const char *name, const char *title)
 {
     enum { POINTS = 300 };
@@ -7436,8 +7376,7 @@ static void ij_html_file(FILE *f, const char *folder, const char *name, const ch
 {
     enum { MOST = 1 << 24 };
     char path[1100];
-    ij_path(path, folder, name);
-    FILE *in = fopen(path, "rb");
+    FILE *in = fopen(ij_path(path, folder, name), "rb");
     if (!in) return;
     uint8_t *png = ij_alloc((size_t)MOST + 2);
     fprintf(f, "<tr><th>%s<td>", before), ij_html_data(f, png, fread(png, 1, MOST, in), name);
@@ -7450,8 +7389,7 @@ static void ij_html_health(FILE *f, const char *folder, int pictures)
     enum { SHOWN = 8 };
     char path[1100], line[512], last[512] = "", name[40];
     size_t lines = 0, shown = 0;
-    ij_path(path, folder, "health.csv");
-    FILE *csv = fopen(path, "r");
+    FILE *csv = fopen(ij_path(path, folder, "health.csv"), "r");
     while (csv && fgets(line, sizeof line, csv) && strchr(line, '\n')) lines++, strcpy(last, line);
     const char *verdict = strrchr(last, ',');
     last[strcspn(last, "\n")] = 0;
@@ -7481,8 +7419,7 @@ static int ij_scores_read(ij_scores *s, const char *folder)
     const char *task, *who, *what;
     s->tasks = 0;
     for (int i = 0; i < 18; i++) s->score[i / 6][i / 2 % 3][i % 2] = -1;
-    ij_path(path, folder, "probe.json");
-    FILE *json = fopen(path, "rb");
+    FILE *json = fopen(ij_path(path, folder, "probe.json"), "rb");
     if (!json) return 0;
     ij_json j = { text, text, fread(text, 1, sizeof text - 1, json), path, &why, IJ_OK };
     text[j.n] = 0;
@@ -7536,12 +7473,7 @@ static void ij_html_neighbours(FILE *f, ij_neighbours *n)
     double *cosine = ij_alloc(bank * sizeof *cosine);
     fprintf(f, "<div class=wide><table><tr><th>image<th colspan=%d>nearest training images\n", (int)IJ_NEAR);
     for (size_t i = 0; i < n->x[0].n; i++) {
-        for (size_t b = 0; b < bank; b++) {
-            const real *x = n->x[0].x[0] + i * d, *y = n->x[1].x[0] + b * d;
-            double xy = 0, yy = 1e-300;
-            for (size_t c = 0; c < d; c++) xy += (double)x[c] * (double)y[c], yy += (double)y[c] * (double)y[c];
-            cosine[b] = xy / sqrt(yy);
-        }
+        for (size_t b = 0; b < bank; b++) cosine[b] = ij_alike(n->x[0].x[0] + i * d, n->x[1].x[0] + b * d, d);
         fprintf(f, "<tr>");
         for (size_t k = 0; k <= IJ_NEAR && k <= bank; k++) {
             size_t best = 0;
@@ -7565,37 +7497,32 @@ static FILE *ij_html_begin(char path[1100], const char *folder, const char *name
         ".numbers td{padding:0 1rem 0 0}.strips img{width:min(34rem,78vw)}.verdict{border-left:.3rem solid #c33;padding-left:.6rem}figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}svg{border:1px solid #8888}"
         "polyline{fill:none;stroke:#c33;stroke-width:1.5}figcaption,small{font-size:.85rem}pre{white-space:pre-wrap;overflow-wrap:anywhere}@media print{figure,tr{break-inside:avoid}}";
     char temporary[1110];
-    ij_path(path, folder, name);
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    snprintf(temporary, sizeof temporary, "%s.tmp", ij_path(path, folder, name));
     FILE *f = ij_open_or_die(temporary, "w");
     fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>I-JEPA: ");
     ij_html_text(f, what), fprintf(f, "</title><style>%s</style>\n", style);
     return f;
 }
 
-static int ij_report_command(const ij_options *o)
+static int ij_report_command(ij_options *o)
 {
-    ij_options given = *o;
     char path[1100], text[IJ_TEXT], trained[2][1100] = { "", "" };
     const ij_team team = ij_team_start(o->threads);
     if (!o->what) ij_die(2, "report needs the folder of a run");
-    ij_path(path, o->what, "data.txt");
-    FILE *f = fopen(path, "r");
+    FILE *f = fopen(ij_path(path, o->what, "data.txt"), "r");
     for (int k = 0; f && k < 2 && fgets(trained[k], 1100, f); k++) trained[k][strcspn(trained[k], "\n")] = 0;
     if (f) fclose(f);
     const char *const data = o->data ? o->data : *trained[0] ? trained[0] : "scenes", *test = o->data || !*trained[1] ? data : trained[1];
-    ij_file model = ij_open_model(o->what);             /* montage and sketch need a predictor of patches */
     ij_config known;
-    ij_error why;
-    ij_must(ij_load_config(&known, &model, &why), &why);
+    ij_file model = ij_open_model(o->what, &known);     /* montage and sketch need a predictor of patches */
     const int predicts = known.objective != IJ_JOINT && *ij_file_kind(&model) != 'H';
     ij_file_close(&model);
-    given.model = o->what, given.data = test, given.reference = data;
+    o->model = o->what, o->data = test, o->reference = data;
     ij_show show;
     ij_neighbours near;
     const char *const paths[2] = { test, data };
-    ij_show_open(&show, &given, predicts ? "image,context,targets,coverage,pca,similarity,attention,montage,nearest,sketch,traced"
-                                         : "image,context,targets,coverage,pca,similarity,attention", 6, test != data, &team);
+    ij_show_open(&show, o, predicts ? "image,context,targets,coverage,pca,similarity,attention,montage,nearest,sketch,traced"
+                                    : "image,context,targets,coverage,pca,similarity,attention", 6, test != data, &team);
     ij_neighbours_read(&near, show.m, (const char **)paths, test != data, &team);
     const ij_config *c = &show.c;
     f = ij_html_begin(path, o->what, "report.html", o->what);
@@ -7647,22 +7574,18 @@ static int ij_report_command(const ij_options *o)
 
 /* ---- masks, scenes, info, check ---- */
 
-static int ij_masks_command(const ij_options *o)
+static int ij_masks_command(ij_options *o)
 {
     ij_error why;
     char mode[IJ_TEXT];
     ij_config c = o->c;
-    size_t size;
-    ij_model m;
     const size_t show = o->images ? o->images : 4;
-    ij_must(ij_model_size(&size, &c, IJ_TRAIN, &why), &why);
-    ij_must(ij_model_init(&m, ij_alloc(size), size, &c, IJ_TRAIN, &why), &why);
+    ij_model m = ij_model_for(&c, IJ_TRAIN);
     const size_t gh = ij_gh(&c), gw = ij_gw(&c);
     double context = 0, target = 0;
     size_t lists[2] = { 0, 0 }, shown = 0;
     const uint64_t draws = IJ_MAX(100, (show + c.batch_size - 1) / c.batch_size);
-    size_t *seen = ij_alloc(gh * gw * sizeof *seen);
-    memset(seen, 0, gh * gw * sizeof *seen);
+    size_t *seen = ij_zeros(gh * gw * sizeof *seen);
     printf("c context   1..%lu target block   . neither\n\n", (unsigned long)c.num_pred_masks);
     for (uint64_t step = 0; step < draws; step++) {
         ij_must(ij_masks_draw(&m.masks, &c, &m.mask_rng, step, c.batch_size, &why), &why);
@@ -7672,8 +7595,7 @@ static int ij_masks_command(const ij_options *o)
                 char mark = '.';
                 for (size_t k = 0; k < 2; k++)
                     for (size_t i = b; i < l[k]->lists; i += c.batch_size)
-                        for (size_t j = 0; j < l[k]->length[i]; j++)
-                            if (l[k]->index[i * l[k]->stride + j] == n) mark = (char)(k ? '1' + (int)(i / c.batch_size % 9) : 'c');
+                        if (ij_listed(l[k], i, n)) mark = (char)(k ? '1' + (int)(i / c.batch_size % 9) : 'c');
                 printf("%c%s", mark, n % gw == gw - 1 ? n == gh * gw - 1 ? "\n\n" : "\n" : " ");
             }
         for (size_t k = 0; k < 2; k++)
@@ -7683,9 +7605,8 @@ static int ij_masks_command(const ij_options *o)
             }
     }
     for (size_t i = 0; i < ij_config_settings(); i++) if (!strcmp(ij_config_name(i), "mask_mode")) ij_config_text(mode, &c, i);
-    printf("%lux%lu patches, %s mode, %lu draws of %lu images: context %.1f tokens, target block %.1f\n", (unsigned long)gh,
-           (unsigned long)gw, mode, (unsigned long)draws,
-           (unsigned long)c.batch_size, context / (double)lists[0], target / (double)lists[1]);
+    printf("%lux%lu patches, %s mode, %lu draws of %lu images: context %.1f tokens, target block %.1f\n", (unsigned long)gh, (unsigned long)gw, mode,
+           (unsigned long)draws, (unsigned long)c.batch_size, context / (double)lists[0], target / (double)lists[1]);
     printf("share of contexts that see a row, from the top:");
     for (size_t r = 0; r < gh; r++) {
         double sum = 0;
@@ -7696,35 +7617,29 @@ static int ij_masks_command(const ij_options *o)
     return 0;
 }
 
-static int ij_render(const ij_options *o)
+static int ij_render(ij_options *o)
 {
     ij_error why;
     const size_t side = o->c.crop_size[0], images = o->images ? o->images : 36;
-    char path[1100], name[80];
+    char path[1100], labels_path[1100], name[80];
     if (!o->out) ij_die(2, "render needs --out DIR");
     if (side > 4096 || !side) ij_die(2, "crop_size must be 1..4096 here");
     ij_must(ij_make_folder(o->out, &why), &why);
     uint8_t *rgb = ij_alloc(side * side * 3);
-    char labels_path[1100];
-    ij_path(labels_path, o->out, "labels.csv");
-    FILE *labels = ij_open_or_die(labels_path, "w");
+    FILE *labels = ij_open_or_die(ij_path(labels_path, o->out, "labels.csv"), "w");
     fprintf(labels, "file,count,dist,kind\n");
     for (size_t i = 0; i < images && !ij_interrupted; i++) {
         int label[IJ_SCENE_TASKS];
         ij_scene(rgb, side, o->c.seed, i, label);
         snprintf(name, sizeof name, "scene_%06lu.ppm", (unsigned long)i);
-        ij_path(path, o->out, name);
-        FILE *f = ij_open_or_die(path, "wb");
-        fprintf(f, "P6\n%lu %lu\n255\n", (unsigned long)side, (unsigned long)side);
-        fwrite(rgb, 1, side * side * 3, f);
-        ij_close_or_die(f, path);
+        ij_show_write(ij_path(path, o->out, name), rgb, side, side);
         fprintf(labels, "%s,%d,%d,%d\n", name, label[IJ_SCENE_COUNT], label[IJ_SCENE_DIST], label[IJ_SCENE_KIND]);
     }
     ij_close_or_die(labels, labels_path);
     return ij_interrupted ? 130 : 0;
 }
 
-static int ij_info(const ij_options *o)
+static int ij_info(ij_options *o)
 {
     if (!o->what) {
         printf("numbers      %s\nvectors      %d bits\nmatmul tile  %d x %d, %s\nthreads      %lu, one per processor it may use\n",
@@ -7737,7 +7652,7 @@ static int ij_info(const ij_options *o)
                (unsigned long)ij_processors());
         return 0;
     }
-    ij_file f = ij_open_model(o->what);
+    ij_file f = ij_open_model(o->what, NULL);
     for (size_t i = 0; i < f.metas; i++) printf("%s = %.100s\n", f.meta[2 * i], f.meta[2 * i + 1]);
     double total = 0;
     for (size_t i = 0; i < f.entries; i++) {
@@ -7759,14 +7674,14 @@ static int ij_info(const ij_options *o)
     return 0;
 }
 
-static int ij_check_command(void)
+static int ij_check_command(ij_options *o)
 {
+    (void)o;
     ij_error why;
     ij_check_row row[IJ_CHECK_MOST];
     size_t rows, bad = 0;
     ij_must(ij_check(row, &rows, ij_alloc(ij_check_size()), ij_check_size(), &why), &why);
-    printf("%-64s %7s  %-9s (bound %g, %s build)\n", "gradient of", "numbers", "error", row[0].bound,
-           sizeof(real) == 8 ? "double" : "float");
+    printf("%-64s %7s  %-9s (bound %g, %s build)\n", "gradient of", "numbers", "error", row[0].bound, sizeof(real) == 8 ? "double" : "float");
     for (size_t i = 0; i < rows; i++) {
         const int ok = row[i].error <= row[i].bound;
         bad += !ok;
@@ -7820,8 +7735,7 @@ static void ij_bench_print(ij_stopwatch *w, const char *what, double flops, doub
     if (o->json)
         printf("{\"what\": \"%s\", \"threads\": %lu, \"ms\": %.3f, \"img_per_s\": %.2f, \"gflop_per_img\": %.4f, "
                "\"gflops\": %.1f, \"peak_gflops\": %.1f, \"share_of_peak\": %.3f, \"startup_ms\": %.1f, \"peak_mib\": %.0f}\n", what,
-               (unsigned long)o->threads, 1000 * seconds, images / seconds, flops / images / 1e9, rate, peak, share,
-               1000 * startup, mib);
+               (unsigned long)o->threads, 1000 * seconds, images / seconds, flops / images / 1e9, rate, peak, share, 1000 * startup, mib);
     else
         printf("%-28s %9.2f ms %10.1f /s %8.1f GFLOP/s %5.1f %% of peak (%.0f x %lu) %6.0f MiB\n", what, 1000 * seconds,
                images / seconds, rate, 100 * share, peak, (unsigned long)o->threads, mib);
@@ -7837,18 +7751,13 @@ static int ij_bench_matmul(ij_stopwatch *w, const ij_team *team)
         { 784, 768, 2304 }, { 784, 768, 3072 }, { 784, 3072, 768 } };
     for (size_t i = 0; i < sizeof shape / sizeof *shape && !ij_interrupted; i++) {
         const size_t t = shape[i][0], in = shape[i][1], out = shape[i][2];
-        real *x = ij_alloc(t * in * sizeof *x), *m = ij_alloc(in * out * sizeof *m), *y = ij_alloc(t * out * sizeof *y);
-        memset(x, 0, t * in * sizeof *x), memset(m, 0, in * out * sizeof *m), memset(y, 0, t * out * sizeof *y);
+        real *x = ij_zeros(t * in * sizeof *x), *m = ij_zeros(in * out * sizeof *m), *y = ij_zeros(t * out * sizeof *y);
         const ij_product p[3] = { { t, out, in, x, in, 1, m, 1, in, y, out, NULL, 0 }, { t, in, out, y, out, 1, m, in, 1, x, in, NULL, 0 },
                                   { out, in, t, y, 1, out, x, in, 1, m, in, m, in } };
         static const char *const name[3] = { "y=xW'", "dx=dyW", "dW+=dy'x" };
         for (int k = 0; k < 3; k++) {
             char text[64];
-            for (size_t r = 0; r < w->repeat; r++) {
-                ij_lap_start(w);
-                ij_matmul(&p[k], team);
-                ij_lap_end(w);
-            }
+            for (size_t r = 0; r < w->repeat; r++) ij_lap_start(w), ij_matmul(&p[k], team), ij_lap_end(w);
             snprintf(text, sizeof text, "%lux%lux%lu %s", (unsigned long)t, (unsigned long)in, (unsigned long)out, name[k]);
             ij_bench_print(w, text, 2.0 * (double)t * (double)in * (double)out, 1);
         }
@@ -7860,10 +7769,7 @@ static int ij_bench_matmul(ij_stopwatch *w, const ij_team *team)
 /* Fixed token counts: list i holds patches i, i+1, ... round the grid. */
 static void ij_bench_lists(ij_lists *l, size_t lists, size_t tokens, size_t patches)
 {
-    l->lists = lists;
-    l->stride = tokens;
-    l->length = ij_alloc(lists * sizeof *l->length);
-    l->index = ij_alloc(ij_mul(lists, tokens * sizeof *l->index));
+    *l = (ij_lists){ lists, tokens, ij_alloc(lists * sizeof *l->length), ij_alloc(ij_mul(lists, tokens * sizeof *l->index)) };
     for (size_t i = 0; i < lists; i++) {
         l->length[i] = tokens;
         for (size_t j = 0; j < tokens; j++) l->index[i * tokens + j] = (i * 7 + j) % patches;
@@ -7898,9 +7804,8 @@ static void ij_bencher_lap(ij_bencher *b, ij_stopwatch *w)
     const ij_config *c = &b->m.config;
     ij_report r;
     ij_lap_start(w);
-    const ij_status s = b->step ? ij_train_step(&b->m, b->images, &b->masks, &r)
-                                : ij_encode(NULL, b->pooled, &b->m.target_encoder, b->images, c->batch_size, c->crop_size[0],
-                                            c->crop_size[1], b->work, b->work_size, &b->m.team);
+    const ij_status s = b->step ? ij_train_step(&b->m, b->images, &b->masks, &r) : ij_encode(NULL, b->pooled, &b->m.target_encoder, b->images,
+                        c->batch_size, c->crop_size[0], c->crop_size[1], b->work, b->work_size, &b->m.team);
     ij_lap_end(w);
     if (s) ij_die(1, "%s", ij_status_string(s));
 }
@@ -7938,10 +7843,8 @@ static int ij_bench_scale(ij_stopwatch *w, const ij_team *team)
             const size_t patches = c.crop_size[0] * c.crop_size[1] / 16, value[] = { patches, c.embed_dim, c.depth, c.batch_size, x };
             ij_bench_room(&c);
             ij_bencher b = ij_bencher_start(&c, patches / 4, patches / 6, 1, &t);
-            for (size_t i = 0; i < w->repeat + 1; i++) {
-                if (i == 1) w->done = 0;
-                ij_bencher_lap(&b, w);
-            }
+            ij_bencher_lap(&b, w), w->done = 0;         /* the first does not count */
+            for (size_t i = 0; i < w->repeat; i++) ij_bencher_lap(&b, w);
             for (size_t i = 0; i < w->done; i++) w->time[i] *= w->peak[i];      /* work that a core could have done */
             const double flops = (double)c.batch_size * ij_flops(&c, patches / 4, patches / 6);
             const double units = ij_median(w->time, w->done), time = units / ij_median(w->peak, w->done);
@@ -8055,12 +7958,10 @@ static void ij_profile_stack(ij_cost cost[IJ_DOES], const ij_stack *s, const ij_
 static int ij_bench_profile(ij_stopwatch *w, ij_bencher *b, double flops)
 {
     static const char *const name[IJ_DOES] = { "linear: y = x W' + b", "attention", "layer norm", "GELU", "residual sums, copies",
-        "linear backward: dx", "attention backward", "layer norm backward", "GELU backward", "linear backward: dW",
-        "AdamW and EMA" };
+        "linear backward: dx", "attention backward", "layer norm backward", "GELU backward", "linear backward: dW", "AdamW and EMA" };
     ij_model *m = &b->m;
-    ij_cost cost[IJ_DOES], total = { 0, 0, 0 };
+    ij_cost cost[IJ_DOES] = { { 0 } }, total = { 0 };
     ij_step s;
-    memset(cost, 0, sizeof cost);
     const double seconds = ij_median(w->time, w->done), peak = ij_median(w->peak, w->done);
     for (size_t first = 0; first < m->config.batch_size; first += s.predictor.part.images) {
         ij_report r;
@@ -8077,9 +7978,8 @@ static int ij_bench_profile(ij_stopwatch *w, ij_bencher *b, double flops)
     printf("%-22s %9s %9s %10s %8s %8s %9s %7s\n", "part", "GFLOP", "MB", "FLOP/byte", "ms", "share", "GFLOP/s", "of peak");
     for (int i = 0; i <= IJ_DOES; i++) {
         const ij_cost *k = i < IJ_DOES ? &cost[i] : &total;
-        printf("%-22s %9.3f %9.1f %10.1f %8.2f %6.1f %% %9.1f %5.1f %%\n", i < IJ_DOES ? name[i] : "sum", k->flops / 1e9,
-               k->bytes / 1e6, k->flops / k->bytes, 1000 * k->seconds, 100 * k->seconds / seconds, k->flops / k->seconds / 1e9,
-               100 * k->flops / k->seconds / peak / 1e9);
+        printf("%-22s %9.3f %9.1f %10.1f %8.2f %6.1f %% %9.1f %5.1f %%\n", i < IJ_DOES ? name[i] : "sum", k->flops / 1e9, k->bytes / 1e6, k->flops / k->bytes,
+               1000 * k->seconds, 100 * k->seconds / seconds, k->flops / k->seconds / 1e9, 100 * k->flops / k->seconds / peak / 1e9);
         total.seconds += k->seconds, total.flops += k->flops, total.bytes += k->bytes;
     }
     printf("%-22s %9.3f %9s %10s %8.2f %6.1f %% %9.1f %5.1f %%\n", "the step, whole", flops / 1e9, "", "", 1000 * seconds, 100.0,
@@ -8108,12 +8008,10 @@ static int ij_bench(ij_options *o)
     const size_t n = ij_patches(c), k = IJ_MAX(1, IJ_MIN(n, o->context_tokens ? o->context_tokens : n / 4));
     const size_t t = IJ_MAX(1, IJ_MIN(n, o->target_tokens ? o->target_tokens : n / 6));
     ij_bencher b = ij_bencher_start(c, k, t, step, &team);
-    for (size_t i = 0; i < repeat + 2 && !ij_interrupted; i++) {
-        if (i == 2) w.done = 0;                         /* the first two do not count */
-        const double peak = ij_seconds();
-        ij_bencher_lap(&b, &w);
-        if (i == 0) w.first = (peak - begin) + w.time[0];       /* from here to the end of the first step */
-    }
+    const double ready = ij_seconds();
+    ij_bencher_lap(&b, &w), w.first = ready - begin + w.time[0];        /* from here to the end of the first step */
+    ij_bencher_lap(&b, &w), w.done = 0;                 /* the first two do not count */
+    for (size_t i = 0; i < repeat && !ij_interrupted; i++) ij_bencher_lap(&b, &w);
     if (ij_interrupted) return 130;
     const double batch = (double)c->batch_size;
     const double flops = batch * (step ? ij_flops(c, k, t) : ij_encode_flops(c, c->crop_size[0], c->crop_size[1]));
@@ -8145,8 +8043,7 @@ static int ij_compare_run(void *arg)
     char path[1100];
     const int code = ij_train(o);
     if (code) return code;
-    ij_path(path, o->out, "probe.json");
-    o->model = o->out, o->out = path;
+    o->model = o->out, o->out = ij_path(path, o->out, "probe.json");
     ij_probe_table(&table, &a, o, IJ_SHORT_WAYS);
     return ij_interrupted ? 130 : 0;
 }
@@ -8242,7 +8139,7 @@ static void ij_compare_curves(FILE *f, const ij_side *side, size_t runs, size_t 
 
 static int ij_compare(ij_options *o)
 {
-    const char *list = ij_command_bit(o->command) == IJ_COMPARES ? "objective" : o->what ? o->what : "", *at = o->rows;
+    const char *list = o->bit == IJ_COMPARES ? "objective" : o->what ? o->what : "", *at = o->rows;
     const size_t seeds = IJ_MAX(o->seeds, 1), time = o->budget && *o->budget && strchr("smh", o->budget[strlen(o->budget) - 1]);
     char path[1100], name[90], known[200] = "", made[4096], with[4096];
     size_t runs = 0;
@@ -8258,14 +8155,12 @@ static int ij_compare(ij_options *o)
     ij_images data = ij_images_open(o->data, IJ_TRAIN_PART, o->test != NULL, &o->c, 1, &team);
     ij_images test = ij_images_open(o->test ? o->test : o->data, IJ_TEST_PART, o->test != NULL, &o->c, 1, &team);
     if (!ij_data_tasks(data.d) || ij_data_tasks(data.d) != ij_data_tasks(test.d)) ij_die(1, "%s: no labels: a comparison needs them", o->data);
-    ij_path(path, o->out, "compare.txt");               /* runs under other conditions do not stand side by side */
     snprintf(made, sizeof made, "--data %s --test %s --images %lu --budget %s", o->data, o->test ? o->test : "-", (unsigned long)o->images, o->budget ? o->budget : "-");
-    FILE *f = fopen(path, "r");
+    FILE *f = fopen(ij_path(path, o->out, "compare.txt"), "r");         /* runs under other conditions do not stand side by side */
     if (f && fgets(with, sizeof with, f) && strcmp(with, made)) ij_die(1, "%s: made with %s, asked for is %s", path, with, made);
     const int there = f != NULL;
     if (f) fclose(f);
-    ij_side *side = ij_alloc(ij_mul(IJ_ROWS_MOST * sizeof *side, seeds));
-    memset(side, 0, IJ_ROWS_MOST * seeds * sizeof *side);
+    ij_side *side = ij_zeros(ij_mul(IJ_ROWS_MOST * sizeof *side, seeds));
     for (const char *next = at; *at; at = next) {       /* all is checked before anything is trained */
         int used = 0, begun = 0;
         ij_side *k = &side[runs];
@@ -8283,8 +8178,7 @@ static int ij_compare(ij_options *o)
             for (char *space = name; (space = strchr(space, ' ')) != NULL;) *space = '_';
             ij_path(run->folder, o->out, name);
             for (size_t j = 0; j < runs; j++) if (!strcmp(side[j].folder, run->folder)) ij_die(2, "two rows are called %s", k->name);
-            ij_path(path, run->folder, "latest.safetensors");
-            FILE *old = fopen(path, "rb");
+            FILE *old = fopen(ij_path(path, run->folder, "latest.safetensors"), "rb");
             ij_file file;
             ij_config saved;
             if (!old) continue;
@@ -8296,12 +8190,10 @@ static int ij_compare(ij_options *o)
         ij_budget(k, begun && time ? NULL : o->budget, data.count, &team);
         for (size_t i = 0; i < seeds; i++) {
             ij_side *run = &side[runs + i];
-            const size_t seed = run->c.seed;
-            run->c = k->c, run->c.seed = seed, run->flops = k->flops, run->images = k->images;
+            run->c = k->c, run->c.seed += i, run->flops = k->flops, run->images = k->images;
             if (!run->resume) continue;
             ij_file file;
-            ij_path(path, run->folder, "latest.safetensors");
-            ij_resume_config(&file, &run->c, path, 1);
+            ij_resume_config(&file, &run->c, ij_path(path, run->folder, "latest.safetensors"), 1);
             const char *step = ij_file_meta(&file, "step");
             run->done = ij_scores_read(&run->s, run->folder) > 0 && step && strtoul(step, NULL, 10) == ij_steps(&run->c) &&
                         (runs || run->s.score[0][IJ_RANDOM][0] >= 0) && (runs || i || run->s.score[0][IJ_PIXELS][0] >= 0);
@@ -8311,8 +8203,7 @@ static int ij_compare(ij_options *o)
         if (ij_interrupted) return 130;
     }
     ij_must(ij_make_folder(o->out, &why), &why);
-    ij_path(path, o->out, "compare.txt");
-    if (!there) f = ij_open_or_die(path, "w"), fputs(made, f), ij_close_or_die(f, path);
+    if (!there) f = ij_open_or_die(ij_path(path, o->out, "compare.txt"), "w"), fputs(made, f), ij_close_or_die(f, path);
     for (size_t i = 0; i < runs; i++) {
         ij_side *k = &side[i];
         ij_options run = *o;
@@ -8366,37 +8257,18 @@ static void ij_check_machine(void)
 #endif
 }
 
-static int ij_main(int argc, char **argv)
+int main(int argc, char **argv)
 {
     ij_options o;
-    ij_parse(&o, argc, argv);
+    ij_check_machine();
+    ij_slashes(argc, argv);
+    ij_command_run *const run = ij_parse(&o, argc, argv);
     signal(SIGINT, ij_on_signal);
 #ifdef SIGTERM
     signal(SIGTERM, ij_on_signal);
 #endif
-    int code = 0;
-    switch (ij_command_bit(o.command)) {
-    case IJ_TRAINS: code = ij_train(&o); break;
-    case IJ_PROBES: code = ij_probe(&o); break;
-    case IJ_FEATURES: code = ij_features_command(&o); break;
-    case IJ_REPORTS: code = ij_report_command(&o); break;
-    case IJ_SHOWS: case IJ_PREDICTS: code = ij_show_command(&o); break;
-    case IJ_COMPARES: case IJ_ABLATES: code = ij_compare(&o); break;
-    case IJ_EXPORTS: code = ij_export_command(&o); break;
-    case IJ_MASKS: code = ij_masks_command(&o); break;
-    case IJ_RENDERS: code = ij_render(&o); break;
-    case IJ_INFOS: code = ij_info(&o); break;
-    case IJ_BENCHES: code = ij_bench(&o); break;
-    default: code = ij_check_command();
-    }
+    const int code = run(&o);
     if (fflush(stdout) || ferror(stdout)) ij_die(1, "standard output cannot be written");
     return code;
-}
-
-int main(int argc, char **argv)
-{
-    ij_check_machine();
-    ij_slashes(argc, argv);
-    return ij_main(argc, argv);
 }
 #endif
