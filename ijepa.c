@@ -1175,7 +1175,7 @@ static size_t ij_block_list(const ij_masks *m, const ij_lists *to, size_t list, 
     return to->length[list] = n;
 }
 
-/* The targets that a context must not show. */
+/* How many of its targets a context must not show. */
 static size_t ij_removed(const ij_config *c) { return c->allow_overlap || c->objective == IJ_JOINT ? 0 : c->num_pred_masks; }
 
 static void ij_lists_cut(ij_lists *l)                   /* to the shortest, keeping the lowest indices */
