@@ -1910,85 +1910,165 @@ ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *mask
 
 /* ============================================= Part II, the tools ================================================ */
 
-/* ---- settings ----------------------------------------------------------------------------------------------------
- * One table of names serves the command line, config files, the reference's YAML, checkpoints and help.             */
+/* ---- settings ----------------------------------------------------------------------------------
+ * One table of names serves checkpoints, config files, the command line and its help. The program
+ * adds the options of its commands as rows of the same form (see ij_option).                     */
 
-ij_config ij_config_default(void)
-{
-    const ij_config c = {
-        .batch_size = 64, .accumulate = 1, .crop_size = { 32, 32 }, .crop_scale = { 0.4, 1.0 }, .use_horizontal_flip = 1,
-        .mean = { 0.485, 0.456, 0.406 }, .std = { 0.229, 0.224, 0.225 }, .patch_size = 4, .mask_mode = IJ_MASK_PAPER,
-        .enc_mask_scale = { 0.85, 1.0 }, .pred_mask_scale = { 0.15, 0.2 }, .aspect_ratio = { 0.75, 1.5 },
-        .num_enc_masks = 1, .num_pred_masks = 4, .min_keep = 4, .allow_overlap = 0, .embed_dim = 128, .depth = 4,
-        .num_heads = 4, .mlp_ratio = 4, .pred_emb_dim = 64, .pred_depth = 2, .init_std = 0, .patch_init_std = 0.14,
-        .loss = IJ_LOSS_SMOOTH_L1, .epochs = 10, .warmup = 1, .steps = 0, .ipe = 100, .ipe_scale = 1, .start_lr = 1e-4,
-        .lr = 1e-3, .final_lr = 1e-6, .weight_decay = 0.04, .final_weight_decay = 0.4, .ema = { 0.99, 1.0 },
-        .beta = { 0.9, 0.999 }, .eps = 1e-8, .clip_grad = 0, .seed = 0,
-    };
-    return c;
-}
+enum { IJ_SET_SIZE, IJ_SET_SIDES, IJ_SET_REAL, IJ_SET_PAIR, IJ_SET_RANGE, IJ_SET_TRIPLE, IJ_SET_BOOL,
+       IJ_SET_CHOICE, IJ_SET_TEXT, IJ_SET_FLAG, IJ_SET_MODEL };        /* the last three: options */
+static const size_t ij_values[] = { 1, 2, 1, 2, 2, 3, 1, 1 };         /* numbers of each kind */
 
-enum { IJ_SET_SIZE, IJ_SET_SIDES, IJ_SET_REAL, IJ_SET_PAIR, IJ_SET_RANGE, IJ_SET_TRIPLE, IJ_SET_BOOL, IJ_SET_CHOICE };
-static const struct { const char *name; int kind; size_t offset; double low, high; const char *choice[4], *help; } ij_setting[] = {
-#define IJ_AT(field, low, high) offsetof(ij_config, field), low, high, { NULL, NULL }
-    { "batch_size", IJ_SET_SIZE, IJ_AT(batch_size, 1, 1 << 20), "images of one forward pass" },
-    { "accumulate", IJ_SET_SIZE, IJ_AT(accumulate, 1, 1 << 20), "forward passes of one update" },
-    { "crop_size", IJ_SET_SIDES, IJ_AT(crop_size, 1, 1 << 20), "side of the training image, or HEIGHT,WIDTH" },
-    { "crop_scale", IJ_SET_RANGE, IJ_AT(crop_scale, 1e-6, 1), "area of the random-resized crop" },
-    { "use_horizontal_flip", IJ_SET_BOOL, IJ_AT(use_horizontal_flip, 0, 1), "mirror every second image" },
-    { "color_jitter", IJ_SET_REAL, IJ_AT(color_jitter, 0, 1), "strength of random brightness, contrast, saturation and hue" },
-    { "gray", IJ_SET_REAL, IJ_AT(gray, 0, 1), "share of images without colour" },
-    { "mean", IJ_SET_TRIPLE, IJ_AT(mean, -1e6, 1e6), "of red, green, blue in 0..1" },
-    { "std", IJ_SET_TRIPLE, IJ_AT(std, 1e-6, 1e6), "of red, green, blue" },
-    { "patch_size", IJ_SET_SIZE, IJ_AT(patch_size, 1, 1 << 20), "side of a patch" },
-    { "mask_mode", IJ_SET_CHOICE, offsetof(ij_config, mask_mode), 0, 3, { "reference", "paper", "random", "rasterized" }, "blocks by either sampler; patches anywhere; quadrants" },
-    { "enc_mask_scale", IJ_SET_RANGE, IJ_AT(enc_mask_scale, 1e-6, 1), "context block, share of the patches" },
-    { "pred_mask_scale", IJ_SET_RANGE, IJ_AT(pred_mask_scale, 1e-6, 1), "target block, share of the patches" },
-    { "aspect_ratio", IJ_SET_RANGE, IJ_AT(aspect_ratio, 1e-3, 1e3), "height / width of a target block" },
-    { "num_enc_masks", IJ_SET_SIZE, IJ_AT(num_enc_masks, 1, 1024), "context blocks per image" },
-    { "num_pred_masks", IJ_SET_SIZE, IJ_AT(num_pred_masks, 1, 1024), "target blocks per image" },
-    { "min_keep", IJ_SET_SIZE, IJ_AT(min_keep, 0, 1 << 20), "a block must have more patches than this" },
-    { "allow_overlap", IJ_SET_BOOL, IJ_AT(allow_overlap, 0, 1), "leave the targets in the context" },
-    { "mask_target_input", IJ_SET_BOOL, IJ_AT(mask_target_input, 0, 1), "the target encoder sees each target block alone (Table 11)" },
-    { "embed_dim", IJ_SET_SIZE, IJ_AT(embed_dim, 4, 1 << 20), "width of the encoder" },
-    { "depth", IJ_SET_SIZE, IJ_AT(depth, 1, 1 << 20), "blocks of the encoder" },
-    { "num_heads", IJ_SET_SIZE, IJ_AT(num_heads, 1, 1 << 20), "heads of encoder and predictor" },
-    { "mlp_ratio", IJ_SET_REAL, IJ_AT(mlp_ratio, 1.0 / 64, 64), "hidden width / width of the encoder's MLP" },
-    { "pred_emb_dim", IJ_SET_SIZE, IJ_AT(pred_emb_dim, 4, 1 << 20), "width of the predictor" },
-    { "pred_depth", IJ_SET_SIZE, IJ_AT(pred_depth, 0, 1 << 20), "blocks of the predictor" },
-    { "init_std", IJ_SET_REAL, IJ_AT(init_std, 0, 10), "of first weights; 0: Xavier-uniform; reference 0.02" },
-    { "patch_init_std", IJ_SET_REAL, IJ_AT(patch_init_std, 0, 10), "of the patch embedding; reference 0.02" },
-    { "average_top_k_layers", IJ_SET_SIZE, IJ_AT(average_top_k_layers, 0, 1 << 20), "targets: mean of the last so many layers (depth + 1: all); 0: final norm" },
-    { "vicreg", IJ_SET_REAL, IJ_AT(vicreg, 0, 1e3), "weight of the variance and covariance of the contexts' means; 0: none" },
-    { "objective", IJ_SET_CHOICE, offsetof(ij_config, objective), 0, 2, { "jepa", "generative", "joint" }, "predict the target encoder's tokens, pixels, or another view's mean" },
-    { "loss", IJ_SET_CHOICE, offsetof(ij_config, loss), 0, 1, { "smooth_l1", "l2" }, "the code's or the paper's" },
-    { "epochs", IJ_SET_REAL, IJ_AT(epochs, 0, 1e9), "length of the run" },
-    { "warmup", IJ_SET_REAL, IJ_AT(warmup, 0, 1e9), "epochs of rising learning rate" },
-    { "steps", IJ_SET_SIZE, IJ_AT(steps, 0, 9e15), "length in updates instead; 0: by epochs" },
-    { "ipe", IJ_SET_SIZE, IJ_AT(ipe, 1, 9e15), "updates per epoch; train sets it from the data" },
-    { "ipe_scale", IJ_SET_REAL, IJ_AT(ipe_scale, 1e-3, 1e3), "stretches the schedules" },
-    { "start_lr", IJ_SET_REAL, IJ_AT(start_lr, 0, 1e3), "learning rate at the start" },
-    { "lr", IJ_SET_REAL, IJ_AT(lr, 0, 1e3), "after warm-up" },
-    { "final_lr", IJ_SET_REAL, IJ_AT(final_lr, 0, 1e3), "at the end" },
-    { "weight_decay", IJ_SET_REAL, IJ_AT(weight_decay, 0, 1e3), "at the start" },
-    { "final_weight_decay", IJ_SET_REAL, IJ_AT(final_weight_decay, 0, 1e3), "at the end" },
-    { "ema", IJ_SET_PAIR, IJ_AT(ema, 0, 1), "momentum of the target encoder" },
-    { "betas", IJ_SET_PAIR, IJ_AT(beta, 0, 0.999999999), "of AdamW" },
-    { "eps", IJ_SET_REAL, IJ_AT(eps, 1e-30, 1), "of AdamW" },
-    { "clip_grad", IJ_SET_REAL, IJ_AT(clip_grad, 0, 1e9), "largest gradient norm; 0: none" },
-    { "seed", IJ_SET_SIZE, IJ_AT(seed, 0, 9e15), "of weights, masks, order and crops" },
+typedef struct {
+    const char *name;
+    int kind;
+    size_t place;               /* in ij_config, or in the program's ij_options, which begin with one */
+    double low, high;
+    const char *choice[4];
+    const char *commands;       /* that take it; no command's name is a part of another's */
+    double start[3];            /* the default */
+    const char *help;
+} ij_named;
+
+#define IJ_ANY "train masks bench show"
+#define IJ_AT(field, low, high) offsetof(ij_config, field), low, high, { NULL, NULL }, IJ_ANY
+static const ij_named ij_setting[] = {
+    { "batch_size", IJ_SET_SIZE, IJ_AT(batch_size, 1, 1 << 20), { 64 },
+      "images of one forward pass" },
+    { "accumulate", IJ_SET_SIZE, IJ_AT(accumulate, 1, 1 << 20), { 1 },
+      "forward passes of one update" },
+    { "crop_size", IJ_SET_SIDES, offsetof(ij_config, crop_size), 1, 1 << 20, { NULL, NULL },
+      IJ_ANY " render", { 32, 32 },
+      "side of the training image, or HEIGHT,WIDTH" },
+    { "crop_scale", IJ_SET_RANGE, IJ_AT(crop_scale, 1e-6, 1), { 0.4, 1 },
+      "area of the random-resized crop" },
+    { "use_horizontal_flip", IJ_SET_BOOL, IJ_AT(use_horizontal_flip, 0, 1), { 1 },
+      "mirror every second image" },
+    { "color_jitter", IJ_SET_REAL, IJ_AT(color_jitter, 0, 1), { 0 },
+      "strength of random brightness, contrast, saturation and hue" },
+    { "gray", IJ_SET_REAL, IJ_AT(gray, 0, 1), { 0 },
+      "share of images without colour" },
+    { "mean", IJ_SET_TRIPLE, IJ_AT(mean, -1e6, 1e6), { 0.485, 0.456, 0.406 },
+      "of red, green, blue in 0..1" },
+    { "std", IJ_SET_TRIPLE, IJ_AT(std, 1e-6, 1e6), { 0.229, 0.224, 0.225 },
+      "of red, green, blue" },
+    { "patch_size", IJ_SET_SIZE, IJ_AT(patch_size, 1, 1 << 20), { 4 },
+      "side of a patch" },
+    { "mask_mode", IJ_SET_CHOICE, offsetof(ij_config, mask_mode), 0, 3,
+      { "reference", "paper", "random", "rasterized" }, IJ_ANY, { IJ_MASK_PAPER },
+      "blocks by either sampler; patches anywhere; quadrants" },
+    { "enc_mask_scale", IJ_SET_RANGE, IJ_AT(enc_mask_scale, 1e-6, 1), { 0.85, 1 },
+      "context block, share of the patches" },
+    { "pred_mask_scale", IJ_SET_RANGE, IJ_AT(pred_mask_scale, 1e-6, 1), { 0.15, 0.2 },
+      "target block, share of the patches" },
+    { "aspect_ratio", IJ_SET_RANGE, IJ_AT(aspect_ratio, 1e-3, 1e3), { 0.75, 1.5 },
+      "height / width of a target block" },
+    { "num_enc_masks", IJ_SET_SIZE, IJ_AT(num_enc_masks, 1, 1024), { 1 },
+      "context blocks per image" },
+    { "num_pred_masks", IJ_SET_SIZE, IJ_AT(num_pred_masks, 1, 1024), { 4 },
+      "target blocks per image" },
+    { "min_keep", IJ_SET_SIZE, IJ_AT(min_keep, 0, 1 << 20), { 4 },
+      "a block must have more patches than this" },
+    { "allow_overlap", IJ_SET_BOOL, IJ_AT(allow_overlap, 0, 1), { 0 },
+      "leave the targets in the context" },
+    { "embed_dim", IJ_SET_SIZE, IJ_AT(embed_dim, 4, 1 << 20), { 128 },
+      "width of the encoder" },
+    { "depth", IJ_SET_SIZE, IJ_AT(depth, 1, 1 << 20), { 4 },
+      "blocks of the encoder" },
+    { "num_heads", IJ_SET_SIZE, IJ_AT(num_heads, 1, 1 << 20), { 4 },
+      "heads of encoder and predictor" },
+    { "mlp_ratio", IJ_SET_REAL, IJ_AT(mlp_ratio, 1.0 / 64, 64), { 4 },
+      "hidden width / width of the encoder's MLP" },
+    { "pred_emb_dim", IJ_SET_SIZE, IJ_AT(pred_emb_dim, 4, 1 << 20), { 64 },
+      "width of the predictor" },
+    { "pred_depth", IJ_SET_SIZE, IJ_AT(pred_depth, 0, 1 << 20), { 2 },
+      "blocks of the predictor" },
+    { "init_std", IJ_SET_REAL, IJ_AT(init_std, 0, 10), { 0 },
+      "of first weights; 0: Xavier-uniform; reference 0.02" },
+    { "patch_init_std", IJ_SET_REAL, IJ_AT(patch_init_std, 0, 10), { 0.14 },
+      "of the patch embedding; reference 0.02" },
+    { "average_top_k_layers", IJ_SET_SIZE, IJ_AT(average_top_k_layers, 0, 1 << 20), { 0 },
+      "targets: mean of the last so many layers (depth + 1: all); 0: final norm" },
+    { "vicreg", IJ_SET_REAL, IJ_AT(vicreg, 0, 1e3), { 0 },
+      "weight of the variance and covariance of the contexts' means; 0: none" },
+    { "objective", IJ_SET_CHOICE, offsetof(ij_config, objective), 0, 2,
+      { "jepa", "generative", "joint" }, IJ_ANY, { IJ_JEPA },
+      "predict the target encoder's tokens, pixels, or another view's mean" },
+    { "loss", IJ_SET_CHOICE, offsetof(ij_config, loss), 0, 1,
+      { "smooth_l1", "l2" }, IJ_ANY, { IJ_LOSS_SMOOTH_L1 },
+      "the code's or the paper's" },
+    { "epochs", IJ_SET_REAL, IJ_AT(epochs, 0, 1e9), { 10 },
+      "length of the run" },
+    { "warmup", IJ_SET_REAL, IJ_AT(warmup, 0, 1e9), { 1 },
+      "epochs of rising learning rate" },
+    { "steps", IJ_SET_SIZE, IJ_AT(steps, 0, 9e15), { 0 },
+      "length in updates instead; 0: by epochs" },
+    { "ipe", IJ_SET_SIZE, IJ_AT(ipe, 1, 9e15), { 100 },
+      "updates per epoch; train sets it from the data" },
+    { "ipe_scale", IJ_SET_REAL, IJ_AT(ipe_scale, 1e-3, 1e3), { 1 },
+      "stretches the schedules" },
+    { "start_lr", IJ_SET_REAL, IJ_AT(start_lr, 0, 1e3), { 1e-4 },
+      "learning rate at the start" },
+    { "lr", IJ_SET_REAL, IJ_AT(lr, 0, 1e3), { 1e-3 },
+      "after warm-up" },
+    { "final_lr", IJ_SET_REAL, IJ_AT(final_lr, 0, 1e3), { 1e-6 },
+      "at the end" },
+    { "weight_decay", IJ_SET_REAL, IJ_AT(weight_decay, 0, 1e3), { 0.04 },
+      "at the start" },
+    { "final_weight_decay", IJ_SET_REAL, IJ_AT(final_weight_decay, 0, 1e3), { 0.4 },
+      "at the end" },
+    { "ema", IJ_SET_PAIR, IJ_AT(ema, 0, 1), { 0.99, 1 },
+      "momentum of the target encoder" },
+    { "betas", IJ_SET_PAIR, IJ_AT(beta, 0, 0.999999999), { 0.9, 0.999 },
+      "of AdamW" },
+    { "eps", IJ_SET_REAL, IJ_AT(eps, 1e-30, 1), { 1e-8 },
+      "of AdamW" },
+    { "clip_grad", IJ_SET_REAL, IJ_AT(clip_grad, 0, 1e9), { 0 },
+      "largest gradient norm; 0: none" },
+    { "seed", IJ_SET_SIZE, offsetof(ij_config, seed), 0, 9e15, { NULL, NULL },
+      IJ_ANY " render", { 0 },
+      "of weights, masks, order and crops" },
 #undef IJ_AT
 };
 enum { IJ_SETTINGS = sizeof ij_setting / sizeof *ij_setting };
 
-static const struct { const char *name; size_t embed_dim, depth, num_heads; double mlp_ratio; } ij_size_name[] = {
+static const struct {
+    const char *name;
+    size_t embed_dim, depth, num_heads;
+    double mlp_ratio;
+} ij_size_name[] = {
     { "vit_tiny", 192, 12, 3, 4 }, { "vit_small", 384, 12, 6, 4 }, { "vit_base", 768, 12, 12, 4 },
-    { "vit_large", 1024, 24, 16, 4 }, { "vit_huge", 1280, 32, 16, 4 }, { "vit_giant", 1408, 40, 16, 48.0 / 11 },
+    { "vit_large", 1024, 24, 16, 4 }, { "vit_huge", 1280, 32, 16, 4 },
+    { "vit_giant", 1408, 40, 16, 48.0 / 11 },
 };
 
-size_t ij_config_settings(void) { return IJ_SETTINGS; }
 const char *ij_config_name(size_t i) { return i < IJ_SETTINGS ? ij_setting[i].name : NULL; }
-const char *ij_config_help(size_t i) { return i < IJ_SETTINGS ? ij_setting[i].help : NULL; }
+
+/* The numbers of a row, from where they are kept, and there. */
+static void ij_named_get(double x[3], const ij_named *row, const void *base)
+{
+    const void *at = (const char *)base + row->place;
+    for (size_t k = 0; k < ij_values[row->kind]; k++)
+        if (row->kind <= IJ_SET_SIDES) x[k] = (double)((const size_t *)at)[k];
+        else if (row->kind >= IJ_SET_BOOL) x[k] = *(const int *)at;
+        else x[k] = ((const double *)at)[k];
+}
+
+static void ij_named_put(const ij_named *row, void *base, const double x[3])
+{
+    void *at = (char *)base + row->place;
+    for (size_t k = 0; k < ij_values[row->kind]; k++)
+        if (row->kind <= IJ_SET_SIDES) ((size_t *)at)[k] = (size_t)x[k];
+        else if (row->kind >= IJ_SET_BOOL) *(int *)at = (int)x[k];
+        else ((double *)at)[k] = x[k];
+}
+
+ij_config ij_config_default(void)
+{
+    ij_config c;
+    memset(&c, 0, sizeof c);
+    for (size_t i = 0; i < IJ_SETTINGS; i++) ij_named_put(&ij_setting[i], &c, ij_setting[i].start);
+    return c;
+}
 
 /* The shortest decimal that reads back as the same double. */
 static int ij_print_real(char *to, size_t size, double x)
@@ -2002,29 +2082,31 @@ static int ij_print_real(char *to, size_t size, double x)
     return n;
 }
 
+static void ij_named_text(char text[IJ_TEXT], const ij_named *row, const void *base)
+{
+    double x[3];
+    size_t count = ij_values[row->kind];
+    ij_named_get(x, row, base);
+    if (row->kind == IJ_SET_BOOL) snprintf(text, IJ_TEXT, "%s", x[0] > 0 ? "true" : "false");
+    if (row->kind == IJ_SET_CHOICE) snprintf(text, IJ_TEXT, "%s", row->choice[(int)x[0]]);
+    if (row->kind >= IJ_SET_BOOL) return;
+    if (row->kind == IJ_SET_SIDES && !(x[0] < x[1]) && !(x[0] > x[1])) count = 1;
+    for (size_t k = 0, n = 0; k < count; k++) {
+        if (k) text[n++] = ',';
+        if (row->kind <= IJ_SET_SIDES) n += (size_t)snprintf(text + n, IJ_TEXT - n, "%.0f", x[k]);
+        else n += (size_t)ij_print_real(text + n, IJ_TEXT - n, x[k]);
+    }
+}
+
 void ij_config_text(char text[IJ_TEXT], const ij_config *c, size_t i)
 {
-    const char *at = (const char *)c + ij_setting[i].offset;
-    const size_t *size = (const size_t *)(const void *)at;
-    const double *x = (const double *)(const void *)at;
-    const int *flag = (const int *)(const void *)at;
-    const int kind = ij_setting[i].kind, reals = kind == IJ_SET_REAL ? 1 : kind == IJ_SET_TRIPLE ? 3 : 2;
-    if (kind == IJ_SET_SIZE || (kind == IJ_SET_SIDES && size[0] == size[1]))
-        snprintf(text, IJ_TEXT, "%zu", size[0]);
-    else if (kind == IJ_SET_SIDES) snprintf(text, IJ_TEXT, "%zu,%zu", size[0], size[1]);
-    else if (kind == IJ_SET_BOOL) snprintf(text, IJ_TEXT, "%s", *flag ? "true" : "false");
-    else if (kind == IJ_SET_CHOICE) snprintf(text, IJ_TEXT, "%s", ij_setting[i].choice[*flag]);
-    else
-        for (int k = 0, n = 0; k < reals; k++) {
-            if (k) text[n++] = ',';
-            n += ij_print_real(text + n, IJ_TEXT - (size_t)n, x[k]);
-        }
+    ij_named_text(text, &ij_setting[i], c);
 }
 
 /* Reads up to three numbers separated by commas; the count, or 0 if anything else is there. */
-static int ij_scan_reals(double x[3], const char *text)
+static size_t ij_scan_reals(double x[3], const char *text)
 {
-    int count = 0;
+    size_t count = 0;
     while (count < 3) {
         char *end;
         x[count] = strtod(text, &end);
@@ -2053,65 +2135,88 @@ static size_t ij_distance(const char *a, const char *b)        /* edits from one
     return row[n];
 }
 
+/* Of two names the one nearer to what was asked for; the first of equals. */
+static const char *ij_nearer(const char *best, const char *other, const char *asked)
+{
+    return ij_distance(asked, other) < ij_distance(asked, best) ? other : best;
+}
+
+static int ij_whole(double x) { return x >= 0 && x <= 9e15 && x <= (double)SIZE_MAX && !(floor(x) < x); }
+
+/* Reads the text of a row's value and keeps it, or says what was expected. */
+static ij_status ij_named_set(const ij_named *row, void *base, const char *value, ij_error *why)
+{
+    static const char *const expected[] = {
+        "a whole number", "one or two whole numbers", "a number", "two numbers a,b",
+        "two numbers a,b", "three numbers a,b,c", "true or false" };
+    double x[3] = { 0, 0, 0 };
+    size_t count = ij_scan_reals(x, value), chosen = 0;
+    char choices[IJ_TEXT] = "";
+    if (row->kind == IJ_SET_TEXT) {
+        *(const char **)(void *)((char *)base + row->place) = value;
+        return IJ_OK;
+    }
+    if (row->kind == IJ_SET_SIDES && count == 1) x[count++] = x[0];
+    if (row->kind <= IJ_SET_SIDES && (!ij_whole(x[0]) || !ij_whole(x[1]))) count = 0;
+    if (row->kind == IJ_SET_BOOL) {
+        const int yes = !strcmp(value, "true") || !strcmp(value, "1");
+        count = yes || !strcmp(value, "false") || !strcmp(value, "0");
+        x[0] = yes;
+    }
+    for (; row->kind == IJ_SET_CHOICE && chosen <= (size_t)row->high; chosen++) {
+        const size_t used = strlen(choices);
+        if (!chosen) count = 0;
+        if (!strcmp(value, row->choice[chosen])) {
+            x[0] = (double)chosen;
+            count = 1;
+        }
+        snprintf(choices + used, sizeof choices - used, "%s%s", used ? " or " : "", row->choice[chosen]);
+    }
+    if (count != ij_values[row->kind])
+        return ij_fail(why, IJ_EARG, "%s is \"%.60s\", expected %s", row->name, value,
+                       *choices ? choices : expected[row->kind]);
+    ij_named_put(row, base, x);
+    return IJ_OK;
+}
+
+/* model_name: four settings at once. */
 static ij_status ij_config_set_model(ij_config *c, const char *value, ij_error *why)
 {
-    for (size_t i = 0; i < sizeof ij_size_name / sizeof *ij_size_name; i++)
-        if (!strcmp(value, ij_size_name[i].name)) {
-            c->embed_dim = ij_size_name[i].embed_dim, c->depth = ij_size_name[i].depth;
-            c->num_heads = ij_size_name[i].num_heads, c->mlp_ratio = ij_size_name[i].mlp_ratio;
-            return IJ_OK;
-        }
-    return ij_fail(why, IJ_EARG, "model_name is %s, expected vit_tiny, vit_small, vit_base, vit_large, vit_huge or "
-                   "vit_giant", value);
+    for (size_t i = 0; i < sizeof ij_size_name / sizeof *ij_size_name; i++) {
+        if (strcmp(value, ij_size_name[i].name)) continue;
+        c->embed_dim = ij_size_name[i].embed_dim;
+        c->depth = ij_size_name[i].depth;
+        c->num_heads = ij_size_name[i].num_heads;
+        c->mlp_ratio = ij_size_name[i].mlp_ratio;
+        return IJ_OK;
+    }
+    return ij_fail(why, IJ_EARG, "model_name is %s, expected vit_tiny, vit_small, vit_base, "
+                   "vit_large, vit_huge or vit_giant", value);
 }
 
 ij_status ij_config_set(ij_config *c, const char *name, const char *value, ij_error *why)
 {
-    double x[3] = { 0, 0, 0 };
-    size_t i = 0, near = 0;
+    const char *near = ij_setting[0].name;
     if (!strcmp(name, "model_name")) return ij_config_set_model(c, value, why);
-    for (i = 0; i < IJ_SETTINGS && strcmp(name, ij_setting[i].name); i++)
-        if (ij_distance(name, ij_setting[i].name) < ij_distance(name, ij_setting[near].name)) near = i;
-    if (i == IJ_SETTINGS)
-        return ij_fail(why, IJ_EARG, "no setting is called %.60s; the nearest is %s", name, ij_setting[near].name);
-    char *at = (char *)c + ij_setting[i].offset;
-    size_t *size = (size_t *)(void *)at;
-    const int kind = ij_setting[i].kind, count = ij_scan_reals(x, value), two = kind == IJ_SET_PAIR || kind == IJ_SET_RANGE;
-    const int yes = !strcmp(value, "true") || !strcmp(value, "1"), no = !strcmp(value, "false") || !strcmp(value, "0");
-    const int whole = x[0] >= 0 && x[0] <= 9e15 && !(floor(x[0]) < x[0]) && x[0] <= (double)SIZE_MAX;
-    int chosen = 0;
-    while (kind == IJ_SET_CHOICE && chosen <= ij_setting[i].high && strcmp(value, ij_setting[i].choice[chosen])) chosen++;
-    if (kind == IJ_SET_SIZE && count == 1 && whole) *size = (size_t)x[0];
-    else if (kind == IJ_SET_SIDES && (count == 1 || count == 2) && whole && x[1] >= 0 && x[1] <= 1e9 &&
-             !(floor(x[1]) < x[1])) size[0] = (size_t)x[0], size[1] = (size_t)x[count - 1];
-    else if (kind == IJ_SET_BOOL && (yes || no)) *(int *)(void *)at = yes;
-    else if (kind == IJ_SET_CHOICE && chosen <= ij_setting[i].high) *(int *)(void *)at = chosen;
-    else if ((kind == IJ_SET_REAL && count == 1) || (two && count == 2) || (kind == IJ_SET_TRIPLE && count == 3))
-        memcpy(at, x, (size_t)count * sizeof *x);
-    else {
-        static const char *const expected[] = { "a whole number", "one or two whole numbers", "a number", "two numbers a,b",
-                                                "two numbers a,b", "three numbers a,b,c", "true or false" };
-        if (kind == IJ_SET_CHOICE)
-            return ij_fail(why, IJ_EARG, "%s is \"%.60s\", expected %s or %s%s%s%s%s", name, value, ij_setting[i].choice[0], ij_setting[i].choice[1],
-                           ij_setting[i].high > 1 ? " or " : "", ij_setting[i].high > 1 ? ij_setting[i].choice[2] : "",
-                           ij_setting[i].high > 2 ? " or " : "", ij_setting[i].high > 2 ? ij_setting[i].choice[3] : "");
-        return ij_fail(why, IJ_EARG, "%s is \"%.60s\", expected %s", name, value, expected[kind]);
+    for (size_t i = 0; i < IJ_SETTINGS; i++) {
+        if (!strcmp(name, ij_setting[i].name)) return ij_named_set(&ij_setting[i], c, value, why);
+        near = ij_nearer(near, ij_setting[i].name, name);
     }
-    return IJ_OK;
+    return ij_fail(why, IJ_EARG, "no setting is called %.60s; the nearest is %s", name, near);
 }
 
 ij_status ij_config_check(const ij_config *c, ij_error *why)
 {
-    static const int values[] = { 1, 2, 1, 2, 2, 3, 1, 1 };     /* of each kind */
-    for (size_t i = 0; i < IJ_SETTINGS; i++)
-        for (int k = 0; k < values[ij_setting[i].kind]; k++) {
-            const int kind = ij_setting[i].kind, whole = kind == IJ_SET_SIZE || kind == IJ_SET_SIDES;
-            const void *at = (const char *)c + ij_setting[i].offset;
-            const double x = whole ? (double)((const size_t *)at)[k] : kind >= IJ_SET_BOOL ? *(const int *)at : ((const double *)at)[k];
-            const double low = kind == IJ_SET_RANGE && k ? ((const double *)at)[0] : ij_setting[i].low, high = ij_setting[i].high;
-            if (!(x >= low && x <= high))               /* NaN fails too */
-                return ij_fail(why, IJ_EARG, "%s is %g, expected %g..%g", ij_setting[i].name, x, low, high);
+    for (size_t i = 0; i < IJ_SETTINGS; i++) {
+        const ij_named *row = &ij_setting[i];
+        double x[3];
+        ij_named_get(x, row, c);
+        for (size_t k = 0; k < ij_values[row->kind]; k++) {
+            const double low = row->kind == IJ_SET_RANGE && k ? x[0] : row->low;
+            if (!(x[k] >= low && x[k] <= row->high))     /* NaN fails too */
+                return ij_fail(why, IJ_EARG, "%s is %g, expected %g..%g", row->name, x[k], low, row->high);
         }
+    }
     const size_t width[2] = { c->embed_dim, c->pred_emb_dim };
     for (int i = 0; i < 2; i++)
         if (width[i] % 4 || width[i] % c->num_heads)
@@ -2119,78 +2224,50 @@ ij_status ij_config_check(const ij_config *c, ij_error *why)
                            i ? "pred_emb_dim" : "embed_dim", width[i], c->num_heads);
     if (c->patch_size > c->crop_size[0] || c->patch_size > c->crop_size[1])
         return ij_fail(why, IJ_EARG, "patch_size is %zu, expected at most the crop_size", c->patch_size);
-    if (!c->pred_depth && c->objective != IJ_JOINT) return ij_fail(why, IJ_EARG, "pred_depth is 0, expected 1 or more where patches are predicted");
+    if (!c->pred_depth && c->objective != IJ_JOINT)
+        return ij_fail(why, IJ_EARG, "pred_depth is 0, expected 1 or more where patches are predicted");
     const double patches = (double)ij_patches(c);
-    if (c->mask_target_input && c->objective != IJ_JEPA) return ij_fail(why, IJ_EARG, "mask_target_input is 1, expected 0 but for objective jepa");
     if (c->mask_mode > IJ_MASK_PAPER && c->num_enc_masks != 1)
-        return ij_fail(why, IJ_EARG, "num_enc_masks is %zu, expected 1 for masks without blocks", c->num_enc_masks);
-    if (c->mask_mode == IJ_MASK_RASTERIZED && (c->num_pred_masks != 3 || c->crop_size[0] / c->patch_size < 2 || c->crop_size[1] / c->patch_size < 2))
-        return ij_fail(why, IJ_EARG, "num_pred_masks is %zu, expected 3, and a grid of at least 2x2, for quadrants", c->num_pred_masks);
-    if (c->mask_mode == IJ_MASK_RANDOM && (patches * c->pred_mask_scale[0] < 1 || (double)c->num_pred_masks * floor(patches * c->pred_mask_scale[1]) >= patches))
-        return ij_fail(why, IJ_EARG, "pred_mask_scale is %g,%g, expected %zu random targets of at least one of %g patches, and some left",
-                       c->pred_mask_scale[0], c->pred_mask_scale[1], c->num_pred_masks, patches);
-    return ij_hidden(c) ? IJ_OK : ij_fail(why, IJ_EARG, "embed_dim * mlp_ratio is %g, expected at least 1",
-                                          (double)c->embed_dim * c->mlp_ratio);
+        return ij_fail(why, IJ_EARG, "num_enc_masks is %zu, expected 1 for masks without blocks",
+                       c->num_enc_masks);
+    if (c->mask_mode == IJ_MASK_RASTERIZED && (c->num_pred_masks != 3 || ij_gh(c) < 2 || ij_gw(c) < 2))
+        return ij_fail(why, IJ_EARG, "num_pred_masks is %zu, expected 3, and a grid of at least 2x2, "
+                       "for quadrants", c->num_pred_masks);
+    const double each = floor(patches * c->pred_mask_scale[1]);
+    if (c->mask_mode == IJ_MASK_RANDOM &&
+        (patches * c->pred_mask_scale[0] < 1 || (double)c->num_pred_masks * each >= patches))
+        return ij_fail(why, IJ_EARG, "pred_mask_scale is %g,%g, expected %zu random targets of at least "
+                       "one of %g patches, and some left", c->pred_mask_scale[0], c->pred_mask_scale[1],
+                       c->num_pred_masks, patches);
+    if (ij_hidden(c)) return IJ_OK;
+    return ij_fail(why, IJ_EARG, "embed_dim * mlp_ratio is %g, expected at least 1",
+                   (double)c->embed_dim * c->mlp_ratio);
 }
 
-/* Settings of the reference's YAML that mean nothing here. */
-static int ij_config_foreign(const char *name)
-{
-    static const char *const foreign[] = { "color_jitter_strength", "image_folder", "num_workers", "pin_mem", "root_path",
-        "use_color_distortion", "use_gaussian_blur", "folder", "write_tag", "copy_data", "load_checkpoint",
-        "read_checkpoint", "use_bfloat16" };
-    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
-        if (!strcmp(name, foreign[i])) return 1;
-    return 0;
-}
-
-/* Where a "- value" line of YAML goes on: the key's text so far. */
-typedef struct { char key[64], value[IJ_TEXT]; size_t line; } ij_pending;
-
-static ij_status ij_pending_set(ij_config *c, ij_pending *p, const char *path, ij_error *why)
-{
-    ij_error inner;
-    if (!p->key[0] || !p->value[0] || ij_config_foreign(p->key)) { p->key[0] = 0; return IJ_OK; }  /* a section, or foreign */
-    const ij_status s = ij_config_set(c, p->key, p->value, &inner);
-    if (s) return ij_fail(why, s, "%.200s: line %zu: %.250s", path, p->line, inner.text);
-    p->key[0] = 0;
-    return IJ_OK;
-}
-
-/* key = value, key: value, and YAML's lists ([a, b] or lines of "- a"); # starts a comment. */
+/* Lines of key = value; # begins a comment. */
 ij_status ij_config_read(ij_config *c, const char *path, ij_error *why)
 {
     char line[512];
-    ij_pending p = { "", "", 0 };
+    ij_error inner;
     ij_status s = IJ_OK;
     FILE *f = fopen(path, "r");
     if (!f) return ij_fail(why, IJ_EFILE, "%.200s: %s", path, strerror(errno));
     for (size_t n = 1; !s && fgets(line, sizeof line, f); n++) {
-        char *hash = strchr(line, '#'), *from = line + strspn(line, " \t\r\n");
-        if (hash) *hash = 0;
-        size_t end = strlen(from);
-        if (end == sizeof line - 1) { s = ij_fail(why, IJ_EDATA, "%.200s: line %zu: too long", path, n); break; }
-        while (end && strchr(" \t\r\n]", from[end - 1])) from[--end] = 0;
-        if (!*from) continue;
-        if (*from == '-' && (from[1] == ' ' || from[1] == '\t')) {
-            const size_t used = strlen(p.value);
-            snprintf(p.value + used, sizeof p.value - used, "%s%s", used ? "," : "", from + 1 + strspn(from + 1, " \t"));
-            continue;
-        }
-        s = ij_pending_set(c, &p, path, why);
-        char *mark = strpbrk(from, "=:");
-        if (!s && (!mark || mark == from || mark - from > 60))
-            s = ij_fail(why, IJ_EDATA, "%.200s: line %zu: \"%.40s\", expected key = value or key: value", path, n, from);
-        if (s) break;
-        p.line = n;
-        snprintf(p.value, sizeof p.value, "%s", mark + 1 + strspn(mark + 1, " \t[\"'"));
-        for (size_t k = strlen(p.value); k && strchr("\"'", p.value[k - 1]);) p.value[--k] = 0;
-        while (mark > from && strchr(" \t", mark[-1])) mark--;
-        *mark = 0;
-        snprintf(p.key, sizeof p.key, "%s", from);
+        char key[64], value[IJ_TEXT] = "";
+        int used = 0;
+        if (strlen(line) == sizeof line - 1)
+            s = ij_fail(why, IJ_EDATA, "%.200s: line %zu: too long", path, n);
+        line[strcspn(line, "#\r\n")] = 0;
+        if (s || !line[strspn(line, " \t")]) continue;
+        const int found = sscanf(line, " %63[^ \t=] = %127[^\n]%n", key, value, &used);
+        for (size_t end = strlen(value); found == 2 && strchr(" \t", value[end - 1]);) value[--end] = 0;
+        if (found != 2 || line[used])
+            s = ij_fail(why, IJ_EDATA, "%.200s: line %zu: \"%.40s\", expected key = value "
+                        "(the published settings are --preset paper)", path, n, line);
+        else if (ij_config_set(c, key, value, &inner))
+            s = ij_fail(why, IJ_EARG, "%.200s: line %zu: %.250s", path, n, inner.text);
     }
     if (!s && ferror(f)) s = ij_fail(why, IJ_EFILE, "%.200s: cannot be read", path);
-    if (!s) s = ij_pending_set(c, &p, path, why);
     fclose(f);
     return s;
 }
@@ -2593,11 +2670,7 @@ static void ij_flush_folder(const char *path)           /* so that the new name 
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
-#ifdef __linux__
-#include <sys/prctl.h>
-#endif
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <time.h>
 
 /* Large blocks on large pages where the system has them: fewer page faults, fewer misses in the address cache. */
@@ -2638,28 +2711,6 @@ static double ij_peak_mib(void)
 {
     struct rusage u;
     return getrusage(RUSAGE_SELF, &u) ? 0 : (double)u.ru_maxrss / 1024;
-}
-
-/* work(arg) in a process of its own, so that its memory goes back in the end; its exit status. An interrupt is passed on, as
- * SIGTERM: from a terminal it has come already, and a second SIGINT ends at once. */
-static int ij_apart(int (*work)(void *), void *arg, const volatile sig_atomic_t *interrupted)
-{
-    int status = 0, told = 0;
-    fflush(NULL);
-    const pid_t child = fork();
-    if (child < 0) return work(arg);
-    if (!child) {
-#ifdef __linux__
-        prctl(PR_SET_PDEATHSIG, SIGTERM);
-#endif
-        exit(work(arg));
-    }
-    while (!waitpid(child, &status, WNOHANG)) {
-        const struct timespec pause = { 0, 20000000 };
-        if (*interrupted && !told) told = 1, kill(child, SIGTERM);
-        nanosleep(&pause, NULL);
-    }
-    return WIFEXITED(status) ? WEXITSTATUS(status) : *interrupted ? 130 : 1;
 }
 
 static int ij_terminal(void) { return isatty(2) > 0; }
@@ -2755,7 +2806,6 @@ static void ij_flush_folder(const char *path) { (void)path; }
 #include <signal.h>
 #include <time.h>
 static void *ij_new(size_t size) { return malloc(size); }
-static int ij_apart(int (*work)(void *), void *arg, const volatile sig_atomic_t *interrupted) { (void)interrupted; return work(arg); }
 static double ij_seconds(void) { return (double)clock() / CLOCKS_PER_SEC; }
 static size_t ij_processors(void) { return 1; }
 static double ij_peak_mib(void) { return 0; }
@@ -2830,6 +2880,28 @@ static const char *ij_foreign_format(const unsigned char *b)
         if (!memcmp(b, known[i].bytes, known[i].n)) return known[i].name;
     return NULL;
 }
+
+/* TEMP */
+static FILE *ij_begin(char aside[IJ_PATH], const char *path, const char *mode, ij_error *why)
+{
+    FILE *f = NULL;
+    if (snprintf(aside, IJ_PATH, "%s.tmp", path) >= IJ_PATH) ij_fail(why, IJ_EARG, "%.200s...: the path is too long", path);
+    else if (!(f = fopen(aside, mode))) ij_fail(why, IJ_EFILE, "%.200s: %s", aside, strerror(errno));
+    return f;
+}
+static ij_status ij_commit(FILE *f, const char *aside, const char *path, ij_error *why)
+{
+    int bad = ferror(f) || fflush(f) || ij_flush_file(f), error = errno;
+    if (fclose(f) && !bad) bad = 1, error = errno;
+    if (!bad && ij_replace(aside, path)) bad = 1, error = errno;
+    if (bad) {
+        remove(aside);
+        return ij_fail(why, IJ_EFILE, "%.200s: cannot be written: %s", path, strerror(error));
+    }
+    ij_flush_folder(path);
+    return IJ_OK;
+}
+/* TEMP END */
 
 /* ---- image readers -----------------------------------------------------------------------------------------------
  * A path becomes a list of images, first of the training part and then of the test part. Only names, counts and labels
@@ -5482,242 +5554,223 @@ static ij_model ij_model_for(const ij_config *c, int weights)
 
 static const struct { const char *name, *help, *settings; } ij_preset[] = {
     { "scenes", "the built-in scenes, what `make run` trains",
-      "patch_size=8 embed_dim=64 depth=4 num_heads=4 pred_emb_dim=32 pred_depth=2 patch_init_std=0.2 crop_scale=1,1 batch_size=32 "
-      "pred_mask_scale=0.2,0.3 num_pred_masks=3 min_keep=1 epochs=30 warmup=2 lr=0.002 ema=0.98,1" },
+      "patch_size=8 embed_dim=64 depth=4 num_heads=4 pred_emb_dim=32 pred_depth=2 patch_init_std=0.2 "
+      "crop_scale=1,1 batch_size=32 pred_mask_scale=0.2,0.3 num_pred_masks=3 min_keep=1 "
+      "epochs=30 warmup=2 lr=0.002 ema=0.98,1" },
     { "cifar", "CIFAR-10 and the like: 32 pixels, an hour on two cores",
-      "embed_dim=128 depth=4 num_heads=4 pred_emb_dim=64 pred_depth=2 patch_init_std=0.14 average_top_k_layers=5 crop_scale=0.4,1 "
-      "vicreg=0.05 batch_size=16 epochs=20 warmup=1 lr=0.001 ema=0.9975,1" },
-    { "cifar-long", "the same with 2.7 million parameters, 300 epochs: days on two cores",
-      "embed_dim=192 depth=6 num_heads=3 pred_emb_dim=96 pred_depth=4 patch_init_std=0.14 average_top_k_layers=7 crop_scale=0.4,1 "
-      "vicreg=0.05 batch_size=16 epochs=300 warmup=5 lr=0.001 ema=0.9975,1" },
-    { "stl", "STL-10 and larger pictures: 96 pixels, patches of 8",
-      "crop_size=96 patch_size=8 embed_dim=192 depth=6 num_heads=3 pred_emb_dim=96 pred_depth=4 patch_init_std=0.07 "
-      "average_top_k_layers=7 crop_scale=0.3,1 batch_size=32 epochs=20 warmup=1 lr=0.001 ema=0.995,1" },
+      "embed_dim=128 depth=4 num_heads=4 pred_emb_dim=64 pred_depth=2 patch_init_std=0.14 "
+      "average_top_k_layers=5 crop_scale=0.4,1 vicreg=0.05 batch_size=16 "
+      "epochs=20 warmup=1 lr=0.001 ema=0.9975,1" },
     { "paper", "the published settings (ViT-H/14, in1k_vith14_ep300)",
-      "model_name=vit_huge crop_size=224 patch_size=14 crop_scale=0.3,1 use_horizontal_flip=false mask_mode=reference "
-      "min_keep=10 pred_emb_dim=384 pred_depth=12 init_std=0.02 patch_init_std=0.02 batch_size=128 epochs=300 warmup=40 "
-      "start_lr=0.0002 lr=0.001 final_lr=1e-6 weight_decay=0.04 final_weight_decay=0.4 ema=0.996,1" },
+      "model_name=vit_huge crop_size=224 patch_size=14 crop_scale=0.3,1 use_horizontal_flip=false "
+      "mask_mode=reference min_keep=10 pred_emb_dim=384 pred_depth=12 init_std=0.02 "
+      "patch_init_std=0.02 batch_size=128 epochs=300 warmup=40 start_lr=0.0002 lr=0.001 "
+      "final_lr=1e-6 weight_decay=0.04 final_weight_decay=0.4 ema=0.996,1" },
 };
 enum { IJ_PRESETS = sizeof ij_preset / sizeof *ij_preset };
 
-/* "NAME (what the paper has): key=value key=value; NAME: ..." The paper: linear on 1 % of ImageNet's labels; 14 fine-tuned on 1 %; 13 on 100 %. */
-static const struct { const char *name, *rows; } ij_ablation[] = {
-    { "objective", "jepa: objective=jepa; generative: objective=generative; joint: objective=joint crop_scale=0.4,1" },
-    { "masking", "multi-block (54.2):; rasterized (15.5): mask_mode=rasterized num_pred_masks=3; "
-                 "block (20.2): mask_mode=paper num_pred_masks=1 pred_mask_scale=0.6,0.6 enc_mask_scale=1,1; "
-                 "random (17.6): mask_mode=random num_pred_masks=1 pred_mask_scale=0.6,0.6" },
-    { "targets", "target encoder (66.9): objective=jepa; pixels (40.7): objective=generative" },
-    { "target_scale", "0.075 to 0.2 (19.2): pred_mask_scale=0.075,0.2; 0.1 to 0.2 (39.2): pred_mask_scale=0.1,0.2; 0.125 to 0.2 (42.4): pred_mask_scale=0.125,0.2; "
-                      "0.15 to 0.2 (54.2): pred_mask_scale=0.15,0.2; 0.2 to 0.25 (38.9): pred_mask_scale=0.2,0.25; 0.2 to 0.3 (33.6): pred_mask_scale=0.2,0.3" },
-    { "context_scale", "0.4 to 1 (31.2): enc_mask_scale=0.4,1; 0.65 to 1 (47.1): enc_mask_scale=0.65,1; 0.75 to 1 (49.3): enc_mask_scale=0.75,1; "
-                       "0.85 to 1 (54.2): enc_mask_scale=0.85,1" },
-    { "num_targets", "1 (9.0): num_pred_masks=1; 2 (22.0): num_pred_masks=2; 3 (48.5): num_pred_masks=3; 4 (54.2): num_pred_masks=4" },
-    { "target_masking", "output (67.3): mask_target_input=0; input (56.1): mask_target_input=1" },
-    { "pred_depth", "half (64.0): pred_depth=*0.5; as set (66.9):" },
-    { "weight_decay", "0.04 to 0.4 (77.8): weight_decay=0.04 final_weight_decay=0.4; 0.05 (76.4): weight_decay=0.05 final_weight_decay=0.05" },
-    { "pred_width", "as set (70.7):; twice (68.4): pred_emb_dim=*2" },
-};
-enum { IJ_ABLATIONS = sizeof ij_ablation / sizeof *ij_ablation };
-
 typedef struct {
-    const char *command, *what, *data, *test, *out, *model, *preset, *config, *hf, *encoder, *dump, *hole, *reference, *panels, *budget, *rows, *header;
-    size_t threads, images, patch, layer, probe_every, context_tokens, target_tokens, targets, repeat, seeds, baselines;
-    int json, resume, dry_run, tokens, last4, keep_going, full, profile, help, configured, picked, int8;
-    int bit;                    /* the command's, in the table below */
-    ij_config c;
+    ij_config c;                /* first: a row's place counts from here */
+    const char *command, *what, *data, *test, *out, *model, *preset, *config, *encoder, *hole,
+               *reference, *panels, *header;
+    size_t threads, images, patch, context_tokens, target_tokens, targets, repeat, keep_every;
+    int json, resume, dry_run, tokens, keep_going, help, int8;
+    int configured;             /* settings were given by name */
+    int picked;                 /* the preset was chosen by the images' size */
 } ij_options;
 typedef int ij_command_run(ij_options *o);
-static ij_command_run ij_train, ij_probe, ij_features_command, ij_export_command, ij_show_command, ij_report_command, ij_compare, ij_masks_command,
-                      ij_render, ij_info, ij_bench, ij_check_command;
+static ij_command_run ij_train, ij_probe, ij_features_command, ij_export_command, ij_show_command,
+                      ij_predict_command, ij_report_command, ij_masks_command, ij_render, ij_info, ij_bench;
 
-enum { IJ_TRAINS = 1, IJ_PROBES = 2, IJ_FEATURES = 4, IJ_MASKS = 8, IJ_RENDERS = 16, IJ_INFOS = 32, IJ_BENCHES = 64,
-       IJ_CHECKS = 128, IJ_EXPORTS = 256, IJ_SHOWS = 512, IJ_PREDICTS = 1024, IJ_REPORTS = 2048, IJ_COMPARES = 4096, IJ_ABLATES = 8192 };
-static const struct { const char *name; int bit; ij_command_run *run; const char *use, *help; } ij_command[] = {
-    { "train", IJ_TRAINS, ij_train, "train [--data PATH] --out DIR", "learn from images; writes DIR/latest.safetensors and DIR/log.csv" },
-    { "probe", IJ_PROBES, ij_probe, "probe --model FILE [--data PATH]", "k-NN and linear scores: trained, random encoder, raw pixels" },
-    { "features", IJ_FEATURES, ij_features_command, "features --model FILE --data PATH --out FILE.npy", "one vector per image, as .npy" },
-    { "export", IJ_EXPORTS, ij_export_command, "export --model FILE --hf DIR | --c NAME.h", "a folder that transformers' IJepaModel.from_pretrained loads; a C header" },
-    { "show", IJ_SHOWS, ij_show_command, "show [IMAGES] [--model FILE] [--out FILE.png]", "pictures of masks, features and predictions" },
-    { "predict", IJ_PREDICTS, ij_show_command, "predict IMAGE --model FILE [--hole X,Y,W,H]", "what it expects behind targets or a hole, in pixels" },
-    { "report", IJ_REPORTS, ij_report_command, "report DIR [--data PATH]", "DIR/report.html: scores, curves, pictures of a run" },
-    { "compare", IJ_COMPARES, ij_compare, "compare --out DIR [--data PATH] [--budget 10m]", "jepa, generative and joint, or --rows, trained alike and scored" },
-    { "ablate", IJ_ABLATES, ij_compare, "ablate NAME --out DIR [--data PATH] [--budget 10m]", "the rows of a table of the paper, trained alike and scored" },
-    { "masks", IJ_MASKS, ij_masks_command, "masks [--images N]", "draws context and target blocks, with their statistics" },
-    { "render", IJ_RENDERS, ij_render, "render --out DIR [--images N]", "writes the built-in scenes as PPM, with labels.csv" },
-    { "info", IJ_INFOS, ij_info, "info [FILE]", "settings and tensors of a file; without one, of this build" },
-    { "bench", IJ_BENCHES, ij_bench, "bench step|encode|matmul|data|scale", "time, GFLOP/s, share of peak, memory" },
-    { "check", IJ_CHECKS, ij_check_command, "check", "every gradient against finite differences" },
+static const struct { const char *name; ij_command_run *run; const char *use, *help; } ij_command[] = {
+    { "train", ij_train, "train [--data PATH] --out DIR",
+      "learn from images; writes DIR/latest.safetensors and DIR/log.csv" },
+    { "probe", ij_probe, "probe --model FILE [--data PATH]",
+      "k-NN and linear scores: trained, random encoder, raw pixels" },
+    { "features", ij_features_command, "features --model FILE --data PATH --out FILE.npy",
+      "one vector per image, as .npy" },
+    { "export", ij_export_command, "export --model FILE --c NAME.h",
+      "the encoder as a C header, for firmware" },
+    { "show", ij_show_command, "show [IMAGES] [--model FILE] [--out FILE.png]",
+      "pictures of masks, features and predictions" },
+    { "predict", ij_predict_command, "predict IMAGE --model FILE [--hole X,Y,W,H]",
+      "what it expects behind targets or a hole, in pixels" },
+    { "report", ij_report_command, "report DIR [--data PATH]",
+      "DIR/report.html: scores, curves, pictures of a run" },
+    { "masks", ij_masks_command, "masks [--images N]",
+      "draws context and target blocks, with their statistics" },
+    { "render", ij_render, "render --out DIR [--images N]",
+      "writes the built-in scenes as PPM, with labels.csv" },
+    { "info", ij_info, "info [FILE]",
+      "settings and tensors of a file; without one, of this build" },
+    { "bench", ij_bench, "bench step|encode|matmul", "time, GFLOP/s, share of peak, memory" },
 };
-enum { IJ_COMMANDS = sizeof ij_command / sizeof *ij_command, IJ_CONFIGURED = IJ_TRAINS | IJ_MASKS | IJ_BENCHES | IJ_SHOWS | IJ_COMPARES | IJ_ABLATES };
+enum { IJ_COMMANDS = sizeof ij_command / sizeof *ij_command };
 
-static const struct { const char *name; int commands; size_t offset; char kind; const char *help; } ij_option[] = {
-    { "data", IJ_TRAINS | IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_REPORTS | IJ_BENCHES | IJ_EXPORTS, offsetof(ij_options, data), 's',
+#define IJ_AT(field) offsetof(ij_options, field), 0, 9e15, { NULL, NULL }
+#define IJ_MODELS "probe features show predict export"
+#define IJ_WORKS "train probe features show predict report bench"
+static const ij_named ij_option[] = {
+    { "", IJ_SET_TEXT, IJ_AT(what), "info bench show predict report", { 0 },
+      "what stands on the command line without a name" },
+    { "data", IJ_SET_TEXT, IJ_AT(data), "train probe features report export", { 0 },
       "images: file, folder, or scenes[:COUNT[:SIDE]] (default scenes)" },
-    { "test", IJ_TRAINS | IJ_COMPARES | IJ_ABLATES | IJ_PROBES, offsetof(ij_options, test), 's', "images to be scored on, if not beside the data" },
-    { "out", IJ_TRAINS | IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_RENDERS, offsetof(ij_options, out), 's',
-      "where results go (probe: the table as JSON, too)" },
-    { "model", IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_EXPORTS, offsetof(ij_options, model), 's',
-      "ours, Hugging Face's or a converted one: FILE.safetensors, *.index.json or their folder" },
-    { "encoder", IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_EXPORTS, offsetof(ij_options, encoder), 's',
+    { "test", IJ_SET_TEXT, IJ_AT(test), "train probe", { 0 },
+      "images to be scored on, if not beside the data" },
+    { "out", IJ_SET_TEXT, IJ_AT(out), "train probe features show predict render", { 0 },
+      "where results go (probe: the table as CSV, too)" },
+    { "model", IJ_SET_TEXT, IJ_AT(model), IJ_MODELS, { 0 },
+      "ours or Hugging Face's: FILE.safetensors or its folder" },
+    { "encoder", IJ_SET_TEXT, IJ_AT(encoder), IJ_MODELS, { 0 },
       "target (default, what the paper evaluates) or context" },
-    { "hf", IJ_EXPORTS, offsetof(ij_options, hf), 's', "the folder to write" },
-    { "c", IJ_EXPORTS, offsetof(ij_options, header), 's', "the encoder as constants for firmware: ij_rom_encode in ijepa.h; --data: compared on its test images" },
-    { "int8", IJ_EXPORTS | IJ_PROBES | IJ_FEATURES, offsetof(ij_options, int8), 'f', "matrices rounded to 8 bits, a scale for each row" },
-    { "preset", IJ_CONFIGURED, offsetof(ij_options, preset), 's', "settings to start from: below; train takes one that fits the data" },
-    { "config", IJ_CONFIGURED, offsetof(ij_options, config), 's', "settings from a file: key = value, or the reference's YAML" },
-    { "threads", IJ_TRAINS | IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_REPORTS | IJ_PREDICTS | IJ_BENCHES, offsetof(ij_options, threads), 'n',
-      "threads; 0: one per processor" },
-    { "images", IJ_COMPARES | IJ_ABLATES | IJ_PROBES | IJ_FEATURES | IJ_SHOWS | IJ_PREDICTS | IJ_MASKS | IJ_RENDERS | IJ_EXPORTS, offsetof(ij_options, images), 'n',
-      "at most so many images (probe, compare: scored, of each part); 0: default" },
-    { "budget", IJ_COMPARES | IJ_ABLATES, offsetof(ij_options, budget), 's', "of each run: time of its updates (90s, 10m, 2h), their number (5000) or work (20TFLOP); default: the settings' epochs" },
-    { "seeds", IJ_COMPARES | IJ_ABLATES, offsetof(ij_options, seeds), 'n', "runs of each row, from --seed on (default 1)" },
-    { "rows", IJ_COMPARES, offsetof(ij_options, rows), 's', "what is compared: \"NAME: key=value key=value; NAME: ...\"" },
-    { "context_tokens", IJ_BENCHES, offsetof(ij_options, context_tokens), 'n', "fixed tokens per context" },
-    { "target_tokens", IJ_BENCHES, offsetof(ij_options, target_tokens), 'n', "fixed tokens per target block" },
-    { "targets", IJ_BENCHES, offsetof(ij_options, targets), 'n', "target blocks (num_pred_masks)" },
-    { "repeat", IJ_BENCHES, offsetof(ij_options, repeat), 'n', "timed repetitions" },
-    { "profile", IJ_BENCHES, offsetof(ij_options, profile), 'f', "step: arithmetic, bytes and time of each part, one thread" },
-    { "panels", IJ_SHOWS, offsetof(ij_options, panels), 's', "of image,context,targets,coverage,pca,similarity,attention,montage,nearest,sketch,traced" },
-    { "hole", IJ_SHOWS | IJ_PREDICTS, offsetof(ij_options, hole), 's', "x,y,width,height in pixels: what is predicted, instead of drawn blocks" },
-    { "reference", IJ_SHOWS | IJ_PREDICTS, offsetof(ij_options, reference), 's', "images whose patches fill montages (default scenes:1000)" },
-    { "patch", IJ_SHOWS, offsetof(ij_options, patch), 'n', "similarity: to patch N, counted from 1 by rows; 0: the middle" },
-    { "tokens", IJ_FEATURES, offsetof(ij_options, tokens), 'f', "every patch [n,N,D] instead of the mean [n,D]" },
-    { "layer", IJ_FEATURES, offsetof(ij_options, layer), 'n', "output of block N, through the last norm; 0: of all" },
-    { "last4", IJ_FEATURES, offsetof(ij_options, last4), 'f', "the last four blocks side by side [n,4D]" },
-    { "full", IJ_PROBES, offsetof(ij_options, full), 'f', "more k, raw channels, the last four blocks, few labels" },
-    { "json", IJ_PROBES | IJ_BENCHES, offsetof(ij_options, json), 'f', "one JSON object a line" },
-    { "dump", IJ_TRAINS, offsetof(ij_options, dump), 's', "a folder for the first update's images, masks, activations, gradients" },
-    { "probe_every", IJ_TRAINS, offsetof(ij_options, probe_every), 'n', "epochs: k-NN within the training part, in probe.csv; best.safetensors" },
-    { "keep_going", IJ_TRAINS, offsetof(ij_options, keep_going), 'f', "a checkpoint that cannot be written is no reason to stop" },
-    { "resume", IJ_TRAINS, offsetof(ij_options, resume), 'f', "go on from DIR/latest.safetensors" },
-    { "dry-run", IJ_TRAINS, offsetof(ij_options, dry_run), 'f', "print size, work, memory and time, then stop" },
-    { "help", 16383, offsetof(ij_options, help), 'f', "this text" },
+    { "c", IJ_SET_TEXT, IJ_AT(header), "export", { 0 },
+      "the header to write: see ij_rom_encode in ijepa.h; --data: compared on its test images" },
+    { "int8", IJ_SET_FLAG, IJ_AT(int8), "export probe features", { 0 },
+      "matrices rounded to 8 bits, a scale for each row" },
+    { "preset", IJ_SET_TEXT, IJ_AT(preset), IJ_ANY, { 0 },
+      "settings to start from: below; train takes one that fits the data" },
+    { "config", IJ_SET_TEXT, IJ_AT(config), IJ_ANY, { 0 },
+      "settings from a file of key = value lines" },
+    { "model_name", IJ_SET_MODEL, IJ_AT(c), IJ_ANY, { 0 },
+      "vit_tiny, _small, _base, _large, _huge, _giant: four settings at once" },
+    { "threads", IJ_SET_SIZE, IJ_AT(threads), IJ_WORKS, { 0 }, "threads; 0: one per processor" },
+    { "images", IJ_SET_SIZE, IJ_AT(images), IJ_MODELS " masks render", { 0 },
+      "at most so many images (probe: of each part); 0: default" },
+    { "context_tokens", IJ_SET_SIZE, IJ_AT(context_tokens), "bench", { 0 }, "fixed tokens per context" },
+    { "target_tokens", IJ_SET_SIZE, IJ_AT(target_tokens), "bench", { 0 },
+      "fixed tokens per target block" },
+    { "targets", IJ_SET_SIZE, IJ_AT(targets), "bench", { 0 }, "target blocks (num_pred_masks)" },
+    { "repeat", IJ_SET_SIZE, IJ_AT(repeat), "bench", { 0 }, "timed repetitions" },
+    { "json", IJ_SET_FLAG, IJ_AT(json), "bench", { 0 }, "one JSON object a line" },
+    { "panels", IJ_SET_TEXT, IJ_AT(panels), "show", { 0 },
+      "of image,context,targets,coverage,pca,similarity,attention,montage,nearest,sketch,traced" },
+    { "hole", IJ_SET_TEXT, IJ_AT(hole), "show predict", { 0 },
+      "x,y,width,height in pixels: what is predicted, instead of drawn blocks" },
+    { "reference", IJ_SET_TEXT, IJ_AT(reference), "show predict", { 0 },
+      "images whose patches fill montages (default scenes:1000)" },
+    { "patch", IJ_SET_SIZE, IJ_AT(patch), "show", { 0 },
+      "similarity: to patch N, counted from 1 by rows; 0: the middle" },
+    { "tokens", IJ_SET_FLAG, IJ_AT(tokens), "features", { 0 },
+      "every patch [n,N,D] instead of the mean [n,D]" },
+    { "keep_every", IJ_SET_SIZE, IJ_AT(keep_every), "train", { 0 },
+      "epochs: each N-th leaves DIR/epoch_N.safetensors; 0: only the latest" },
+    { "keep_going", IJ_SET_FLAG, IJ_AT(keep_going), "train", { 0 },
+      "a checkpoint that cannot be written is no reason to stop" },
+    { "resume", IJ_SET_FLAG, IJ_AT(resume), "train", { 0 }, "go on from DIR/latest.safetensors" },
+    { "dry-run", IJ_SET_FLAG, IJ_AT(dry_run), "train", { 0 },
+      "print size, work, memory and time, then stop" },
+    { "help", IJ_SET_FLAG, IJ_AT(help), IJ_WORKS " export masks render info", { 0 }, "this text" },
+#undef IJ_AT
 };
-enum { IJ_OPTIONS = sizeof ij_option / sizeof *ij_option };
+enum { IJ_OPTIONS = sizeof ij_option / sizeof *ij_option, IJ_ROWS = IJ_OPTIONS + IJ_SETTINGS };
+
+/* Row i that the command takes, options before settings; NULL: it does not take that one. */
+static const ij_named *ij_named_of(const char *command, size_t i)
+{
+    const ij_named *row = i < IJ_OPTIONS ? &ij_option[i] : &ij_setting[i - IJ_OPTIONS];
+    return strstr(row->commands, command) ? row : NULL;
+}
 
 static void ij_help(const ij_options *o)
 {
+    static const char *const value[] = { [IJ_SET_SIZE] = "N", [IJ_SET_TEXT] = "TEXT",
+                                         [IJ_SET_MODEL] = "NAME", [IJ_SET_FLAG] = "" };
     char text[IJ_TEXT];
-    if (!o->bit) {
+    if (!o->command) {
         printf("ijepa: self-supervised learning from images with I-JEPA\n\n");
-        for (size_t i = 0; i < IJ_COMMANDS; i++) printf("  ijepa %-50s %s\n", ij_command[i].use, ij_command[i].help);
+        for (size_t i = 0; i < IJ_COMMANDS; i++)
+            printf("  ijepa %-50s %s\n", ij_command[i].use, ij_command[i].help);
         printf("\nijepa COMMAND --help lists its settings.\n");
         return;
     }
     for (size_t i = 0; i < IJ_COMMANDS; i++)
-        if (ij_command[i].bit == o->bit) printf("ijepa %s\n  %s\n\n", ij_command[i].use, ij_command[i].help);
-    for (size_t i = 0; i < IJ_OPTIONS; i++)
-        if (ij_option[i].commands & o->bit)
-            printf("  --%-20s %-12s %s\n", ij_option[i].name, ij_option[i].kind == 'n' ? "N" : ij_option[i].kind == 's' ? "TEXT" : "",
-                   ij_option[i].help);
-    if (o->bit == IJ_ABLATES) printf("\nNAME, with what is compared (what the paper has):\n");
-    for (size_t i = 1; o->bit == IJ_ABLATES && i < IJ_ABLATIONS; i++) printf("  %-22s %s\n", ij_ablation[i].name, ij_ablation[i].rows);
-    if (!(o->bit & (IJ_CONFIGURED | IJ_RENDERS))) return;
-    printf("\nSettings%s%s, with their present values:\n", o->preset ? " of preset " : "", o->preset ? o->preset : "");
-    printf("  --%-20s %-12s %s\n", "model_name", "", "vit_tiny, _small, _base, _large, _huge, _giant: the next four at once");
-    for (size_t i = 0; i < ij_config_settings(); i++) {
-        if (o->bit == IJ_RENDERS && strcmp(ij_config_name(i), "crop_size") && strcmp(ij_config_name(i), "seed")) continue;
-        ij_config_text(text, &o->c, i);
-        printf("  --%-20s %-12s %s\n", ij_config_name(i), text, ij_config_help(i));
+        if (!strcmp(ij_command[i].name, o->command))
+            printf("ijepa %s\n  %s\n\n", ij_command[i].use, ij_command[i].help);
+    for (size_t i = 0, settings = 0; i < IJ_ROWS; i++) {
+        const ij_named *row = ij_named_of(o->command, i);
+        if (!row || !*row->name) continue;
+        if (i < IJ_OPTIONS) snprintf(text, sizeof text, "%s", value[row->kind]);
+        else ij_named_text(text, row, o);
+        if (i >= IJ_OPTIONS && !settings++)
+            printf("\nSettings%s%s, with their present values:\n", o->preset ? " of preset " : "",
+                   o->preset ? o->preset : "");
+        printf("  --%-20s %-12s %s\n", row->name, text, row->help);
     }
-    if (o->bit == IJ_RENDERS) return;
+    if (!strstr(IJ_ANY, o->command)) return;
     printf("\nPresets:\n");
     for (size_t i = 0; i < IJ_PRESETS; i++) printf("  %-22s %s\n", ij_preset[i].name, ij_preset[i].help);
 }
 
-/* "key=value key=value", up to a semicolon; *0.5 is half of what the setting is. */
-static void ij_use_settings(ij_config *c, const char *at)
+static void ij_use_settings(ij_config *c, const char *at)      /* "key=value key=value" */
 {
     ij_error why;
-    char key[64], value[64], now[IJ_TEXT];
-    for (int used = 0; at += strspn(at, " "), *at && *at != ';'; at += used) {
-        if (sscanf(at, "%63[^= ]=%63[^ ;]%n", key, value, &used) != 2) ij_die(2, "\"%s\": expected key=value", at);
-        for (size_t i = 0; *value == '*' && i < ij_config_settings(); i++) {
-            if (strcmp(key, ij_config_name(i))) continue;
-            char *end[2];
-            ij_config_text(now, c, i);
-            const double times = strtod(value + 1, &end[0]) * strtod(now, &end[1]);
-            if (*end[0] || *end[1] || !value[1]) ij_die(2, "%s=%s: expected one number, times the %s that is set", key, value, now);
-            snprintf(value, sizeof value, "%.17g", times);
-        }
+    char key[64], value[64];
+    for (int used = 0; sscanf(at, " %63[^= ]=%63[^ ]%n", key, value, &used) == 2; at += used)
         ij_must(ij_config_set(c, key, value, &why), &why);
-    }
+    if (at[strspn(at, " ")]) ij_die(2, "\"%s\": expected key=value", at);
 }
 
 static void ij_use_preset(ij_config *c, const char *name)
 {
-    for (size_t i = 0; i < IJ_PRESETS; i++)
-        if (!strcmp(name, ij_preset[i].name)) { ij_use_settings(c, ij_preset[i].settings); return; }
-    ij_die(2, "no preset is called %s; there are scenes, cifar, cifar-long, stl and paper", name);
+    char names[IJ_TEXT] = "";
+    for (size_t i = 0; i < IJ_PRESETS; i++) {
+        if (!strcmp(name, ij_preset[i].name)) {
+            ij_use_settings(c, ij_preset[i].settings);
+            return;
+        }
+        snprintf(names + strlen(names), sizeof names - strlen(names), " %s", ij_preset[i].name);
+    }
+    ij_die(2, "no preset is called %s; there are:%s", name, names);
 }
 
-static int ij_is_yaml(const char *path)                 /* the reference's files have sections */
+/* The place of the row of this name that the command takes; ends with the nearest if it takes none. */
+static size_t ij_find_row(const char *command, const char *name)
 {
-    char line[256];
-    int yes = 0;
-    FILE *f = fopen(path, "r");
-    while (f && fgets(line, sizeof line, f))
-        if (!strncmp(line, "meta:", 5) || !strncmp(line, "optimization:", 13)) yes = 1;
-    if (f) fclose(f);
-    return yes;
+    const char *near = "help";
+    for (size_t i = 0; i < IJ_ROWS; i++) {
+        const ij_named *row = ij_named_of(command, i);
+        if (!row || !*row->name) continue;
+        if (!strcmp(name, row->name)) return i;
+        near = ij_nearer(near, row->name, name);
+    }
+    ij_die(2, "%s has no setting --%s; the nearest is --%s", command, name, near);
+    return 0;
 }
 
-/* The option of this name that the command takes; IJ_OPTIONS for a setting of the model; ends with the nearest name
- * if it is neither. */
-static size_t ij_find_option(const ij_options *o, const char *name)
-{
-    const char *best = "help";
-    size_t k = 0, s = 0;
-    while (k < IJ_OPTIONS && (strcmp(name, ij_option[k].name) || !(ij_option[k].commands & o->bit))) k++;
-    if (k < IJ_OPTIONS || (o->bit == IJ_RENDERS && (!strcmp(name, "crop_size") || !strcmp(name, "seed")))) return k;
-    while (s < ij_config_settings() && strcmp(name, ij_config_name(s))) s++;
-    if ((o->bit & IJ_CONFIGURED) && (s < ij_config_settings() || !strcmp(name, "model_name"))) return k;
-    for (k = 0; k < IJ_OPTIONS; k++)
-        if ((ij_option[k].commands & o->bit) && ij_distance(name, ij_option[k].name) < ij_distance(name, best)) best = ij_option[k].name;
-    for (s = 0; (o->bit & IJ_CONFIGURED) && s < ij_config_settings(); s++)
-        if (ij_distance(name, ij_config_name(s)) < ij_distance(name, best)) best = ij_config_name(s);
-    ij_die(2, "%s has no setting --%s; the nearest is --%s", o->command, name, best);
-    return k;
-}
-
-/* --name value or --name=value. Settings of the model are taken in a second pass, after preset and config file. */
+/* --name value or --name=value. Settings of the model wait for a second pass, after preset and file. */
 static void ij_parse_arguments(ij_options *o, int argc, char **argv, int settings)
 {
     ij_error why;
     for (int i = 2; i < argc; i++) {
         char name[64];
         const char *value = strchr(argv[i], '=');
-        if (!strcmp(argv[i], "-h")) { o->help = 1; continue; }
+        if (!strcmp(argv[i], "-h")) {
+            o->help = 1;
+            continue;
+        }
         if (strncmp(argv[i], "--", 2)) {
-            if (!(o->bit & (IJ_INFOS | IJ_ABLATES | IJ_BENCHES | IJ_SHOWS | IJ_PREDICTS | IJ_REPORTS)) || (!settings && o->what))
+            if (!ij_named_of(o->command, 0) || (!settings && o->what))
                 ij_die(2, "\"%s\" is not a setting: expected --name value", argv[i]);
             o->what = argv[i];
             continue;
         }
         snprintf(name, sizeof name, "%.*s", value ? (int)(value - argv[i] - 2) : 60, argv[i] + 2);
-        const size_t k = ij_find_option(o, name);
-        const char kind = k < IJ_OPTIONS ? ij_option[k].kind : 'c';
-        void *at = (char *)o + (k < IJ_OPTIONS ? ij_option[k].offset : 0);
-        if (kind == 'f') {
+        const size_t k = ij_find_row(o->command, name);
+        const ij_named *row = ij_named_of(o->command, k);
+        const int late = k >= IJ_OPTIONS || row->kind == IJ_SET_MODEL;
+        if (row->kind == IJ_SET_FLAG) {
             if (value) ij_die(2, "--%s takes no value", name);
-            *(int *)at = 1;
+            *(int *)(void *)((char *)o + row->place) = 1;
             continue;
         }
         if (!value && i + 1 == argc) ij_die(2, "--%s needs a value", name);
         value = value ? value + 1 : argv[++i];
-        if (kind == 's') *(const char **)at = value;
-        else if (kind == 'n') {
-            char *end;
-            *(size_t *)at = strtoul(value, &end, 10);
-            if (*end || end == value || *value == '-') ij_die(2, "--%s is \"%s\", expected a whole number", name, value);
-        } else {
-            o->configured = 1;
-            if (settings && ij_config_set(&o->c, name, value, &why)) ij_die(2, "%s", why.text);
-        }
+        o->configured |= late;
+        if (late && settings && ij_config_set(&o->c, name, value, &why)) ij_die(2, "%s", why.text);
+        if (!late && ij_named_set(row, o, value, &why)) ij_die(2, "--%s", why.text);
     }
 }
 
-/* By the size of the first image. */
 static void ij_pick_preset(ij_options *o)
 {
     ij_error why;
@@ -5728,8 +5781,11 @@ static void ij_pick_preset(ij_options *o)
     void *mem = ij_alloc(size);
     ij_must(ij_data_open(&d, mem, size, path, IJ_TRAIN_PART, 1, &why), &why);
     ij_must(ij_data_shape(&h, &w, d, 0, &why), &why);
-    o->picked = 1, o->preset = !strcmp(ij_data_kind(d), "scenes") ? "scenes" : h <= 48 && w <= 48 ? "cifar" : "stl";
-    fprintf(stderr, "preset: %s, for images of %lu x %lu (--preset NAME takes another)\n", o->preset, (unsigned long)w, (unsigned long)h);
+    o->picked = 1;
+    o->preset = !strcmp(ij_data_kind(d), "scenes") ? "scenes" : "cifar";
+    fprintf(stderr, "preset: %s, for images of %zu x %zu (--preset NAME takes another)\n", o->preset, w, h);
+    if (IJ_MAX(h, w) > 48)
+        fprintf(stderr, "preset: it trains on 32 x 32 pixels: data/results.md has settings for larger ones\n");
     ij_data_close(d);
     free(mem);
 }
@@ -5738,28 +5794,29 @@ static void ij_pick_preset(ij_options *o)
 static ij_command_run *ij_parse(ij_options *o, int argc, char **argv)
 {
     ij_error why;
+    size_t k = 0;
     *o = (ij_options){ .c = ij_config_default() };
     if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         ij_help(o);
         exit(argc < 2 ? 2 : 0);
     }
     o->command = argv[1];
-    size_t near = 0;
-    for (size_t i = 0; i < IJ_COMMANDS; i++)
-        if (ij_distance(o->command, ij_command[i].name) < ij_distance(o->command, ij_command[near].name)) near = i;
-    if (strcmp(o->command, ij_command[near].name)) ij_die(2, "no command is called %s; the nearest is %s", o->command, ij_command[near].name);
-    o->bit = ij_command[near].bit;
+    const char *near = ij_command[0].name;
+    for (size_t i = 0; i < IJ_COMMANDS; i++) near = ij_nearer(near, ij_command[i].name, o->command);
+    while (strcmp(ij_command[k].name, near)) k++;
+    if (strcmp(o->command, near)) ij_die(2, "no command is called %s; the nearest is %s", o->command, near);
     ij_parse_arguments(o, argc, argv, 0);
-    if ((o->bit & (IJ_TRAINS | IJ_COMPARES | IJ_ABLATES)) && !o->preset && !o->config && !o->help && (!o->resume || o->configured)) ij_pick_preset(o);
+    if (!strcmp(near, "train") && !o->preset && !o->config && !o->help && (!o->resume || o->configured))
+        ij_pick_preset(o);
     if (o->preset) ij_use_preset(&o->c, o->preset);
-    if (o->config) {
-        if (!o->preset && ij_is_yaml(o->config)) ij_use_preset(&o->c, "paper");
-        ij_must(ij_config_read(&o->c, o->config, &why), &why);
-    }
+    if (o->config) ij_must(ij_config_read(&o->c, o->config, &why), &why);
     ij_parse_arguments(o, argc, argv, 1);
-    if (o->help) ij_help(o), exit(0);
+    if (o->help) {
+        ij_help(o);
+        exit(0);
+    }
     if (!o->threads) o->threads = ij_processors();
-    return ij_command[near].run;
+    return ij_command[k].run;
 }
 
 /* ---- images for training and scoring ---- */
@@ -5784,14 +5841,18 @@ static void ij_scene_task(void *arg, size_t i)
     ij_must(ij_data_read(s->drawn + i * bytes, bytes, s->d, i, &why), &why);
 }
 
-static ij_images ij_images_open(const char *path, int part, int whole, const ij_config *c, size_t slots, const ij_team *team)
+typedef struct { const char *path; int part, whole; } ij_set;  /* what ij_data_open asks for */
+
+static ij_images ij_images_open(const ij_set *set, const ij_config *c, size_t slots, const ij_team *team)
 {
     ij_error why;
     size_t size;
     ij_images s = { 0 };
-    ij_must(ij_data_size(&size, path, part, whole, &why), &why);
-    ij_must(ij_data_open(&s.d, ij_alloc(size), size, path, part, whole, &why), &why);
-    s.count = ij_data_count(s.d), s.slots = slots, s.c = *c;
+    ij_must(ij_data_size(&size, set->path, set->part, set->whole, &why), &why);
+    ij_must(ij_data_open(&s.d, ij_alloc(size), size, set->path, set->part, set->whole, &why), &why);
+    s.count = ij_data_count(s.d);
+    s.slots = slots;
+    s.c = *c;
     s.slot = ij_zeros(ij_mul(slots, sizeof *s.slot));
     for (size_t i = 0; i < slots; i++) s.slot[i].small = ij_alloc(ij_mul(3, ij_mul(c->crop_size[0], c->crop_size[1])));
     s.images = ij_alloc(ij_mul(ij_mul(slots, 3 * sizeof(real)), ij_mul(c->crop_size[0], c->crop_size[1])));
@@ -5812,6 +5873,22 @@ static void ij_images_read(ij_images *s, size_t slot, size_t image)
     if (need > k->rgb_size) free(k->rgb), k->rgb = ij_alloc(need), k->rgb_size = need;
     if (s->drawn) memcpy(k->rgb, s->drawn + image * need, need);
     else ij_must(ij_data_read(k->rgb, need, s->d, image, &why), &why);
+}
+
+/* Reads picture i of n that are spread evenly over the set; its place there. */
+static size_t ij_images_spread(ij_images *s, size_t slot, size_t i, size_t n)
+{
+    const size_t image = (size_t)((double)i * (double)s->count / (double)n);
+    ij_images_read(s, slot, image);
+    return image;
+}
+
+/* On a terminal, how far long work is; five times a second, and at its end. */
+static void ij_count_shown(const char *what, size_t done, size_t all, double *shown)
+{
+    if (!ij_terminal() || (ij_seconds() - *shown < 0.2 && done < all)) return;
+    *shown = ij_seconds();
+    fprintf(stderr, "\r%s: %zu of %zu images%s", what, done, all, done == all ? "\n" : "");
 }
 
 static void ij_images_resize(ij_slot *k, const ij_config *c, const size_t box[4])
@@ -5851,31 +5928,33 @@ static void ij_centre_task(void *arg, size_t slot)
     ij_normalise(s->images + slot * 3 * h * w, k->small, h, w, &s->c, 0);
 }
 
-typedef struct { real *x[3]; size_t width[3], blocks; int *label[3]; size_t n, tasks, classes[3]; const char *task[3]; } ij_features;
-enum { IJ_TRAINED, IJ_RANDOM, IJ_PIXELS };      /* x[]: [n,width], NULL what was not asked for */
-static const char *const ij_scored_name[3] = { "trained", "random", "pixels" };
+typedef struct {                /* of a set: x[] is NULL, what was not asked for, or [n,width] */
+    real *x[3];
+    size_t n, width[3], tasks, classes[3];
+    const int *label[3];        /* [n] for each task */
+    const char *task[3];
+} ij_features;
+enum { IJ_TRAINED, IJ_RANDOM, IJ_PIXELS };
 
 enum { IJ_PIXEL_SIDE = 32, IJ_FEATURE_BATCH = 64 };
 
-/* Features of up to `most` images, evenly spread: by one or two models every token, or the mean of the tokens after each of
- * the last `blocks` blocks, side by side (an encoder of fewer blocks gives the output of a lower one, through the last
- * norm); raw pixels at 32x32 at most. */
+/* Features of up to `most` images, evenly spread: of one or two models the mean of the tokens, or all of them if tokens is
+ * their number; of pixels, 32x32 at most. */
 static ij_features ij_features_from(ij_images *s, const ij_model *const model[2], int pixels, size_t most, size_t tokens,
-                                    size_t blocks, const ij_team *team)
+                                    const ij_team *team)
 {
     ij_error why;
     const ij_config *c = &model[0]->config;
-    const size_t h = c->crop_size[0], w = c->crop_size[1], d = c->embed_dim;
+    const size_t h = c->crop_size[0], w = c->crop_size[1];
+    int *label[3];
     ij_images p = *s;           /* the same pictures at another size */
     for (int i = 0; i < 2; i++) p.c.crop_size[i] = IJ_MIN(p.c.crop_size[i], IJ_PIXEL_SIDE);
-    ij_features f = { 0 };
-    f.n = most && most < s->count ? most : s->count;
-    f.tasks = ij_data_tasks(s->d), f.blocks = blocks;
+    ij_features f = { .n = most && most < s->count ? most : s->count, .tasks = ij_data_tasks(s->d) };
     for (size_t t = 0; t < f.tasks; t++) {
-        f.label[t] = ij_alloc(f.n * sizeof(int));
+        f.label[t] = label[t] = ij_alloc(f.n * sizeof(int));
         f.task[t] = ij_data_task(s->d, t, &f.classes[t]);
     }
-    f.width[IJ_TRAINED] = f.width[IJ_RANDOM] = d * (tokens ? tokens : blocks);
+    f.width[IJ_TRAINED] = f.width[IJ_RANDOM] = c->embed_dim * (tokens ? tokens : 1);
     f.width[IJ_PIXELS] = 3 * p.c.crop_size[0] * p.c.crop_size[1];
     for (int i = 0; i < 3; i++)
         if (i < 2 ? model[i] != NULL : pixels) f.x[i] = ij_alloc(ij_mul(ij_mul(f.n, f.width[i]), sizeof(real)));
@@ -5883,43 +5962,36 @@ static ij_features ij_features_from(ij_images *s, const ij_model *const model[2]
     size_t size;
     ij_must(ij_encode_size(&size, c, s->slots, h, w, &why), &why);
     void *work = ij_alloc(size);
-    real *mean = ij_alloc(s->slots * d * sizeof *mean);
     double shown = ij_seconds();
     for (size_t at = 0; at < f.n && !ij_interrupted; at += s->slots) {
         const size_t batch = IJ_MIN(s->slots, f.n - at);
         for (size_t i = 0; i < batch; i++) {
-            const size_t image = (size_t)((double)(at + i) * (double)s->count / (double)f.n);
-            ij_images_read(s, i, image);
-            for (size_t t = 0; t < f.tasks; t++) f.label[t][at + i] = ij_data_label(s->d, image, t);
+            const size_t image = ij_images_spread(s, i, at + i, f.n);
+            for (size_t t = 0; t < f.tasks; t++) label[t][at + i] = ij_data_label(s->d, image, t);
         }
         ij_each(team, batch, ij_centre_task, s);
         if (pixels) {
             ij_each(team, batch, ij_centre_task, &p);
             memcpy(f.x[IJ_PIXELS] + at * f.width[IJ_PIXELS], p.images, batch * f.width[IJ_PIXELS] * sizeof(real));
         }
-        for (size_t i = 0; i < 2 && model[i]; i++)
-            for (size_t k = 0; k < blocks; k++) {
-                ij_encoder e = model[i]->target_encoder;
-                real *to = f.x[i] + at * f.width[i];
-                e.depth = e.depth + 1 + k - blocks;
-                const ij_status failed = ij_encode(tokens ? to : NULL, tokens ? NULL : mean, &e, s->images, batch, h, w, work, size, team);
-                if (failed) ij_die(1, "%s", ij_status_string(failed));
-                for (size_t b = 0; b < batch && !tokens; b++) memcpy(to + (b * blocks + k) * d, mean + b * d, d * sizeof(real));
-            }
-        if (ij_terminal() && (ij_seconds() - shown > 0.2 || at + batch == f.n)) {
-            shown = ij_seconds();
-            fprintf(stderr, "\rfeatures: %lu of %lu images%s", (unsigned long)(at + batch), (unsigned long)f.n, at + batch == f.n ? "\n" : "");
+        for (size_t i = 0; i < 2 && model[i]; i++) {
+            real *to = f.x[i] + at * f.width[i];
+            const ij_status failed = ij_encode(tokens ? to : NULL, tokens ? NULL : to, &model[i]->target_encoder, s->images, batch,
+                                               h, w, work, size, team);
+            if (failed) ij_die(1, "%s", ij_status_string(failed));
         }
+        ij_count_shown("features", at + batch, f.n, &shown);
     }
-    free(work), free(mean), free(p.images);
+    free(work);
+    free(p.images);
     return f;
 }
 
-static ij_features ij_features_of(const char *path, int part, int whole, const ij_model *const model[2], int pixels,
-                                  size_t most, size_t tokens, size_t blocks, const ij_team *team)
+static ij_features ij_features_of(const ij_set *set, const ij_model *const model[2], int pixels, size_t most, size_t tokens,
+                                  const ij_team *team)
 {
-    ij_images s = ij_images_open(path, part, whole, &model[0]->config, IJ_FEATURE_BATCH, team);
-    const ij_features f = ij_features_from(&s, model, pixels, most, tokens, blocks, team);
+    ij_images s = ij_images_open(set, &model[0]->config, IJ_FEATURE_BATCH, team);
+    const ij_features f = ij_features_from(&s, model, pixels, most, tokens, team);
     ij_data_close(s.d);
     if (ij_interrupted) exit(130);
     return f;
@@ -5985,6 +6057,25 @@ static void ij_close_or_die(FILE *f, const char *path)
     if (fclose(f) || bad) ij_die(1, "%s: cannot be written: %s", path, strerror(errno));
 }
 
+/* A file that stands under another name until it is whole. */
+typedef struct { FILE *f; char path[1100], aside[IJ_PATH]; } ij_draft;
+
+static ij_draft ij_draft_open(const char *path)
+{
+    ij_error why;
+    ij_draft d;
+    snprintf(d.path, sizeof d.path, "%s", path);
+    d.f = ij_begin(d.aside, d.path, "w", &why);
+    if (!d.f) ij_die(1, "%s", why.text);
+    return d;
+}
+
+static void ij_draft_close(const ij_draft *d)
+{
+    ij_error why;
+    ij_must(ij_commit(d->f, d->aside, d->path, &why), &why);
+}
+
 static int ij_write_png(const char *path, const uint8_t *rgb, size_t h, size_t w)      /* 0: errno says why not */
 {
     uint8_t *png = ij_alloc(ij_png_size(h, w));
@@ -5998,7 +6089,7 @@ static int ij_write_png(const char *path, const uint8_t *rgb, size_t h, size_t w
 static void ij_print_config(FILE *f, const ij_config *c)
 {
     char text[IJ_TEXT];
-    for (size_t i = 0; i < ij_config_settings(); i++) {
+    for (size_t i = 0; i < IJ_SETTINGS; i++) {
         ij_config_text(text, c, i);
         fprintf(f, "%s = %s\n", ij_config_name(i), text);
     }
@@ -6023,20 +6114,20 @@ static void ij_write_npy(const ij_item *item)
     ij_close_or_die(f, item->name);
 }
 
-static const char ij_log_head[] = "epoch,itr,loss,mask-A,mask-B,time (ms),lr,weight decay,ema,grad norm,feature std\n";
+static const char ij_log_head[] =
+    "epoch,itr,loss,mask-A,mask-B,time (ms),lr,weight decay,ema,grad norm,feature std\n";
+static const char ij_health_head[] = "step,loss,skill,position,rank,feature std,cosine,verdict\n";
 
 /* The log of a resumed run keeps the lines up to the checkpoint. */
 static void ij_log_cut(const char *path, uint64_t steps)
 {
-    char other[1200], line[512];
+    char line[512];
     FILE *from = fopen(path, "r");
     if (!from) return;
-    snprintf(other, sizeof other, "%s.tmp", path);
-    FILE *to = ij_open_or_die(other, "w");
-    for (uint64_t n = 0; n <= steps && fgets(line, sizeof line, from); n++) fputs(line, to);
+    const ij_draft to = ij_draft_open(path);
+    for (uint64_t n = 0; n <= steps && fgets(line, sizeof line, from); n++) fputs(line, to.f);
     fclose(from);
-    ij_close_or_die(to, other);
-    if (ij_replace(other, path)) ij_die(1, "log.csv cannot be replaced");
+    ij_draft_close(&to);
 }
 
 /* The n numbers in column `name` of a CSV file, NaN where there is none; a line without an end is still under way. */
@@ -6164,22 +6255,19 @@ static ij_file ij_open_model(const char *path, ij_config *c)            /* c: it
     return f;
 }
 
-/* The settings of the run in `latest`; those given on the command line must be the same. 0: the file has none. */
-static int ij_resume_config(ij_file *f, ij_config *c, const char *latest, int given)
+/* The settings of the run in `latest`; those given on the command line must be the same. */
+static void ij_resume_config(ij_file *f, ij_config *c, const char *latest, int given)
 {
-    ij_error why;
     ij_config saved;
     char a[IJ_TEXT], b[IJ_TEXT];
-    *f = ij_open_model(latest, NULL);
-    if (ij_file_kind(f) && *ij_file_kind(f) == 'r') return 0;
-    ij_must(ij_load_config(&saved, f, &why), &why);
-    for (size_t i = 0; given && i < ij_config_settings(); i++) {
-        ij_config_text(a, &saved, i), ij_config_text(b, c, i);
+    *f = ij_open_model(latest, &saved);
+    for (size_t i = 0; given && i < IJ_SETTINGS; i++) {
+        ij_config_text(a, &saved, i);
+        ij_config_text(b, c, i);
         if (strcmp(ij_config_name(i), "ipe") && strcmp(a, b))
             ij_die(1, "%s: the run has %s = %s, asked for is %s", latest, ij_config_name(i), a, b);
     }
     *c = saved;
-    return 1;
 }
 
 /* Every epoch, or tenth of the run. */
@@ -6190,11 +6278,10 @@ typedef struct {
     ij_images s;
     ij_team team;
     char latest[1100], log_path[1100], health_path[1100];
-    char best_path[1100], probe_path[1100];
-    FILE *log, *health, *probe;
-    double best;                /* the highest mean so far in probe.csv, */
-    uint64_t probed;            /* and the step of its last line */
-    const char *dump, *out;
+    FILE *log, *health;
+    const char *out;
+    void *work;                 /* for saving */
+    size_t work_size;
 } ij_run;
 
 static FILE *ij_open_log(char path[1100], const ij_options *o, const char *name, const char *head, uint64_t lines)
@@ -6212,24 +6299,25 @@ static void ij_train_start(ij_run *t, ij_options *o)
     ij_error why;
     ij_config *c = &o->c;
     ij_file f;
+    const ij_set set = { o->data, IJ_TRAIN_PART, o->test != NULL };
     if (o->out) {
         FILE *old = fopen(ij_path(t->latest, o->out, "latest.safetensors"), "rb");
         if (old && !o->resume && !o->dry_run)
             ij_die(1, "%s: a run is there already: --resume goes on with it, or choose another --out", t->latest);
         if (old) fclose(old);
     }
-    const int known = o->resume && ij_resume_config(&f, c, t->latest, (o->preset && !o->picked) || o->config || o->configured);
+    if (o->resume) ij_resume_config(&f, c, t->latest, (o->preset && !o->picked) || o->config || o->configured);
     ij_must(ij_config_check(c, &why), &why);
     t->team = ij_team_start(o->threads);
-    t->s = ij_images_open(o->data, IJ_TRAIN_PART, o->test != NULL, c, c->batch_size * ij_views(c), &t->team);
+    t->s = ij_images_open(&set, c, c->batch_size * ij_views(c), &t->team);
     const size_t update = c->batch_size * c->accumulate, ipe = t->s.count / update;
     if (!ipe)
-        ij_die(1, "%s: %lu images in the training part, fewer than one update's batch_size * accumulate = %lu", o->data,
-               (unsigned long)t->s.count, (unsigned long)update);
-    if (known && ipe != c->ipe)
-        ij_die(1, "%s: %lu updates in an epoch, the run to be resumed has %lu: other images?", o->data, (unsigned long)ipe, (unsigned long)c->ipe);
+        ij_die(1, "%s: %zu images in the training part, fewer than one update's batch_size * accumulate = %zu",
+               o->data, t->s.count, update);
+    if (o->resume && ipe != c->ipe)
+        ij_die(1, "%s: %zu updates in an epoch, the run to be resumed has %zu: other images?", o->data, ipe, c->ipe);
     c->ipe = ipe;
-    fprintf(stderr, "data: %s: %s, %lu training images\n", o->data, ij_data_kind(t->s.d), (unsigned long)t->s.count);
+    fprintf(stderr, "data: %s: %s, %zu training images\n", o->data, ij_data_kind(t->s.d), t->s.count);
     if (o->dry_run) {
         ij_print_config(stdout, c);
         ij_dry_run(c, &t->s, &t->team);
@@ -6240,7 +6328,7 @@ static void ij_train_start(ij_run *t, ij_options *o)
     if (o->resume) {
         ij_must(ij_load(&t->m, &f, &why), &why);
         ij_file_close(&f);
-        fprintf(stderr, "resumed at step %lu\n", (unsigned long)t->m.step);
+        fprintf(stderr, "resumed at step %zu\n", (size_t)t->m.step);
     }
     ij_must(ij_make_folder(o->out, &why), &why);
     ij_must(ij_lock(ij_path(t->log_path, o->out, "lock"), &why), &why);
@@ -6251,9 +6339,8 @@ static void ij_train_start(ij_run *t, ij_options *o)
     out = ij_open_or_die(ij_path(t->log_path, o->out, "data.txt"), "w");        /* for the report */
     fprintf(out, "%s\n%s\n", o->data, o->test ? o->test : "");
     ij_close_or_die(out, t->log_path);
-    t->out = o->out;
     t->log = ij_open_log(t->log_path, o, "log.csv", ij_log_head, t->m.step);
-    t->health = ij_open_log(t->health_path, o, "health.csv", "step,loss,skill,position,rank,feature std,copy skill,patch std,cosine,predictor norm,verdict\n",
+    t->health = ij_open_log(t->health_path, o, "health.csv", ij_health_head,
                             t->m.step < ij_steps(c) ? t->m.step / ij_watch_every(c) + 1 : UINT64_MAX);
 }
 
@@ -6352,124 +6439,12 @@ static void ij_train_watch(ij_run *t)
     ij_train_picture(t);
 }
 
-static void ij_dump_tensor(const char *folder, const ij_tensor *t, const char *format, ...)
-{
-    char name[90], path[1100];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(name, sizeof name, format, args);
-    va_end(args);
-    ij_item item = { ij_path(path, folder, name), sizeof(real) == 8 ? IJ_F64 : IJ_F32, t->rank, { 0 }, t->x };
-    memcpy(item.dim, t->dim, sizeof t->dim);
-    ij_write_npy(&item);
-}
-
-static void ij_dump_stack(const char *folder, const char *part, const ij_stack *s)
-{
-    for (size_t i = 0; i < s->depth; i++) {
-        const ij_block_acts *b = &s->block[i];
-        const struct { const char *name; const ij_tensor *t; } act[] = { { "x", &b->x }, { "norm1", &b->norm1 }, { "kv", &b->kv },
-            { "q", &b->q }, { "heads", &b->heads }, { "y", &b->y }, { "norm2", &b->norm2 }, { "gelu", &b->gelu } };
-        for (size_t k = 0; k < sizeof act / sizeof *act; k++)
-            ij_dump_tensor(folder, act[k].t, "%s.block%lu.%s.npy", part, (unsigned long)i, act[k].name);
-    }
-    ij_dump_tensor(folder, &s->norm, "%s.norm.npy", part);
-}
-
-/* What an update was made of, for looking inside: images [B,3,H,W]; masks, a list in a row, filled up with -1; the
- * activations of the batch's last part (as ij_block_acts calls them, sequence after sequence), and every gradient. Called
- * between backward and the optimizer, while the activations are still there. */
-static void ij_dump(void *arg, ij_real *grad, size_t count)
-{
-    ij_run *t = arg;
-    ij_model *m = &t->m;
-    const ij_config *c = &m->config;
-    const char *folder = t->dump;
-    const ij_lists *l[2] = { &m->masks.context, &m->masks.target };
-    const size_t each = ij_part_images(c);
-    const ij_tensor images = { t->s.images, 4, { t->s.slots, 3, c->crop_size[0], c->crop_size[1] } };
-    ij_step s;
-    m->reduce = NULL;                                   /* once */
-    if (!count || ij_step_begin(&s, m, t->s.images, &m->masks, (c->batch_size - 1) / each * each)) return;
-    ij_dump_tensor(folder, &images, "images.npy");
-    for (size_t k = 0; k < 2; k++) {
-        const size_t n = l[k]->lists * l[k]->stride;
-        char path[1100];
-        int32_t *index = ij_alloc(n * sizeof *index);
-        for (size_t i = 0; i < n; i++) index[i] = i % l[k]->stride < l[k]->length[i / l[k]->stride] ? (int32_t)l[k]->index[i] : -1;
-        ij_path(path, folder, k ? "masks.target.npy" : "masks.context.npy");
-        const ij_item item = { path, IJ_I32, 2, { l[k]->lists, l[k]->stride }, index };
-        ij_write_npy(&item);
-        free(index);
-    }
-    ij_dump_tensor(folder, &s.target.stack.norm, "target.norm.npy");
-    ij_dump_stack(folder, "context", &s.context.stack);
-    ij_dump_stack(folder, "predictor", &s.predictor.stack);
-    ij_dump_tensor(folder, &s.predictor.out, "predictor.proj.npy");
-    ij_dump_tensor(folder, &s.loss.want, "targets.npy");
-    for (size_t i = 0; i < m->params; i++) {
-        const ij_param *p = &m->param[i];
-        ij_tensor g = p->shape;
-        g.x = grad + p->offset;
-        ij_dump_tensor(folder, &g, "grad.%s.%s.npy", p->predictor ? "predictor" : "encoder", p->name);
-    }
-}
-
-enum { IJ_BANK = 5000 };        /* training images of --probe_every at most: four fifths are neighbours, one fifth asks */
-
-/* k-NN of the target encoder's features within the training part (the test part is for the end): a line of probe.csv, and
- * best.safetensors if the mean over tasks is the highest so far. */
-static void ij_train_probe(ij_run *t, void *save, size_t save_size)
+static void ij_train_save(ij_run *t, const ij_options *o, const char *path)
 {
     ij_error why;
-    const ij_model *const model[2] = { &t->m, NULL };
-    const ij_features f = ij_features_from(&t->s, model, 0, IJ_BANK, 0, 1, &t->team);
-    const size_t d = f.width[IJ_TRAINED], asks = f.n / 5, bank = f.n - asks;
-    real *x = ij_alloc(f.n * d * sizeof *x);
-    int *label = ij_alloc(3 * f.n * sizeof *label);
-    double knn[3], mean = 0;
-    for (size_t i = 0; i < f.n; i++) {
-        const size_t row = i % 5 == 4 ? bank + i / 5 : i - i / 5;
-        memcpy(x + row * d, f.x[IJ_TRAINED] + i * d, d * sizeof *x);
-        for (size_t k = 0; k < f.tasks; k++) label[k * f.n + row] = f.label[k][i];
-    }
-    const int *const near[3] = { label, label + f.n, label + 2 * f.n }, *const asked[3] = { near[0] + bank, near[1] + bank, near[2] + bank };
-    const ij_scored s = { bank, asks, d, x, x + bank * d, f.tasks, near, asked, f.classes };
-    ij_standardise(s.train, bank, s.test, asks, d);
-    if (!ij_interrupted) ij_score(knn, &s, 20, &t->team);
-    for (size_t k = 0; k < f.tasks; k++) free(f.label[k]);
-    free(x), free(label), free(f.x[IJ_TRAINED]);
-    if (ij_interrupted) return;                         /* ij_train makes up for it on resume */
-    fprintf(t->probe, "%lu", (unsigned long)t->m.step);
-    for (size_t k = 0; k < f.tasks; k++) fprintf(t->probe, ",%.2f", knn[k]), mean += knn[k] / (double)f.tasks;
-    fprintf(t->probe, ",%.2f\n", mean);
-    fprintf(stderr, "%sk-NN %.2f (best so far %.2f)%30s\n", ij_terminal() ? "\r" : "", mean, IJ_MAX(mean, t->best), "");
-    if (mean > t->best && !ij_save(&t->m, t->best_path, save, save_size, &why)) t->best = mean;
-}
-
-/* Opens probe.csv; of a resumed run it keeps the lines up to the checkpoint, and finds the best. */
-static void ij_train_probe_open(ij_run *t, const ij_options *o)
-{
-    char head[256] = "step";
-    size_t rows, kept = 0, classes;
-    if (!ij_data_tasks(t->s.d)) ij_die(1, "%s: no labels: --probe_every needs them", o->data);
-    for (size_t k = 0; k < ij_data_tasks(t->s.d); k++)
-        snprintf(head + strlen(head), 60, ",k-NN %.40s", ij_data_task(t->s.d, k, &classes));
-    strcat(head, ",mean\n");
-    ij_path(t->best_path, o->out, "best.safetensors");
-    double *step = ij_csv(&rows, o->out, "probe.csv", "step"), *mean = ij_csv(&rows, o->out, "probe.csv", "mean");
-    for (; o->resume && kept < rows && step[kept] <= (double)t->m.step; kept++)
-        t->probed = (uint64_t)step[kept], t->best = IJ_MAX(t->best, mean[kept]);
-    free(step), free(mean);
-    t->probe = ij_open_log(t->probe_path, o, "probe.csv", head, kept);
-}
-
-static void ij_train_save(ij_run *t, const ij_options *o, void *work, size_t size)
-{
-    ij_error why;
-    const int log = fflush(t->log) || fflush(t->health) || (t->probe && fflush(t->probe));
-    if (log) ij_fail(&why, IJ_EFILE, "%.300s: cannot be written: %s", t->log_path, strerror(errno));
-    if (!log && !ij_save(&t->m, t->latest, work, size, &why)) return;
+    if (fflush(t->log) || fflush(t->health))
+        ij_fail(&why, IJ_EFILE, "%.300s: cannot be written: %s", t->log_path, strerror(errno));
+    else if (!ij_save(&t->m, path, t->work, t->work_size, &why)) return;
     if (!o->keep_going) ij_die(1, "%s", why.text);
     fprintf(stderr, "ijepa: %s; training goes on\n", why.text);
 }
@@ -6477,59 +6452,47 @@ static void ij_train_save(ij_run *t, const ij_options *o, void *work, size_t siz
 static int ij_train(ij_options *o)
 {
     ij_error why;
-    ij_run t = { .best = -1 };
+    ij_run t = { .out = o->out };
     if (!o->out && !o->dry_run) ij_die(2, "train needs --out DIR");
-    if (!o->data) fprintf(stderr, "data: the built-in scenes (--data PATH for your own)\n"), o->data = "scenes";
+    if (!o->data) {
+        fprintf(stderr, "data: the built-in scenes (--data PATH for your own)\n");
+        o->data = "scenes";
+    }
     ij_train_start(&t, o);
     if (o->dry_run) return 0;
     ij_model *m = &t.m;
-    if (o->probe_every) ij_train_probe_open(&t, o);
-    if ((t.dump = o->dump) != NULL) ij_must(ij_make_folder(o->dump, &why), &why), m->reduce = ij_dump, m->reduce_arg = &t;
     const ij_config *c = &m->config;
-    const size_t save_size = ij_save_size(m);
-    void *save_work = ij_alloc(save_size);
+    t.work_size = ij_save_size(m);
+    t.work = ij_alloc(t.work_size);
     size_t *order = ij_alloc(t.s.count * sizeof *order);
     uint64_t ordered = UINT64_MAX;
     const uint64_t from = m->step, steps = ij_steps(c);
     const double start = ij_seconds();
     double shown = start;
     if (!from) ij_train_watch(&t);
-    if (o->probe_every && from > t.probed && from % (c->ipe * o->probe_every) == 0) ij_train_probe(&t, save_work, save_size);    /* it was interrupted */
     while (m->step < steps && !ij_interrupted) {
         const double begin = ij_seconds();
+        char kept[40], path[1100];
         ij_report r;
         do r = ij_train_pass(&t, order, &ordered);
         while (!r.updated);
-        const size_t done = (size_t)m->step;
-        fprintf(t.log, "%lu,%lu,%.6f,%.2f,%.2f,%.2f,%.6g,%.6g,%.8g,%.5g,%.5g\n", (unsigned long)((done - 1) / c->ipe + 1),
-                (unsigned long)((done - 1) % c->ipe), r.loss, r.context_tokens, r.target_tokens,
+        const size_t done = (size_t)m->step, epoch = done / c->ipe;
+        fprintf(t.log, "%zu,%zu,%.6f,%.2f,%.2f,%.2f,%.6g,%.6g,%.8g,%.5g,%.5g\n", (done - 1) / c->ipe + 1,
+                (done - 1) % c->ipe, r.loss, r.context_tokens, r.target_tokens,
                 1000 * (ij_seconds() - begin), r.lr, r.weight_decay, r.ema, r.grad_norm, r.feature_std);
         if (done % ij_watch_every(c) == 0 || done == steps) ij_train_watch(&t);
-        if (o->probe_every && (done % (c->ipe * o->probe_every) == 0 || done == steps)) ij_train_probe(&t, save_work, save_size);
-        if (done % c->ipe == 0 && done < steps) ij_train_save(&t, o, save_work, save_size);
+        if (done % c->ipe == 0 && o->keep_every && epoch % o->keep_every == 0) {
+            snprintf(kept, sizeof kept, "epoch_%zu.safetensors", epoch);
+            ij_train_save(&t, o, ij_path(path, o->out, kept));
+        }
+        if (done % c->ipe == 0 && done < steps) ij_train_save(&t, o, t.latest);
         ij_progress(m, &r, start, from, &shown, done == steps || ij_interrupted);
     }
     ij_close_or_die(t.log, t.log_path);
     ij_close_or_die(t.health, t.health_path);
-    if (t.probe) ij_close_or_die(t.probe, t.probe_path);
-    ij_must(ij_save(m, t.latest, save_work, save_size, &why), &why);
-    fprintf(stderr, "%s: step %lu of %lu\n", t.latest, (unsigned long)m->step, (unsigned long)steps);
+    ij_must(ij_save(m, t.latest, t.work, t.work_size, &why), &why);
+    fprintf(stderr, "%s: step %zu of %zu\n", t.latest, (size_t)m->step, (size_t)steps);
     return ij_interrupted ? 130 : 0;
-}
-
-/* Closes what was written as PATH.tmp, and gives it its name. */
-static void ij_finish(FILE *f, const char *path)
-{
-    char temporary[1110];
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    int bad = ferror(f);
-    bad |= fclose(f);
-    if (bad || ij_replace(temporary, path)) {
-        const char *said = strerror(errno);
-        remove(temporary);
-        ij_die(1, "%s: %s", path, said);
-    }
-    fprintf(stderr, "%s\n", path);
 }
 
 /* ---- features and scores ---- */
@@ -6558,158 +6521,48 @@ static ij_model ij_trained(const ij_options *o)
     return m;
 }
 
-/* A way of scoring. k 0: linear. plain: channels as they are, not standardised. blocks: of the last so many. Fewer labels: a
- * share of the training rows, or so many of each class, drawn by the permutations of seeds 0 to 4. */
-typedef struct { const char *name; size_t k, blocks, each; int plain; double share; } ij_way;
-static const ij_way ij_ways[] = {
-    { "k-NN", 20, 1, 0, 0, 0 }, { "linear", 0, 1, 0, 0, 0 },                    /* these two are what `probe` shows */
-    { "k-NN 10", 10, 1, 0, 0, 0 }, { "k-NN 100", 100, 1, 0, 0, 0 }, { "k-NN 200", 200, 1, 0, 0, 0 },
-    { "k-NN, not standardised", 20, 1, 0, 1, 0 }, { "linear, not standardised", 0, 1, 0, 1, 0 },
-    { "linear, last 4 blocks", 0, 4, 0, 0, 0 }, { "linear, last 4, not standardised", 0, 4, 0, 1, 0 },
-    { "linear, 1 % of the labels", 0, 1, 0, 0, 0.01 }, { "linear, 10 % of the labels", 0, 1, 0, 0, 0.1 },
-    { "linear, 10 per class", 0, 1, 10, 0, 0 } };
-enum { IJ_WAYS = sizeof ij_ways / sizeof *ij_ways, IJ_SHORT_WAYS = 2, IJ_DRAWS = 5 };
-typedef struct { double percent[IJ_WAYS][3][3], spread[IJ_WAYS][3][3]; } ij_table;     /* [way][features][task] */
-
-/* Fewer rows than channels: takes as features the rows' coordinates in their own span, which leaves what ridge regression
- * predicts as it is. K = X X' = L L': training rows become those of L, a test row x the solution of L c = X x. */
-static void ij_into_span(ij_scored *s, const ij_team *team)
-{
-    const size_t n = s->n, m = s->m, d = s->d;
-    real *to = ij_alloc(ij_mul(ij_mul(n + m, n), sizeof *to));
-    double *l = ij_alloc((n + 1) * n * sizeof *l), trace = 0;
-    const ij_product tests = { m, n, d, s->test, d, 1, s->train, 1, d, to + n * n, n, NULL, 0 };
-    ij_matmul(&tests, team);
-    memset(to, 0, n * n * sizeof *to);
-    for (size_t i = 0; i < n * d; i++) trace += (double)s->train[i] * (double)s->train[i];
-    for (size_t i = 0; i < n + m; i++) {
-        double *x = l + IJ_MIN(i, n) * n;               /* a row of L, or what becomes c */
-        for (size_t j = 0; j <= IJ_MIN(i, n - 1); j++) {
-            double sum = i == j ? 1e-9 * trace / (double)n : 0;         /* rows may be equal */
-            if (i >= n) sum = (double)to[i * n + j];
-            else for (size_t c = 0; c < d; c++) sum += (double)s->train[i * d + c] * (double)s->train[j * d + c];
-            for (size_t c = 0; c < j; c++) sum -= x[c] * l[j * n + c];
-            x[j] = i == j ? sqrt(IJ_MAX(sum, DBL_MIN)) : sum / l[j * n + j];
-        }
-        for (size_t j = 0; j <= IJ_MIN(i, n - 1); j++) to[i * n + j] = (real)x[j];
-    }
-    s->train = to, s->test = to + n * n, s->d = n;
-    free(l);
-}
-
-/* With few labels: mean and standard deviation over draws of the training rows. */
-static void ij_score_few(double *mean, double *spread, const ij_scored *s, size_t task, const ij_way *way, const ij_team *team)
-{
-    size_t *order = ij_alloc(s->n * sizeof *order), *seen = ij_alloc(s->classes[task] * sizeof *seen);
-    int *label = ij_alloc(s->n * sizeof *label);
-    const int *const train_label[1] = { label }, *const test_label[1] = { s->test_label[task] };
-    double percent[IJ_DRAWS], square = 0;
-    *mean = 0;
-    for (size_t draw = 0; draw < IJ_DRAWS; draw++) {
-        ij_scored few = { 0, s->m, s->d, ij_alloc(ij_mul(ij_mul(s->n, s->d), sizeof(real))), s->test, 1, train_label, test_label, &s->classes[task] };
-        real *const rows = few.train;
-        ij_rng rng;
-        ij_rng_seed(&rng, draw);
-        ij_rng_permutation(&rng, order, s->n);
-        memset(seen, 0, s->classes[task] * sizeof *seen);
-        for (size_t i = 0; i < s->n; i++) {
-            const int c = s->train_label[task][order[i]];
-            if (way->each ? seen[c]++ >= way->each : (double)i >= way->share * (double)s->n) continue;
-            memcpy(rows + few.n * s->d, s->train + order[i] * s->d, s->d * sizeof *rows), label[few.n++] = c;
-        }
-        if (few.n < few.d) ij_into_span(&few, team);
-        ij_score(&percent[draw], &few, way->k, team);
-        *mean += percent[draw] / IJ_DRAWS;
-        if (few.train != rows) free(few.train);
-        free(rows);
-    }
-    for (size_t draw = 0; draw < IJ_DRAWS; draw++) square += (percent[draw] - *mean) * (percent[draw] - *mean);
-    *spread = sqrt(square / (IJ_DRAWS - 1));
-    free(order), free(label), free(seen);
-}
-
-/* All ways, or the first `ways`, for features i of a (training) and b (test), and of the last four blocks. */
-static void ij_score_ways(ij_table *table, int i, size_t ways, const ij_features *a, const ij_features *b, const ij_team *team)
-{
-    const int *const train_label[3] = { a->label[0], a->label[1], a->label[2] };
-    const int *const test_label[3] = { b->label[0], b->label[1], b->label[2] };
-    const ij_scored s = { a->n, b->n, a->width[i], a->x[i], b->x[i], a->tasks, train_label, test_label, a->classes };
-    for (int plain = 1; plain >= 0; plain--) {
-        if (!plain) ij_standardise(s.train, s.n, s.test, s.m, s.d);
-        for (size_t w = 0; w < ways; w++) {
-            const ij_way *way = &ij_ways[w];
-            if (way->plain != plain || way->blocks != a->blocks) continue;
-            if (!way->each && way->share <= 0) ij_score(table->percent[w][i], &s, way->k, team);
-            for (size_t t = 0; t < s.tasks; t++) {
-                double *p = &table->percent[w][i][t], *spread = &table->spread[w][i][t];
-                if (way->each || way->share > 0) ij_score_few(p, spread, &s, t, way, team);
-                else *spread = 196 * sqrt(*p / 100 * (1 - *p / 100) / (double)s.m);     /* half the 95 % interval */
-            }
-        }
-    }
-}
-
-static void ij_print_scores(FILE *f, const ij_features *a, const ij_table *table, size_t ways)
-{
-    fprintf(f, "{\"tasks\": {");
-    for (size_t t = 0; t < a->tasks; t++) {
-        fprintf(f, "%s\"%s\": {", t ? ", " : "", a->task[t]);
-        for (int i = 0; i < 3; i++) {
-            if (table->percent[0][i][t] < 0) continue;
-            fprintf(f, "%s\"%s\": {\"knn\": %.2f, \"linear\": %.2f", i ? ", " : "", ij_scored_name[i], table->percent[0][i][t], table->percent[1][i][t]);
-            for (size_t w = IJ_SHORT_WAYS; w < ways; w++)
-                if (table->percent[w][i][t] >= 0)
-                    fprintf(f, ", \"%s\": [%.2f, %.2f]", ij_ways[w].name, table->percent[w][i][t], table->spread[w][i][t]);
-            fprintf(f, "}");
-        }
-        fprintf(f, "}");
-    }
-    fprintf(f, "}}\n");
-}
-
-/* Scores of --model, baselines 1: and of a random encoder, 2: and of pixels; --out as JSON; a: features and labels of the training part. */
-static void ij_probe_table(ij_table *table, ij_features *a, const ij_options *o, size_t ways)
-{
-    const char *data = o->data ? o->data : "scenes", *test = o->test ? o->test : data;
-    const ij_team team = ij_team_start(o->threads);
-    const ij_model trained = ij_trained(o), random = ij_model_for(&trained.config, IJ_INFER);       /* drawn from the run's seed */
-    const ij_model *const model[2] = { &trained, o->baselines ? &random : NULL };
-    const size_t most = o->images ? o->images : 10000;
-    for (size_t w = 0; w < IJ_WAYS; w++) for (int k = 0; k < 9; k++) table->percent[w][k / 3][k % 3] = -1;
-    for (size_t blocks = o->full && trained.config.depth >= 4 ? 4 : 1; blocks; blocks /= 4) {
-        *a = ij_features_of(data, IJ_TRAIN_PART, o->test != NULL, model, blocks == 1 && o->baselines > 1, most, 0, blocks, &team);
-        const ij_features b = ij_features_of(test, IJ_TEST_PART, o->test != NULL, model, blocks == 1 && o->baselines > 1, most, 0, blocks, &team);
-        if (!a->tasks || a->tasks != b.tasks)
-            ij_die(1, "%s: no labels: a probe needs them (folders per class, or a labelled format)", data);
-        for (size_t t = 0; t < a->tasks; t++) a->classes[t] = IJ_MAX(a->classes[t], b.classes[t]);
-        if (blocks == 1) fprintf(stderr, "scoring: %lu training and %lu test images\n", (unsigned long)a->n, (unsigned long)b.n);
-        for (int i = 0; i < 3; i++) if (a->x[i]) ij_score_ways(table, i, ways, a, &b, &team);
-    }
-    FILE *json = o->out ? ij_open_or_die(o->out, "w") : NULL;
-    if (json) ij_print_scores(json, a, table, ways), ij_close_or_die(json, o->out);
-}
-
+/* Scores of the model, of an encoder with its random first weights, and of raw pixels. */
 static int ij_probe(ij_options *o)
 {
-    ij_table table;
-    ij_features a;
+    static const char *const score[2] = { "k-NN", "linear" };
     if (!o->model) ij_die(2, "probe needs --model FILE");
-    const size_t ways = o->full ? IJ_WAYS : IJ_SHORT_WAYS;
-    o->baselines = 2;
-    ij_probe_table(&table, &a, o, ways);
-    if (o->json) return ij_print_scores(stdout, &a, &table, ways), 0;
+    const char *data = o->data ? o->data : "scenes";
+    const ij_set training = { data, IJ_TRAIN_PART, o->test != NULL };
+    const ij_set test = { o->test ? o->test : data, IJ_TEST_PART, o->test != NULL };
+    const ij_team team = ij_team_start(o->threads);
+    const ij_model trained = ij_trained(o), random = ij_model_for(&trained.config, IJ_INFER);
+    const ij_model *const model[2] = { &trained, &random };
+    const size_t most = o->images ? o->images : 10000;
+    ij_features a = ij_features_of(&training, model, 1, most, 0, &team);
+    const ij_features b = ij_features_of(&test, model, 1, most, 0, &team);
+    double percent[2][3][3];    /* [k-NN, linear][features][task] */
+    if (!a.tasks || a.tasks != b.tasks)
+        ij_die(1, "%s: no labels: a probe needs them (folders per class, or a labelled format)", data);
+    for (size_t t = 0; t < a.tasks; t++) a.classes[t] = IJ_MAX(a.classes[t], b.classes[t]);
+    fprintf(stderr, "scoring: %zu training and %zu test images\n", a.n, b.n);
+    for (int i = 0; i < 3; i++) {
+        const ij_scored s = { a.n, b.n, a.width[i], a.x[i], b.x[i], a.tasks, a.label, b.label, a.classes };
+        ij_standardise(s.train, s.n, s.test, s.m, s.d);
+        ij_score(percent[0][i], &s, 20, &team);
+        ij_score(percent[1][i], &s, 0, &team);
+    }
+    ij_draft csv = { NULL, "", "" };
+    if (o->out) {
+        csv = ij_draft_open(o->out);
+        fprintf(csv.f, "task,score,trained,random,pixels,images\n");
+    }
     for (size_t t = 0; t < a.tasks; t++) {
         printf("%s%-32s %11s %11s %11s %8s\n", t ? "\n" : "", a.task[t], "trained", "random", "pixels", "margin");
-        for (size_t w = 0; w < ways; w++) {
-            const double *x[3] = { table.percent[w][0], table.percent[w][1], table.percent[w][2] };
-            if (x[0][t] < 0) continue;
-            printf("%-32s", ij_ways[w].name);
-            for (int i = 0; i < 3; i++)
-                if (x[i][t] < 0) printf(" %11s", "");
-                else printf(" %5.1f %s%4.1f", x[i][t], ij_ways[w].each || ij_ways[w].share > 0 ? "sd" : "+-", table.spread[w][i][t]);
-            printf(" %+8.1f\n", x[0][t] - IJ_MAX(x[1][t], x[2][t]));                    /* over the better */
+        for (int k = 0; k < 2; k++) {
+            const double x[3] = { percent[k][0][t], percent[k][1][t], percent[k][2][t] };
+            printf("%-32s", score[k]);
+            for (int i = 0; i < 3; i++)                 /* and half the 95 % interval */
+                printf(" %5.1f +-%4.1f", x[i], 196 * sqrt(x[i] / 100 * (1 - x[i] / 100) / (double)b.n));
+            printf(" %+8.1f\n", x[0] - IJ_MAX(x[1], x[2]));         /* over the better */
+            if (csv.f) fprintf(csv.f, "%s,%s,%.2f,%.2f,%.2f,%zu\n", a.task[t], score[k], x[0], x[1], x[2], b.n);
         }
     }
+    if (csv.f) ij_draft_close(&csv);
     return 0;
 }
 
@@ -6717,24 +6570,22 @@ static int ij_features_command(ij_options *o)
 {
     if (!o->model || !o->out) ij_die(2, "features needs --model FILE and --out FILE.npy");
     const ij_team team = ij_team_start(o->threads);
-    ij_model m = ij_trained(o);
-    const ij_config c = m.config;
-    const size_t n = (c.crop_size[0] / c.patch_size) * (c.crop_size[1] / c.patch_size), d = c.embed_dim, layers = o->last4 ? 4 : 1;
-    const size_t last = o->layer ? o->layer : c.depth, length = strlen(o->out);
-    if (last > c.depth || last < layers || (o->last4 && o->tokens))
-        ij_die(2, "--layer %lu%s: the encoder has %lu blocks%s", (unsigned long)last, o->last4 ? " --last4" : "", (unsigned long)c.depth,
-               o->last4 ? ", and --last4 takes means, not --tokens" : "");
-    m.target_encoder.depth = last;
+    const ij_model m = ij_trained(o);
     const ij_model *const model[2] = { &m, NULL };
-    const ij_features f = ij_features_of(o->data ? o->data : "scenes", IJ_TRAIN_PART, 1, model, 0, o->images, o->tokens ? n : 0, layers, &team);
-    const ij_item x = { o->out, sizeof(real) == 8 ? IJ_F64 : IJ_F32, o->tokens ? 3 : 2, { f.n, o->tokens ? n : layers * d, d }, f.x[0] };
+    const ij_set all = { o->data ? o->data : "scenes", IJ_TRAIN_PART, 1 };
+    const size_t n = ij_patches(&m.config), d = m.config.embed_dim;
+    const ij_features f = ij_features_of(&all, model, 0, o->images, o->tokens ? n : 0, &team);
+    const ij_item x = { o->out, sizeof(real) == 8 ? IJ_F64 : IJ_F32, o->tokens ? 3 : 2,
+                        { f.n, o->tokens ? n : d, d }, f.x[0] };
     ij_write_npy(&x);
-    fprintf(stderr, "%s: %lu images\n", o->out, (unsigned long)f.n);
+    fprintf(stderr, "%s: %zu images\n", o->out, f.n);
     if (!f.tasks) return 0;
     char path[1100];
+    size_t length = strlen(o->out);
+    if (length > 4 && !strcmp(o->out + length - 4, ".npy")) length -= 4;
     int32_t *label = ij_alloc(f.n * f.tasks * sizeof *label);
     for (size_t i = 0; i < f.n * f.tasks; i++) label[i] = f.label[i % f.tasks][i / f.tasks];
-    snprintf(path, sizeof path, "%.*s.labels.npy", (int)(length > 4 && !strcmp(o->out + length - 4, ".npy") ? length - 4 : length), o->out);
+    snprintf(path, sizeof path, "%.*s.labels.npy", (int)length, o->out);
     const ij_item labels = { path, IJ_I32, f.tasks > 1 ? 2 : 1, { f.n, f.tasks }, label };
     ij_write_npy(&labels);
     fprintf(stderr, "%s: their labels\n", path);
@@ -6837,7 +6688,7 @@ static int ij_export_c(const ij_options *o, const ij_model *m)
     ij_error why;
     size_t size = 0, work_size;
     ij_rom r;
-    char temporary[1110], name[80];
+    char name[80];
     const char *base = strrchr(o->header, '/') ? strrchr(o->header, '/') + 1 : o->header;
     const size_t length = strlen(base), d = m->config.embed_dim;
     int word = length > 2 && length < sizeof name && !strcmp(base + length - 2, ".h");
@@ -6852,13 +6703,14 @@ static int ij_export_c(const ij_options *o, const ij_model *m)
     ij_must(ij_rom_size(&size, m, o->int8, &why), &why);
     ij_must(ij_rom_init(&r, ij_alloc(size), size, m, o->int8, &why), &why);
     ij_must(ij_encode_size(&work_size, &m->config, 1, r.height, r.width, &why), &why);
-    ij_images s = ij_images_open(o->data ? o->data : "scenes", IJ_TEST_PART, 0, &m->config, 1, NULL);
+    const ij_set set = { o->data ? o->data : "scenes", IJ_TEST_PART, 0 };
+    ij_images s = ij_images_open(&set, &m->config, 1, NULL);
     void *work = ij_alloc(work_size), *arena = ij_alloc(ij_rom_arena(&r));
     real *feature = ij_alloc(2 * d * sizeof *feature);
     const size_t images = IJ_MIN(o->images ? o->images : 100, s.count);
     double sum = 0, least = 1;
     for (size_t i = 0; i < images && !ij_interrupted; i++) {
-        ij_images_read(&s, 0, (size_t)((double)i * (double)s.count / (double)images));
+        ij_images_spread(&s, 0, i, images);
         ij_centre_task(&s, 0);
         if (ij_encode(NULL, feature, &m->target_encoder, s.images, 1, r.height, r.width, work, work_size, NULL)) ij_die(1, "cannot encode");
         ij_must(ij_rom_encode(feature + d, &r, s.slot->small, arena, ij_rom_arena(&r), &why), &why);
@@ -6867,25 +6719,19 @@ static int ij_export_c(const ij_options *o, const ij_model *m)
     }
     if (ij_interrupted) return 130;
     if (!(fabs(sum) <= (double)images * 1.01)) ij_die(1, "%s: its features are not finite", o->model);
-    snprintf(temporary, sizeof temporary, "%s.tmp", o->header);
-    FILE *f = ij_open_or_die(temporary, "w");
-    ij_c_header(f, name, o->model, &r);
+    const ij_draft header = ij_draft_open(o->header);
+    ij_c_header(header.f, name, o->model, &r);
     printf("cosine to the features of the model as it is, %lu images of %s: mean %.6f, least %.6f\n", (unsigned long)images, o->data ? o->data : "scenes", sum / (double)images, least);
-    ij_finish(f, o->header);
+    ij_draft_close(&header);
+    fprintf(stderr, "%s\n", o->header);
     return 0;
 }
 
 static int ij_export_command(ij_options *o)
 {
-    ij_error why;
-    if (!o->model || (!o->hf && !o->header)) ij_die(2, "export needs --model FILE, and --hf DIR or --c NAME.h");
+    if (!o->model || !o->header) ij_die(2, "export needs --model FILE and --c NAME.h");
     const ij_model m = ij_trained(o);
-    if (o->hf) {
-        ij_must(ij_make_folder(o->hf, &why), &why);
-        ij_must(ij_export(&m, o->hf, ij_alloc(ij_export_size(&m)), ij_export_size(&m), &why), &why);
-        fprintf(stderr, "%s: model.safetensors, config.json, preprocessor_config.json\n", o->hf);
-    }
-    return o->header ? ij_export_c(o, &m) : 0;
+    return ij_export_c(o, &m);
 }
 
 /* ---- pictures ----
@@ -7081,6 +6927,11 @@ static void ij_reference_targets(real *z, ij_reference *r, const real *image, co
     ij_normalise_rows(z, t->x, ij_rows(t), ij_cols(t), 0);
 }
 
+static int ij_predicts_patches(const ij_config *c, const ij_file *f)
+{
+    return c->objective != IJ_JOINT && *ij_file_kind(f) != 'H';
+}
+
 static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targets, const ij_team *team)
 {
     ij_error why;
@@ -7089,7 +6940,7 @@ static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targe
     const ij_masks any = { { 1, 1, &one, first }, { 1, 1, &one, first } };
     ij_file f = ij_open_model(o->model, &c);
     c.batch_size = c.num_enc_masks = c.num_pred_masks = 1, c.vicreg = 0, c.min_keep = 0, c.mask_target_input = 0, c.mask_mode = IJ_MASK_PAPER;
-    if (c.objective == IJ_JOINT || *ij_file_kind(&f) == 'H') ij_die(1, "%s: no predictor of patches: no montage, no sketch", o->model);
+    if (!ij_predicts_patches(&c, &f)) ij_die(1, "%s: no predictor of patches: no montage, no sketch", o->model);
     r->m = ij_model_for(&c, IJ_TRAIN);
     ij_must(ij_load(&r->m, &f, &why), &why);
     ij_file_close(&f);
@@ -7098,20 +6949,21 @@ static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targe
     ij_arena room = { NULL, 0, 0 };
     ij_step_place(&r->step, &room, &c, &most);
     r->m.work = ij_alloc(room.used), r->m.work_size = room.used;
-    ij_images data = ij_images_open(o->reference ? o->reference : "scenes:1000", IJ_TRAIN_PART, 0, &c, 1, team);
+    const ij_set set = { o->reference ? o->reference : "scenes:1000", IJ_TRAIN_PART, 0 };
+    ij_images data = ij_images_open(&set, &c, 1, team);
     const size_t d = ij_target_dim(&c), n = ij_rows(&r->m.encoder_pos);
     r->m.team = *team, r->h = c.crop_size[0], r->w = c.crop_size[1], r->p = c.patch_size, r->gw = r->w / r->p;
     r->images = IJ_MIN(data.count, IJ_REFERENCE), r->patches = r->images * n;
     r->rgb = ij_alloc(r->images * r->h * r->w * 3), r->z = ij_alloc(r->patches * d * sizeof(real));
     r->near = ij_alloc(r->patches * sizeof(real)), r->square = ij_alloc(r->patches * sizeof(double));
+    double shown = ij_seconds();
     for (size_t i = 0; i < r->images; i++) {
-        ij_images_read(&data, 0, i * data.count / r->images);
+        ij_images_spread(&data, 0, i, r->images);
         ij_centre_task(&data, 0);
         memcpy(r->rgb + i * r->h * r->w * 3, data.slot->small, r->h * r->w * 3);
         ij_reference_targets(r->z + i * n * d, r, data.images, &any);
         if (ij_interrupted) exit(130);
-        if (ij_terminal() && (i % 20 == 0 || i + 1 == r->images))
-            fprintf(stderr, "\rreference: %lu of %lu images%s", (unsigned long)i + 1, (unsigned long)r->images, i + 1 == r->images ? "\n" : "");
+        ij_count_shown("reference", i + 1, r->images, &shown);
     }
     r->m.config.num_pred_masks = targets;
     for (size_t i = 0; i < r->patches; i++) {
@@ -7238,12 +7090,13 @@ static void ij_show_open(ij_show *s, const ij_options *o, const char *names, siz
         for (size_t i = 0; i < many; i++) s->column[s->columns] = k, s->which[s->columns++] = ij_panels[k].which + i;
     }
     if (!s->columns) ij_die(2, "--panels names no panel");
-    ij_images data = ij_images_open(o->data ? o->data : "scenes:100", IJ_TEST_PART, whole, &s->c, 1, team);
+    const ij_set set = { o->data ? o->data : "scenes:100", IJ_TEST_PART, whole };
+    ij_images data = ij_images_open(&set, &s->c, 1, team);
     s->images = IJ_MIN(images, data.count);
     s->rgb = ij_alloc(ij_mul(s->images, h * w * 3));
     real *pixels = ij_alloc(ij_mul(s->images, 3 * h * w * sizeof *pixels));
     for (size_t i = 0; i < s->images; i++) {
-        ij_images_read(&data, 0, (size_t)((double)i * (double)data.count / (double)s->images));
+        ij_images_spread(&data, 0, i, s->images);
         ij_centre_task(&data, 0);
         memcpy(s->rgb + i * h * w * 3, data.slot->small, h * w * 3), memcpy(pixels + i * 3 * h * w, data.images, 3 * h * w * sizeof *pixels);
     }
@@ -7270,31 +7123,40 @@ static void ij_show_paint(uint8_t *rgb, size_t row, const ij_show *s, size_t ima
 
 static int ij_show_command(ij_options *o)
 {
-    const int predict = o->bit == IJ_PREDICTS;
-    const char *names = predict ? "image,context,montage,nearest,sketch,traced" : o->panels ? o->panels
-                        : o->model ? "image,context,targets,pca,similarity" : "image,context,targets";
     const ij_team team = ij_team_start(o->threads);
     ij_show s;
-    if (predict && (!o->what || !o->model)) ij_die(2, "predict needs an image and --model FILE");
+    const char *names = o->model ? "image,context,targets,pca,similarity" : "image,context,targets";
     o->data = o->what;
     const size_t length = o->out ? strlen(o->out) : 4;
     if (o->out && (length < 5 || (strcmp(o->out + length - 4, ".png") && strcmp(o->out + length - 4, ".ppm"))))
         ij_die(2, "--out %s: expected a name that ends in .png or .ppm", o->out);
-    if (o->model && (o->configured || o->preset || o->config)) ij_die(2, "the model has its settings: give --model or settings");
-    if (!o->out && !ij_colours()) ij_die(2, "--out FILE.png (or .ppm) is needed: standard output is no terminal");
-    ij_show_open(&s, o, names, o->images ? o->images : 4, 1, &team);
+    if (o->model && (o->configured || o->preset || o->config))
+        ij_die(2, "the model has its settings: give --model or settings");
+    if (!o->out && !ij_colours())
+        ij_die(2, "--out FILE.png (or .ppm) is needed: standard output is no terminal");
+    ij_show_open(&s, o, o->panels ? o->panels : names, o->images ? o->images : 4, 1, &team);
     const size_t h = s.c.crop_size[0], w = s.c.crop_size[1];
     size_t zoom = 1;
     while (o->out && (zoom + 1) * IJ_MAX(h, w) <= 160 && s.columns * (zoom + 1) * w < IJ_FIT) zoom++;
-    const size_t cell_h = h * zoom + IJ_GAP, cell_w = w * zoom + IJ_GAP, height = s.images * cell_h - IJ_GAP, width = s.columns * cell_w - IJ_GAP;
+    const size_t cell_h = h * zoom + IJ_GAP, cell_w = w * zoom + IJ_GAP;
+    const size_t height = s.images * cell_h - IJ_GAP, width = s.columns * cell_w - IJ_GAP;
     uint8_t *rgb = ij_alloc(ij_mul(height, 3 * width));
     memset(rgb, 255, height * width * 3);
     for (size_t b = 0; b < s.images; b++)
-        for (size_t k = 0; k < s.columns; k++) ij_show_paint(rgb + (b * cell_h * width + k * cell_w) * 3, 3 * width, &s, b, k, zoom);
+        for (size_t k = 0; k < s.columns; k++)
+            ij_show_paint(rgb + (b * cell_h * width + k * cell_w) * 3, 3 * width, &s, b, k, zoom);
     ij_show_write(o->out, rgb, height, width);
-    for (size_t k = 0; k < s.columns; k++) fprintf(stderr, "%s%s", k ? " | " : "", ij_panels[s.column[k]].name);
+    for (size_t k = 0; k < s.columns; k++)
+        fprintf(stderr, "%s%s", k ? " | " : "", ij_panels[s.column[k]].name);
     fprintf(stderr, "\n");
     return 0;
+}
+
+static int ij_predict_command(ij_options *o)
+{
+    if (!o->what || !o->model) ij_die(2, "predict needs an image and --model FILE");
+    o->panels = "image,context,montage,nearest,sketch,traced";
+    return ij_show_command(o);
 }
 
 /* ---- report ----
@@ -7410,59 +7272,38 @@ static void ij_html_health(FILE *f, const char *folder, int pictures)
     if (csv) fclose(csv);
 }
 
-/* probe.json: 1 read, 0 there is none, -1 it is damaged. score: [task][trained, random, pixels][k-NN, linear], -1: not in it */
-typedef struct { size_t tasks; char task[3][40]; double score[3][3][2]; } ij_scores;
-static int ij_scores_read(ij_scores *s, const char *folder)
-{
-    ij_error why;
-    char path[1100], text[16384];
-    const char *task, *who, *what;
-    s->tasks = 0;
-    for (int i = 0; i < 18; i++) s->score[i / 6][i / 2 % 3][i % 2] = -1;
-    FILE *json = fopen(ij_path(path, folder, "probe.json"), "rb");
-    if (!json) return 0;
-    ij_json j = { text, text, fread(text, 1, sizeof text - 1, json), path, &why, IJ_OK };
-    text[j.n] = 0;
-    fclose(json);
-    ij_json_key(&j, 0);                                 /* {"tasks": { ... */
-    for (; s->tasks < 3 && (task = ij_json_key(&j, s->tasks)) != NULL; s->tasks++) {
-        snprintf(s->task[s->tasks], sizeof *s->task, "%s", task);
-        for (size_t w = 0; (who = ij_json_key(&j, w)) != NULL; w++)
-            for (size_t k = 0; (what = ij_json_key(&j, k)) != NULL; k++) {
-                ij_json_peek(&j);
-                for (int i = 0; i < 3; i++) if (!strcmp(who, ij_scored_name[i]) && k < 2) s->score[s->tasks][i][k] = strtod(j.s, NULL);
-                ij_json_skip(&j, 0);
-            }
-    }
-    return j.status ? -1 : 1;
-}
-
+/* probe.csv as a table. */
 static void ij_html_scores(FILE *f, const char *folder)
 {
-    ij_scores s;
-    const int there = ij_scores_read(&s, folder);
-    if (!there) { fprintf(f, "<p>No probe.json: <code>ijepa probe --model DIR --out DIR/probe.json</code> writes it.</p>\n"); return; }
-    fprintf(f, "<div class=wide><table class=numbers><tr><th>task<th>score<th>trained<th>random encoder<th>raw pixels<th>lead\n");
-    for (size_t t = 0; t < s.tasks; t++)
-        for (int k = 0; k < 2 && there > 0; k++) {
-            const double best = IJ_MAX(s.score[t][1][k], s.score[t][2][k]);
-            fprintf(f, "<tr><td>"), ij_html_text(f, k ? "" : s.task[t]), fprintf(f, "<td>%s", k ? "linear" : "k-NN");
-            for (int i = 0; i < 3; i++) fprintf(f, s.score[t][i][k] < 0 ? "<td>" : "<td>%.1f", s.score[t][i][k]);
-            fprintf(f, best < 0 ? "<td>\n" : "<td>%+.1f\n", s.score[t][0][k] - best);
+    char path[1100], line[512];
+    FILE *csv = fopen(ij_path(path, folder, "probe.csv"), "r");
+    if (!csv) {
+        fprintf(f, "<p>No probe.csv: <code>ijepa probe --model DIR --out DIR/probe.csv</code> writes it.</p>\n");
+        return;
+    }
+    fprintf(f, "<div class=wide><table class=numbers>");
+    while (fgets(line, sizeof line, csv)) {
+        fprintf(f, "<tr>");
+        for (const char *cell = strtok(line, ",\r\n"); cell; cell = strtok(NULL, ",\r\n")) {
+            fprintf(f, "<td>");
+            ij_html_text(f, cell);
         }
-    fprintf(f, "</table></div>%s\n", there < 0 ? "<p>probe.json is damaged.</p>" : "");
+    }
+    fprintf(f, "</table></div>\n");
+    fclose(csv);
 }
 
 /* A few images, and the nearest of the training part by cosine of pooled features. */
 enum { IJ_ASKS = 5, IJ_NEAR = 6, IJ_ANSWERS = 1000 };
 typedef struct { ij_images part[2]; ij_features x[2]; } ij_neighbours;     /* what asks, what answers */
 
-static void ij_neighbours_read(ij_neighbours *n, const ij_model *m, const char *path[2], int whole, const ij_team *team)
+static void ij_neighbours_read(ij_neighbours *n, const ij_model *m, const ij_set *asks, const ij_set *answers,
+                               const ij_team *team)
 {
     const ij_model *const model[2] = { m, NULL };
     for (int k = 0; k < 2; k++) {
-        n->part[k] = ij_images_open(path[k], k ? IJ_TRAIN_PART : IJ_TEST_PART, whole, &m->config, 1, team);
-        n->x[k] = ij_features_from(&n->part[k], model, 0, k ? IJ_ANSWERS : IJ_ASKS, 0, 1, team);
+        n->part[k] = ij_images_open(k ? answers : asks, &m->config, 1, team);
+        n->x[k] = ij_features_from(&n->part[k], model, 0, k ? IJ_ANSWERS : IJ_ASKS, 0, team);
         if (ij_interrupted) exit(130);
     }
 }
@@ -7480,7 +7321,7 @@ static void ij_html_neighbours(FILE *f, ij_neighbours *n)
             for (size_t b = 1; k && b < bank; b++) best = cosine[b] > cosine[best] ? b : best;
             if (k) cosine[best] = -HUGE_VAL;
             ij_images *s = &n->part[k > 0];
-            ij_images_read(s, 0, (size_t)((double)(k ? best : i) * (double)s->count / (double)(k ? bank : n->x[0].n)));
+            ij_images_spread(s, 0, k ? best : i, k ? bank : n->x[0].n);
             ij_centre_task(s, 0);
             fprintf(f, "<td>"), ij_html_png(f, s->slot->small, h, w, k ? "neighbour" : "image");
         }
@@ -7489,86 +7330,117 @@ static void ij_html_neighbours(FILE *f, ij_neighbours *n)
     free(cosine);
 }
 
-/* An HTML file, under another name until it is whole. */
-static FILE *ij_html_begin(char path[1100], const char *folder, const char *name, const char *what)
+static void ij_html_begin(FILE *f, const char *what)
 {
-    static const char style[] = ":root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem}"
-        "img{width:5.5rem;image-rendering:pixelated;display:block}table{border-spacing:.25rem}th{font-weight:500;text-align:left}.wide{overflow-x:auto}"
-        ".numbers td{padding:0 1rem 0 0}.strips img{width:min(34rem,78vw)}.verdict{border-left:.3rem solid #c33;padding-left:.6rem}figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}svg{border:1px solid #8888}"
-        "polyline{fill:none;stroke:#c33;stroke-width:1.5}figcaption,small{font-size:.85rem}pre{white-space:pre-wrap;overflow-wrap:anywhere}@media print{figure,tr{break-inside:avoid}}";
-    char temporary[1110];
-    snprintf(temporary, sizeof temporary, "%s.tmp", ij_path(path, folder, name));
-    FILE *f = ij_open_or_die(temporary, "w");
-    fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>I-JEPA: ");
-    ij_html_text(f, what), fprintf(f, "</title><style>%s</style>\n", style);
-    return f;
+    fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8>"
+               "<meta name=viewport content=\"width=device-width\"><title>I-JEPA: ");
+    ij_html_text(f, what);
+    fprintf(f, "</title><style>"
+        ":root{color-scheme:light dark}"
+        "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem}"
+        "img{width:5.5rem;image-rendering:pixelated;display:block}table{border-spacing:.25rem}"
+        "th{font-weight:500;text-align:left}.wide{overflow-x:auto}.numbers td{padding:0 1rem 0 0}"
+        ".strips img{width:min(34rem,78vw)}.verdict{border-left:.3rem solid #c33;padding-left:.6rem}"
+        "figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}svg{border:1px solid #8888}"
+        "polyline{fill:none;stroke:#c33;stroke-width:1.5}figcaption,small{font-size:.85rem}"
+        "pre{white-space:pre-wrap;overflow-wrap:anywhere}@media print{figure,tr{break-inside:avoid}}"
+        "</style>\n");
 }
 
 static int ij_report_command(ij_options *o)
 {
+    static const char *const objective[] = {
+        "I-JEPA hides parts of an image and predicts, from the rest, not their pixels but what a slowly "
+        "following copy of the encoder makes of them (Assran et al., CVPR 2023).",
+        "A generative model: it hides parts of an image and predicts their pixels (figure 2b of the paper).",
+        "A joint embedding: two views of an image are to have one representation (figure 2a of the paper)." };
+    static const char *const curve[][3] = {
+        { "log.csv", "loss", "loss" }, { "log.csv", "lr", "learning rate" }, { "log.csv", "ema", "EMA momentum" },
+        { "health.csv", "skill", "skill" }, { "health.csv", "position", "position share" },
+        { "health.csv", "rank", "effective rank" }, { "health.csv", "cosine", "cosine between images" } };
     char path[1100], text[IJ_TEXT], trained[2][1100] = { "", "" };
     const ij_team team = ij_team_start(o->threads);
     if (!o->what) ij_die(2, "report needs the folder of a run");
     FILE *f = fopen(ij_path(path, o->what, "data.txt"), "r");
     for (int k = 0; f && k < 2 && fgets(trained[k], 1100, f); k++) trained[k][strcspn(trained[k], "\n")] = 0;
     if (f) fclose(f);
-    const char *const data = o->data ? o->data : *trained[0] ? trained[0] : "scenes", *test = o->data || !*trained[1] ? data : trained[1];
+    const char *data = *trained[0] ? trained[0] : "scenes", *test = *trained[1] ? trained[1] : data;
+    if (o->data) data = test = o->data;
     ij_config known;
-    ij_file model = ij_open_model(o->what, &known);     /* montage and sketch need a predictor of patches */
-    const int predicts = known.objective != IJ_JOINT && *ij_file_kind(&model) != 'H';
+    ij_file model = ij_open_model(o->what, &known);
+    const int predicts = ij_predicts_patches(&known, &model);
     ij_file_close(&model);
-    o->model = o->what, o->data = test, o->reference = data;
+    o->model = o->what;
+    o->data = test;
+    o->reference = data;
     ij_show show;
     ij_neighbours near;
-    const char *const paths[2] = { test, data };
+    const ij_set asks = { test, IJ_TEST_PART, test != data }, answers = { data, IJ_TRAIN_PART, test != data };
     ij_show_open(&show, o, predicts ? "image,context,targets,coverage,pca,similarity,attention,montage,nearest,sketch,traced"
                                     : "image,context,targets,coverage,pca,similarity,attention", 6, test != data, &team);
-    ij_neighbours_read(&near, show.m, (const char **)paths, test != data, &team);
+    ij_neighbours_read(&near, show.m, &asks, &answers, &team);
     const ij_config *c = &show.c;
-    f = ij_html_begin(path, o->what, "report.html", o->what);
-    fprintf(f, "<h1>What this I-JEPA learned</h1>\n<p>%lu blocks of width %lu, patches of %lu pixels, on <code>", (unsigned long)c->depth, (unsigned long)c->embed_dim, (unsigned long)c->patch_size);
-    ij_html_text(f, *trained[0] ? trained[0] : "images that are not on record"), fprintf(f, "</code>%s", data == trained[0] ? "" : ", shown on <code>");
-    if (data != trained[0]) ij_html_text(f, data), fprintf(f, "</code>");
-    static const char *const objective[] = { ("I-JEPA hides parts of an image and predicts, from the rest, not their pixels but what a slowly following copy of the "
-        "encoder makes of them (Assran et al., CVPR 2023)."), "A generative model: it hides parts of an image and predicts their pixels (figure 2b of the paper).",
-        "A joint embedding: two views of an image are to have one representation (figure 2a of the paper)." };
+    const ij_draft page = ij_draft_open(ij_path(path, o->what, "report.html"));
+    f = page.f;
+    ij_html_begin(f, o->what);
+    fprintf(f, "<h1>What this I-JEPA learned</h1>\n<p>%zu blocks of width %zu, patches of %zu pixels, on <code>",
+            c->depth, c->embed_dim, c->patch_size);
+    ij_html_text(f, *trained[0] ? trained[0] : "images that are not on record");
+    fprintf(f, "</code>");
+    if (data != trained[0]) {
+        fprintf(f, ", shown on <code>");
+        ij_html_text(f, data);
+        fprintf(f, "</code>");
+    }
     fprintf(f, ". %s</p>\n", objective[c->objective]);
     ij_html_health(f, o->what, 0);
-    fprintf(f, "<h2>Scores</h2><p>How well do frozen features tell the labels, which training never saw? k-NN asks the 20 nearest training "
-        "images; linear is ridge regression. An encoder with random weights and the raw pixels are what must be beaten.</p>\n");
+    fprintf(f, "<h2>Scores</h2><p>How well do frozen features tell the labels, which training never saw? k-NN asks "
+               "the 20 nearest training images; linear is ridge regression. An encoder with random weights and the "
+               "raw pixels are what must be beaten.</p>\n");
     ij_html_scores(f, o->what);
     fprintf(f, "<h2>The run</h2>");
-    static const char *const curve[][3] = { { "log.csv", "loss", "loss" }, { "log.csv", "lr", "learning rate" }, { "log.csv", "ema", "EMA momentum" },
-        { "health.csv", "skill", "skill" }, { "health.csv", "copy skill", "skill against copying" }, { "health.csv", "position", "position share" },
-        { "health.csv", "rank", "effective rank" }, { "health.csv", "cosine", "cosine between images" }, { "probe.csv", "mean", "k-NN within the training images" } };
-    for (size_t i = 0; i < sizeof curve / sizeof *curve; i++) ij_html_curve(f, o->what, curve[i][0], curve[i][1], curve[i][2]);
-    fprintf(f, "<p>The loss alone says little: its target moves. <em>Skill</em> holds it against the best guess that knows only where a patch lies; at 0 nothing else was learnt. "
-        "<em>Against copying</em>: against the target of the nearest visible patch. <em>Position share</em> is how much of the targets is position. <em>Effective rank</em> counts the "
-        "dimensions that the features use, <em>cosine</em> compares those of different images: near 1, both, all images look alike, which is collapse.</p>\n"
-        "<h3>Features over the run</h3><p>The three main components of the patch features of these images as red, green and blue, after so many updates; the first row are the first weights. "
-        "Each row has its own components, so look for shapes, not for colours that stay.</p>\n");
+    for (size_t i = 0; i < sizeof curve / sizeof *curve; i++)
+        ij_html_curve(f, o->what, curve[i][0], curve[i][1], curve[i][2]);
+    fprintf(f, "<p>The loss alone says little: its target moves. <em>Skill</em> holds it against the best guess that "
+               "knows only where a patch lies; at 0 nothing else was learnt. <em>Position share</em> is how much of "
+               "the targets is position. <em>Effective rank</em> counts the dimensions that the features use, "
+               "<em>cosine</em> compares those of different images: near 1, both, all images look alike, which is "
+               "collapse.</p>\n<h3>Features over the run</h3><p>The three main components of the patch features of "
+               "these images as red, green and blue, after so many updates; the first row are the first weights. Each "
+               "row has its own components, so look for shapes, not for colours that stay.</p>\n");
     ij_html_health(f, o->what, 1);
-    fprintf(f, "<h2>What is hidden</h2><p>Section 3, figure 4: the context is what the encoder sees; target blocks, one colour each, are what is to be predicted and are cut out of the context. "
-        "Coverage: how often a patch is context (first) or target (second), over many draws.</p>\n");
+    fprintf(f, "<h2>What is hidden</h2><p>Section 3, figure 4: the context is what the encoder sees; target blocks, one "
+               "colour each, are what is to be predicted and are cut out of the context. Coverage: how often a patch is "
+               "context (first) or target (second), over many draws.</p>\n");
     ij_html_show(f, &show, "image,context,targets,coverage");
-    fprintf(f, "<h2>What the features see</h2><p>The three main components of the patch features as red, green and blue: patches of one colour are alike to the encoder, in all images. "
-        "Similarity: cosine to the white patch. Attention: where each head of the last block looks.</p>\n");
+    fprintf(f, "<h2>What the features see</h2><p>The three main components of the patch features as red, green and blue: "
+               "patches of one colour are alike to the encoder, in all images. Similarity: cosine to the white patch. "
+               "Attention: where each head of the last block looks.</p>\n");
     ij_html_show(f, &show, "image,pca,similarity,attention");
-    if (predicts) fprintf(f, "<h2>What it predicts</h2><p>Section 7, figure 6, without a second network. <em>montage</em>: each hidden patch is filled with the training patch whose target is nearest to the "
-        "prediction; <em>nearest</em>: nearest to the true target, as good as it gets. <em>sketch</em>: pixels by ridge regression from the prediction; <em>traced</em>: from the true target. "
-        "What a prediction leaves open, the sketch blurs.</p>\n");
-    if (predicts) ij_html_show(f, &show, "image,context,montage,nearest,sketch,traced");
-    fprintf(f, "<h2>Nearest neighbours</h2><p>By cosine of the mean feature: do neighbours share what matters, or only their colours?</p>\n");
+    if (predicts) {
+        fprintf(f, "<h2>What it predicts</h2><p>Section 7, figure 6, without a second network. <em>montage</em>: each "
+                   "hidden patch is filled with the training patch whose target is nearest to the prediction; "
+                   "<em>nearest</em>: nearest to the true target, as good as it gets. <em>sketch</em>: pixels by ridge "
+                   "regression from the prediction; <em>traced</em>: from the true target. What a prediction leaves "
+                   "open, the sketch blurs.</p>\n");
+        ij_html_show(f, &show, "image,context,montage,nearest,sketch,traced");
+    }
+    fprintf(f, "<h2>Nearest neighbours</h2><p>By cosine of the mean feature: do neighbours share what matters, or only "
+               "their colours?</p>\n");
     ij_html_neighbours(f, &near);
     fprintf(f, "<h2>Again</h2><pre>ijepa train --data '");
-    ij_html_text(f, *trained[0] ? trained[0] : "PATH"), fprintf(f, *trained[1] ? "' --test '" : "'");
-    if (*trained[1]) ij_html_text(f, trained[1]), fprintf(f, "'");
-    for (size_t i = 0; i < ij_config_settings(); i++) {
+    ij_html_text(f, *trained[0] ? trained[0] : "PATH");
+    if (*trained[1]) fprintf(f, "' --test '");
+    ij_html_text(f, trained[1]);
+    fprintf(f, "'");
+    for (size_t i = 0; i < IJ_SETTINGS; i++) {
         ij_config_text(text, c, i);
         if (strcmp(ij_config_name(i), "ipe")) fprintf(f, " --%s %s", ij_config_name(i), text);
     }
-    fprintf(f, " --out again</pre><p><small>The same numbers to the last digit, on the same kind of machine.</small></p></html>\n");
-    ij_finish(f, path);
+    fprintf(f, " --out again</pre><p><small>The same numbers to the last digit, on the same kind of machine."
+               "</small></p></html>\n");
+    ij_draft_close(&page);
+    fprintf(stderr, "%s\n", path);
     return 0;
 }
 
@@ -7604,7 +7476,8 @@ static int ij_masks_command(ij_options *o)
                 for (size_t j = 0; !k && j < l[k]->length[i]; j++) seen[l[k]->index[i * l[k]->stride + j]]++;
             }
     }
-    for (size_t i = 0; i < ij_config_settings(); i++) if (!strcmp(ij_config_name(i), "mask_mode")) ij_config_text(mode, &c, i);
+    for (size_t i = 0; i < IJ_SETTINGS; i++)
+        if (!strcmp(ij_config_name(i), "mask_mode")) ij_config_text(mode, &c, i);
     printf("%lux%lu patches, %s mode, %lu draws of %lu images: context %.1f tokens, target block %.1f\n", (unsigned long)gh, (unsigned long)gw, mode,
            (unsigned long)draws, (unsigned long)c.batch_size, context / (double)lists[0], target / (double)lists[1]);
     printf("share of contexts that see a row, from the top:");
@@ -7672,23 +7545,6 @@ static int ij_info(ij_options *o)
     printf("\n");
     ij_file_close(&f);
     return 0;
-}
-
-static int ij_check_command(ij_options *o)
-{
-    (void)o;
-    ij_error why;
-    ij_check_row row[IJ_CHECK_MOST];
-    size_t rows, bad = 0;
-    ij_must(ij_check(row, &rows, ij_alloc(ij_check_size()), ij_check_size(), &why), &why);
-    printf("%-64s %7s  %-9s (bound %g, %s build)\n", "gradient of", "numbers", "error", row[0].bound, sizeof(real) == 8 ? "double" : "float");
-    for (size_t i = 0; i < rows; i++) {
-        const int ok = row[i].error <= row[i].bound;
-        bad += !ok;
-        printf("%-64s %7lu  %-9.2e %s\n", row[i].name, (unsigned long)row[i].numbers, row[i].error, ok ? "ok" : "WRONG");
-    }
-    printf("%lu of %lu right\n", (unsigned long)(rows - bad), (unsigned long)rows);
-    return bad ? 1 : 0;
 }
 
 /* ---- bench ---- */
@@ -7810,425 +7666,41 @@ static void ij_bencher_lap(ij_bencher *b, ij_stopwatch *w)
     if (s) ij_die(1, "%s", ij_status_string(s));
 }
 
-static void ij_bencher_end(ij_bencher *b)
-{
-    free(b->memory), free(b->images), free(b->pooled), free(b->work);
-    free(b->masks.context.length), free(b->masks.context.index), free(b->masks.target.length), free(b->masks.target.index);
-}
-
-/* Room for lists of any length: any block may span the grid. */
-static void ij_bench_room(ij_config *c)
-{
-    c->mask_mode = IJ_MASK_PAPER, c->enc_mask_scale[0] = 0.85, c->enc_mask_scale[1] = 1, c->min_keep = 0;
-    c->pred_mask_scale[1] = IJ_MAX(c->pred_mask_scale[1], 0.5);
-}
-
-/* How the time of a step grows along each axis, beside how its arithmetic grows. */
-static int ij_bench_scale(ij_stopwatch *w, const ij_team *team)
-{
-    static const char *const axis[] = { "tokens", "width", "depth", "batch", "threads" };
-    double base_time = 0, base_flops = 0;
-    printf("%-8s %10s %9s %9s %11s %11s\n", "axis", "value", "ms", "GFLOP", "time / 1st", "work / 1st");
-    for (int a = 0; a < 5; a++)
-        for (size_t x = 1; x <= 4 && !ij_interrupted; x *= 2) {
-            ij_config c = w->o->c;
-            c.crop_size[0] = c.crop_size[1] = 32, c.patch_size = 4, c.embed_dim = 128, c.num_heads = 4, c.depth = 4;
-            c.pred_emb_dim = 64, c.pred_depth = 2, c.batch_size = 16;
-            if (a == 0) c.crop_size[0] *= x;
-            if (a == 1) c.embed_dim *= x, c.pred_emb_dim *= x;
-            if (a == 2) c.depth *= x, c.pred_depth *= x;
-            if (a == 3) c.batch_size *= x;
-            const ij_team one = { NULL, NULL, 1 }, t = a == 4 ? ij_team_start(x) : one;
-            if (a == 4 && x > team->threads) continue;
-            const size_t patches = c.crop_size[0] * c.crop_size[1] / 16, value[] = { patches, c.embed_dim, c.depth, c.batch_size, x };
-            ij_bench_room(&c);
-            ij_bencher b = ij_bencher_start(&c, patches / 4, patches / 6, 1, &t);
-            ij_bencher_lap(&b, w), w->done = 0;         /* the first does not count */
-            for (size_t i = 0; i < w->repeat; i++) ij_bencher_lap(&b, w);
-            for (size_t i = 0; i < w->done; i++) w->time[i] *= w->peak[i];      /* work that a core could have done */
-            const double flops = (double)c.batch_size * ij_flops(&c, patches / 4, patches / 6);
-            const double units = ij_median(w->time, w->done), time = units / ij_median(w->peak, w->done);
-            if (x == 1) base_time = units, base_flops = flops;
-            printf("%-8s %10lu %9.2f %9.3f %11.2f %11.2f\n", x == 1 ? axis[a] : "", (unsigned long)value[a], 1000 * time,
-                   flops / 1e9, units / base_time, a == 4 ? 1 / (double)x : flops / base_flops);
-            fflush(stdout);
-            ij_bencher_end(&b);
-        }
-    return ij_interrupted ? 130 : 0;
-}
-
-/* Reading and augmenting a batch, with one thread. */
-static int ij_bench_data(ij_stopwatch *w)
-{
-    const ij_options *o = w->o;
-    const ij_config *c = &o->c;
-    const ij_team one = { NULL, NULL, 1 };
-    ij_images s = ij_images_open(o->data ? o->data : "scenes", IJ_TRAIN_PART, 0, c, c->batch_size, &one);
-    for (size_t r = 0; r < w->repeat + 1 && !ij_interrupted; r++) {
-        if (r == 1) w->done = 0;
-        ij_lap_start(w);
-        for (size_t i = 0; i < c->batch_size; i++) ij_images_read(&s, i, (r * c->batch_size + i) * 7919 % s.count);
-        for (size_t i = 0; i < c->batch_size; i++) ij_augment_task(&s, i);
-        ij_lap_end(w);
-    }
-    const double seconds = ij_median(w->time, w->done);
-    printf("%s: %s: %.2f ms for %lu images, %.3f ms each\n", o->data ? o->data : "scenes", ij_data_kind(s.d), 1000 * seconds,
-           (unsigned long)c->batch_size, 1000 * seconds / (double)c->batch_size);
-    return 0;
-}
-
-/* ---- bench --profile: every kind of work of a step by itself, on the arrays of the step, with one thread ---- */
-
-enum { IJ_DO_LINEAR, IJ_DO_ATTENTION, IJ_DO_NORM, IJ_DO_GELU, IJ_DO_ADD, IJ_DO_DX, IJ_DO_DATTENTION, IJ_DO_DNORM, IJ_DO_DGELU,
-       IJ_DO_DW, IJ_DO_UPDATE, IJ_DOES };
-typedef struct { double seconds, flops, bytes; } ij_cost;
-
-static void ij_spent(ij_cost *cost, double *start, double flops, double numbers)
-{
-    const double now = ij_seconds();
-    cost->seconds += now - *start, cost->flops += flops, cost->bytes += numbers * (double)sizeof(real);
-    *start = ij_seconds();
-}
-
-static void ij_profile_stack(ij_cost cost[IJ_DOES], const ij_stack *s, const ij_block *w, const ij_block *dw, ij_stack_grads *g)
-{
-    for (size_t i = 0; i < s->depth; i++)
-        for (size_t piece = 0; piece < s->seqs.pieces; piece++) {
-            const size_t s0 = ij_piece(&s->seqs, piece), s1 = ij_piece(&s->seqs, piece + 1);
-            const ij_seqs *all = &s->seqs, *asked = ij_asked(s, i);
-            const ij_block_acts a = ij_block_slice(&s->block[i], all, asked, s->heads, s0, s1);
-            const double t = (double)ij_rows(&a.x), q = (double)ij_rows(&a.q), d = (double)ij_cols(&a.x), f = (double)ij_cols(&a.fc1);
-            const double p = (double)(all->square[s1] - all->square[s0]) * q / t;       /* products of a query and a key */
-            const double weights = 4 * d * d + 2 * d * f, made = 2 * (t * 2 * d * d + q * (2 * d * d + 2 * d * f));
-            const double in_out = 3 * t * d + q * (6 * d + 2 * f), scores = p * (double)s->heads;
-            const ij_tensor q_w = ij_slice(&w[i].qkv_w, 0, ij_cols(&a.x)), kv_w = ij_slice(&w[i].qkv_w, ij_cols(&a.x), 3 * ij_cols(&a.x));
-            const ij_tensor q_b = ij_slice(&w[i].qkv_b, 0, ij_cols(&a.x)), kv_b = ij_slice(&w[i].qkv_b, ij_cols(&a.x), 3 * ij_cols(&a.x));
-            const size_t row = ij_cols(&a.x);
-            double start = ij_seconds();
-            ij_layernorm(a.norm1, a.stat1, a.x, &w[i].norm1_w, &w[i].norm1_b);
-            ij_layernorm(a.norm2, a.stat2, a.y, &w[i].norm2_w, &w[i].norm2_b);
-            ij_spent(&cost[IJ_DO_NORM], &start, 8 * (t + q) * d, 2 * (t + q) * d);
-            ij_linear(a.q, a.norm1q, &q_w, &q_b, NULL);
-            ij_linear(a.kv, a.norm1, &kv_w, &kv_b, NULL);
-            ij_linear(a.y, a.heads, &w[i].proj_w, &w[i].proj_b, NULL);
-            ij_linear(a.fc1, a.norm2, &w[i].fc1_w, &w[i].fc1_b, NULL);
-            ij_linear(a.xq, a.gelu, &w[i].fc2_w, &w[i].fc2_b, NULL);
-            ij_spent(&cost[IJ_DO_LINEAR], &start, made, in_out + weights);
-            ij_gelu(a.gelu, a.fc1);
-            ij_spent(&cost[IJ_DO_GELU], &start, 40 * q * f, 4 * q * f);
-            for (size_t k = s0; k < s1; k++)
-                ij_attention(a.heads.x + (asked->start[k] - asked->start[s0]) * row, a.prob + s->heads * (all->square[k] - all->square[s0]),
-                             a.q.x + (asked->start[k] - asked->start[s0]) * row, a.kv.x + (all->start[k] - all->start[s0]) * 2 * row,
-                             ij_length(asked, k), ij_length(all, k), row, s->heads);
-            ij_spent(&cost[IJ_DO_ATTENTION], &start, 4 * p * d + 20 * scores, 2 * (t + q) * d + 2 * scores);
-            ij_add(a.y, a.xq), ij_add(a.xq, a.y);
-            ij_spent(&cost[IJ_DO_ADD], &start, 2 * q * d, 6 * q * d);
-            if (!g) continue;
-            const ij_stack_grads b = ij_grads_slice(g, all, asked, s0, s1);
-            start = ij_seconds();
-            ij_linear_backward(b.dfc1, b.dz, &w[i].fc2_w, 0, NULL);
-            ij_linear_backward(b.dnorm2, b.dfc1, &w[i].fc1_w, 0, NULL);
-            ij_linear_backward(b.dheads, b.dy, &w[i].proj_w, 0, NULL);
-            ij_linear_backward(b.dnorm1, b.dkv, &kv_w, 0, NULL);
-            ij_linear_backward(b.dheads, b.dq, &q_w, 0, NULL);
-            ij_spent(&cost[IJ_DO_DX], &start, made, in_out + weights);
-            ij_gelu_backward(b.dfc1, a.fc1);
-            ij_spent(&cost[IJ_DO_DGELU], &start, q * f, 3 * q * f);
-            ij_layernorm_backward(b.dy, b.dnorm2, a.stat2, a.y, &w[i].norm2_w);
-            ij_layernorm_backward(b.dx, b.dnorm1, a.stat1, a.x, &w[i].norm1_w);
-            ij_spent(&cost[IJ_DO_DNORM], &start, 16 * (t + q) * d, 4 * (t + q) * d);
-            ij_copy(b.dy, b.dz), ij_copy(b.dz, b.dy);
-            ij_spent(&cost[IJ_DO_ADD], &start, 0, 4 * q * d);
-            for (size_t k = s0; k < s1; k++) {
-                const size_t r = (all->start[k] - all->start[s0]) * 2 * row, asks = (asked->start[k] - asked->start[s0]) * row;
-                const size_t square = all->square[k] - all->square[s0];
-                ij_attention_backward(b.dq.x + asks, b.dkv.x + r, b.dprob + square, b.dheads.x + asks, a.prob + s->heads * square,
-                                      a.q.x + asks, a.kv.x + r, ij_length(asked, k), ij_length(all, k), row, s->heads);
-            }
-            ij_spent(&cost[IJ_DO_DATTENTION], &start, 8 * p * d + 6 * scores, 3 * (t + q) * d + 3 * scores);
-            if (piece) continue;
-            ij_weight_jobs jobs = ij_block_weight_jobs(&dw[i], &s->block[i], g, all, asked);
-            const double whole = (double)all->tokens / t;
-            start = ij_seconds();
-            ij_weight_gradients(&jobs, NULL);
-            ij_spent(&cost[IJ_DO_DW], &start, made * whole, in_out * whole + 2 * weights);
-        }
-}
-
-static int ij_bench_profile(ij_stopwatch *w, ij_bencher *b, double flops)
-{
-    static const char *const name[IJ_DOES] = { "linear: y = x W' + b", "attention", "layer norm", "GELU", "residual sums, copies",
-        "linear backward: dx", "attention backward", "layer norm backward", "GELU backward", "linear backward: dW", "AdamW and EMA" };
-    ij_model *m = &b->m;
-    ij_cost cost[IJ_DOES] = { { 0 } }, total = { 0 };
-    ij_step s;
-    const double seconds = ij_median(w->time, w->done), peak = ij_median(w->peak, w->done);
-    for (size_t first = 0; first < m->config.batch_size; first += s.predictor.part.images) {
-        ij_report r;
-        if (ij_step_begin(&s, m, b->images, &b->masks, first)) return 1;
-        ij_encode_targets(&s, NULL), ij_encode_context(&s, NULL), ij_predict(&s, NULL), ij_loss(&s, NULL), ij_vicreg(&s), ij_backward(m, &s, NULL);
-        ij_profile_stack(cost, &s.predictor.stack, m->predictor.block, m->predictor_grad.block, &s.predictor_grads);
-        ij_profile_stack(cost, &s.context.stack, m->encoder.block, m->encoder_grad.block, &s.encoder_grads);
-        ij_profile_stack(cost, &s.target.stack, m->target_encoder.block, NULL, NULL);
-        memset(m->grad, 0, m->size * sizeof(real));
-        double start = ij_seconds();
-        if (!first) ij_update(m, &r), ij_spent(&cost[IJ_DO_UPDATE], &start, 14.0 * (double)m->size + 3.0 * (double)m->encoder_size,
-                                               9.0 * (double)m->size + 2.0 * (double)m->encoder_size);
-    }
-    printf("%-22s %9s %9s %10s %8s %8s %9s %7s\n", "part", "GFLOP", "MB", "FLOP/byte", "ms", "share", "GFLOP/s", "of peak");
-    for (int i = 0; i <= IJ_DOES; i++) {
-        const ij_cost *k = i < IJ_DOES ? &cost[i] : &total;
-        printf("%-22s %9.3f %9.1f %10.1f %8.2f %6.1f %% %9.1f %5.1f %%\n", i < IJ_DOES ? name[i] : "sum", k->flops / 1e9, k->bytes / 1e6, k->flops / k->bytes,
-               1000 * k->seconds, 100 * k->seconds / seconds, k->flops / k->seconds / 1e9, 100 * k->flops / k->seconds / peak / 1e9);
-        total.seconds += k->seconds, total.flops += k->flops, total.bytes += k->bytes;
-    }
-    printf("%-22s %9.3f %9s %10s %8.2f %6.1f %% %9.1f %5.1f %%\n", "the step, whole", flops / 1e9, "", "", 1000 * seconds, 100.0,
-           flops / seconds / 1e9, 100 * flops / seconds / peak / 1e9);
-    return 0;
-}
-
 static int ij_bench(ij_options *o)
 {
+    ij_error why;
     ij_config *c = &o->c;
     if (o->targets) c->num_pred_masks = o->targets;
-    if (!o->what) ij_die(2, "bench needs step, encode, matmul, data or scale");
-    if (o->profile) o->threads = 1;
+    if (!o->what) ij_die(2, "bench needs step, encode or matmul");
     const size_t repeat = o->repeat ? o->repeat : 11;
-    ij_stopwatch w = { o, repeat, 0, ij_alloc((repeat + 2) * sizeof(double)), ij_alloc((repeat + 2) * sizeof(double)), 0, 0 };
+    ij_stopwatch w = { .o = o, .repeat = repeat };
+    w.time = ij_alloc((repeat + 2) * sizeof(double));
+    w.peak = ij_alloc((repeat + 2) * sizeof(double));
     const double begin = ij_seconds();
     const ij_team team = ij_team_start(o->threads);
     if (!strcmp(o->what, "matmul")) return ij_bench_matmul(&w, &team);
-    if (!strcmp(o->what, "scale")) return ij_bench_scale(&w, &team);
-    if (!strcmp(o->what, "data")) return ij_bench_data(&w);
     const int step = !strcmp(o->what, "step");
-    if (!step && strcmp(o->what, "encode")) ij_die(2, "bench knows step, encode, matmul, data and scale");
-    if (step && o->context_tokens) ij_bench_room(c);
-    ij_error why;
+    if (!step && strcmp(o->what, "encode")) ij_die(2, "bench knows step, encode and matmul");
+    if (step && o->context_tokens) {                    /* room for lists of any length */
+        c->mask_mode = IJ_MASK_PAPER;
+        c->enc_mask_scale[0] = 0.85;
+        c->enc_mask_scale[1] = 1;
+        c->min_keep = 0;
+        c->pred_mask_scale[1] = IJ_MAX(c->pred_mask_scale[1], 0.5);
+    }
     ij_must(ij_config_check(c, &why), &why);
     const size_t n = ij_patches(c), k = IJ_MAX(1, IJ_MIN(n, o->context_tokens ? o->context_tokens : n / 4));
     const size_t t = IJ_MAX(1, IJ_MIN(n, o->target_tokens ? o->target_tokens : n / 6));
     ij_bencher b = ij_bencher_start(c, k, t, step, &team);
     const double ready = ij_seconds();
-    ij_bencher_lap(&b, &w), w.first = ready - begin + w.time[0];        /* from here to the end of the first step */
-    ij_bencher_lap(&b, &w), w.done = 0;                 /* the first two do not count */
+    ij_bencher_lap(&b, &w);
+    w.first = ready - begin + w.time[0];                /* from here to the end of the first step */
+    ij_bencher_lap(&b, &w);
+    w.done = 0;                                         /* the first two do not count */
     for (size_t i = 0; i < repeat && !ij_interrupted; i++) ij_bencher_lap(&b, &w);
     if (ij_interrupted) return 130;
-    const double batch = (double)c->batch_size;
-    const double flops = batch * (step ? ij_flops(c, k, t) : ij_encode_flops(c, c->crop_size[0], c->crop_size[1]));
-    if (step && o->profile) return ij_bench_profile(&w, &b, flops);
-    ij_bench_print(&w, o->what, flops, batch);
-    return 0;
-}
-
-/* ---- compare, ablate ----
- * A list of settings, each trained under one budget and scored, for each seed in a folder of its own; one table, one page. What is
- * done is left as it is, what was interrupted goes on.                                                               */
-
-enum { IJ_ROWS_MOST = 64 };
-typedef struct {                /* one run */
-    char name[40], paper[16], folder[1100];
-    const char *settings;
-    ij_config c;
-    int resume, done;
-    double flops, images;       /* of an update */
-    ij_scores s;
-} ij_side;
-
-/* Trains or goes on, then scores. */
-static int ij_compare_run(void *arg)
-{
-    ij_options *o = arg;
-    ij_table table;
-    ij_features a;
-    char path[1100];
-    const int code = ij_train(o);
-    if (code) return code;
-    o->model = o->out, o->out = ij_path(path, o->out, "probe.json");
-    ij_probe_table(&table, &a, o, IJ_SHORT_WAYS);
-    return ij_interrupted ? 130 : 0;
-}
-
-/* Sets the length of a run to the budget; warm-up keeps its share. Time is that of updates, measured on noise. */
-static void ij_budget(ij_side *k, const char *budget, size_t images, const ij_team *team)
-{
-    static const struct { const char *name; double times; } unit[] = { { "", 1 }, { "s", 1 }, { "m", 60 }, { "h", 3600 },
-        { "GFLOP", 1e9 }, { "TFLOP", 1e12 }, { "PFLOP", 1e15 } };
-    ij_config *c = &k->c;
-    double context, target, amount, start = 0;
-    size_t work, u = 0;
-    char *end = NULL;
-    ij_error why;
-    ij_must(ij_config_check(c, &why), &why);
-    ij_mean_tokens(&context, &target, &work, c);
-    k->images = (double)(c->batch_size * c->accumulate);
-    k->flops = k->images * ij_flops(c, (size_t)(context + 0.5), (size_t)(target + 0.5));
-    if ((double)images < k->images) ij_die(1, "%lu training images, fewer than one update takes", (unsigned long)images);
-    c->ipe = (size_t)((double)images / k->images);
-    if (!budget) return;
-    amount = strtod(budget, &end);
-    while (u < 7 && strcmp(end, unit[u].name)) u++;
-    if (u == 7 || !(amount > 0)) ij_die(2, "--budget is \"%s\", expected a time (90s, 10m, 2h), a number of updates, or work (20TFLOP)", budget);
-    amount *= unit[u].times;
-    if (u > 3) amount /= k->flops;
-    else if (u) {
-        ij_bencher b = ij_bencher_start(c, (size_t)(context + 0.5), (size_t)(target + 0.5), 1, team);
-        ij_report r;
-        for (int i = 0; i < 5 && !ij_interrupted; i++, start = i == 2 ? ij_seconds() : start)
-            for (size_t j = 0; j < c->accumulate; j++) if (ij_train_step(&b.m, b.images, &b.masks, &r)) ij_die(1, "%s: no step", k->name);
-        if (ij_interrupted) exit(130);
-        amount /= (ij_seconds() - start) / 3;
-        ij_bencher_end(&b);
-    }
-    if (!(amount >= 1 && amount < 9e15)) ij_die(2, "--budget %s is not one update of %s", budget, k->name);
-    c->warmup *= amount / (double)ij_steps(c);
-    c->steps = (size_t)amount;
-}
-
-/* Mean and standard deviation over seeds of every score, and what a run took; the baselines are those of the first row. */
-static void ij_compare_table(FILE *f, const ij_side *side, size_t runs, size_t seeds)
-{
-    const size_t rows = runs / seeds;
-    fprintf(f, "%-16s%s", "", *side->paper ? "   paper" : "");
-    for (size_t t = 0; t < side->s.tasks; t++) fprintf(f, "  %5.5s k-NN    linear      ", side->s.task[t]);
-    fprintf(f, " %9s %8s %8s\n", "images", "TFLOP", "minutes");
-    for (size_t r = 0; r <= rows + 1; r++) {            /* then the baselines */
-        const ij_side *k = &side[r < rows ? r * seeds : 0];
-        const size_t who = r < rows ? IJ_TRAINED : IJ_RANDOM + r - rows, n = who == IJ_PIXELS ? 1 : seeds;
-        fprintf(f, "%-16s", r < rows ? k->name : who == IJ_RANDOM ? "random encoder" : "raw pixels");
-        if (*side->paper) fprintf(f, " %7s", r < rows ? k->paper : "");
-        for (size_t i = 0; i < 2 * k->s.tasks; i++) {
-            double mean = 0, square = 0;
-            for (size_t j = 0; j < n; j++) mean += k[j].s.score[i / 2][who][i % 2] / (double)n;
-            for (size_t j = 0; j < n; j++) square += pow(k[j].s.score[i / 2][who][i % 2] - mean, 2);
-            fprintf(f, n > 1 ? "  %5.1f sd %3.1f" : "  %5.1f       ", mean, sqrt(square / (double)IJ_MAX(n - 1, 1)));
-        }
-        double ms = 0;
-        for (size_t j = 0, lines; r < rows && j < seeds; j++) {
-            double *v = ij_csv(&lines, k[j].folder, "log.csv", "time (ms)");
-            for (size_t i = 0; i < lines; i++) ms += v[i] / (double)seeds;
-            free(v);
-        }
-        if (r < rows) fprintf(f, " %9.0f %8.3g %8.1f", k->images * (double)ij_steps(&k->c), k->flops * (double)ij_steps(&k->c) / 1e12, ms / 60000);
-        fprintf(f, "\n");
-    }
-}
-
-/* k-NN within the training images (probe.csv) over work, a colour for each row. */
-static void ij_compare_curves(FILE *f, const ij_side *side, size_t runs, size_t seeds)
-{
-    static const char *const colour[] = { "#c33", "#36c", "#393", "#c80", "#83b", "#088", "#b58", "#777" };
-    double low = HUGE_VAL, high = -HUGE_VAL, most = 0;
-    fprintf(f, "<svg viewBox=\"0 0 640 240\" role=img aria-label=\"score over work\">");
-    for (int draw = 0; draw < 2; draw++)
-        for (size_t i = 0; i < runs; i++) {
-            size_t n, lines;
-            double *step = ij_csv(&n, side[i].folder, "probe.csv", "step"), *score = ij_csv(&lines, side[i].folder, "probe.csv", "mean");
-            if (draw) fprintf(f, "<polyline style=\"stroke:%s\" points=\"", colour[i / seeds % 8]);
-            for (size_t k = 0; k < n; k++) {
-                const double x = step[k] * side[i].flops;
-                if (!draw) low = IJ_MIN(low, score[k]), high = IJ_MAX(high, score[k]), most = IJ_MAX(most, x);
-                else fprintf(f, "%.1f,%.1f ", 8 + 624 * x / most, high > low ? 232 - 224 * (score[k] - low) / (high - low) : 120);
-            }
-            if (draw) fprintf(f, "\"/>");
-            free(step), free(score);
-        }
-    fprintf(f, "</svg><p>");
-    for (size_t i = 0; i < runs; i += seeds) fprintf(f, "<b style=\"color:%s\">%s</b> ", colour[i / seeds % 8], side[i].name);
-    fprintf(f, "<br><small>Up: from %.1f to %.1f %%. To the right: work, up to %.3g TFLOP.</small></p>\n", low, high, most / 1e12);
-}
-
-static int ij_compare(ij_options *o)
-{
-    const char *list = o->bit == IJ_COMPARES ? "objective" : o->what ? o->what : "", *at = o->rows;
-    const size_t seeds = IJ_MAX(o->seeds, 1), time = o->budget && *o->budget && strchr("smh", o->budget[strlen(o->budget) - 1]);
-    char path[1100], name[90], known[200] = "", made[4096], with[4096];
-    size_t runs = 0;
-    ij_error why;
-    for (size_t i = 0; i < IJ_ABLATIONS; i++) {
-        if (i) snprintf(known + strlen(known), 30, " %s", ij_ablation[i].name);
-        if (!o->rows && !strcmp(list, ij_ablation[i].name)) at = ij_ablation[i].rows;
-    }
-    if (!o->out) ij_die(2, "%s needs --out DIR", o->command);
-    if (!at) ij_die(2, "ablate is of one of%s", known);
-    if (!o->data) o->data = "scenes";
-    const ij_team team = ij_team_start(o->threads);
-    ij_images data = ij_images_open(o->data, IJ_TRAIN_PART, o->test != NULL, &o->c, 1, &team);
-    ij_images test = ij_images_open(o->test ? o->test : o->data, IJ_TEST_PART, o->test != NULL, &o->c, 1, &team);
-    if (!ij_data_tasks(data.d) || ij_data_tasks(data.d) != ij_data_tasks(test.d)) ij_die(1, "%s: no labels: a comparison needs them", o->data);
-    snprintf(made, sizeof made, "--data %s --test %s --images %lu --budget %s", o->data, o->test ? o->test : "-", (unsigned long)o->images, o->budget ? o->budget : "-");
-    FILE *f = fopen(ij_path(path, o->out, "compare.txt"), "r");         /* runs under other conditions do not stand side by side */
-    if (f && fgets(with, sizeof with, f) && strcmp(with, made)) ij_die(1, "%s: made with %s, asked for is %s", path, with, made);
-    const int there = f != NULL;
-    if (f) fclose(f);
-    ij_side *side = ij_zeros(ij_mul(IJ_ROWS_MOST * sizeof *side, seeds));
-    for (const char *next = at; *at; at = next) {       /* all is checked before anything is trained */
-        int used = 0, begun = 0;
-        ij_side *k = &side[runs];
-        next += strcspn(at, ";"), next += *next == ';';
-        if (runs == IJ_ROWS_MOST * seeds) ij_die(2, "more than %d rows", (int)IJ_ROWS_MOST);
-        sscanf(at, " %39[-_.a-zA-Z0-9 ]%n (%15[^)])%n", k->name, &used, k->paper, &used);
-        if (!used || at[used] != ':') ij_die(2, "\"%.200s\": expected NAME: key=value key=value; NAME: ...", at);
-        for (size_t end = strlen(k->name); end && k->name[end - 1] == ' ';) k->name[--end] = 0;
-        k->settings = at + used + 1, k->c = o->c;
-        ij_use_settings(&k->c, k->settings);
-        for (size_t i = 0; i < seeds; i++) {
-            ij_side *run = &side[runs + i];
-            *run = *k, run->c.seed = k->c.seed + i;
-            snprintf(name, sizeof name, "%s_%lu", k->name, (unsigned long)run->c.seed);
-            for (char *space = name; (space = strchr(space, ' ')) != NULL;) *space = '_';
-            ij_path(run->folder, o->out, name);
-            for (size_t j = 0; j < runs; j++) if (!strcmp(side[j].folder, run->folder)) ij_die(2, "two rows are called %s", k->name);
-            FILE *old = fopen(ij_path(path, run->folder, "latest.safetensors"), "rb");
-            ij_file file;
-            ij_config saved;
-            if (!old) continue;
-            fclose(old), run->resume = 1;
-            if (begun++ || !time) continue;
-            if (ij_resume_config(&file, &saved, path, 0)) k->c.steps = saved.steps, k->c.warmup = saved.warmup;     /* as it was measured */
-            ij_file_close(&file);
-        }
-        ij_budget(k, begun && time ? NULL : o->budget, data.count, &team);
-        for (size_t i = 0; i < seeds; i++) {
-            ij_side *run = &side[runs + i];
-            run->c = k->c, run->c.seed += i, run->flops = k->flops, run->images = k->images;
-            if (!run->resume) continue;
-            ij_file file;
-            ij_resume_config(&file, &run->c, ij_path(path, run->folder, "latest.safetensors"), 1);
-            const char *step = ij_file_meta(&file, "step");
-            run->done = ij_scores_read(&run->s, run->folder) > 0 && step && strtoul(step, NULL, 10) == ij_steps(&run->c) &&
-                        (runs || run->s.score[0][IJ_RANDOM][0] >= 0) && (runs || i || run->s.score[0][IJ_PIXELS][0] >= 0);
-            ij_file_close(&file);
-        }
-        runs += seeds;
-        if (ij_interrupted) return 130;
-    }
-    ij_must(ij_make_folder(o->out, &why), &why);
-    if (!there) f = ij_open_or_die(ij_path(path, o->out, "compare.txt"), "w"), fputs(made, f), ij_close_or_die(f, path);
-    for (size_t i = 0; i < runs; i++) {
-        ij_side *k = &side[i];
-        ij_options run = *o;
-        run.c = k->c, run.out = k->folder, run.resume = k->resume, run.probe_every = IJ_MAX(1, ij_steps(&k->c) / k->c.ipe / 8);
-        run.baselines = !i ? 2 : i < seeds;             /* the table has one of each */
-        fprintf(stderr, "%s, seed %lu (%lu of %lu)\n", k->name, (unsigned long)k->c.seed, (unsigned long)i + 1, (unsigned long)runs);
-        const int code = k->done ? 0 : ij_apart(ij_compare_run, &run, &ij_interrupted);
-        if (code || ij_interrupted) return code ? code : 130;
-        if (ij_scores_read(&k->s, k->folder) < 1) ij_die(1, "%s: no scores", k->folder);
-    }
-    ij_compare_table(stdout, side, runs, seeds);
-    f = ij_html_begin(path, o->out, "compare.html", o->out);
-    fprintf(f, "<h1>Side by side</h1>\n<p>Each row trained on <code>"), ij_html_text(f, o->data);
-    fprintf(f, "</code>, budget %s; sd is the standard deviation over %lu seeds.</p>\n<pre class=wide style=\"white-space:pre\">", o->budget ? o->budget : "by epochs", (unsigned long)seeds);
-    ij_compare_table(f, side, runs, seeds);
-    fprintf(f, "</pre>\n<h2>Score over work</h2><p>k-NN within the training images, mean of the tasks.</p>\n");
-    ij_compare_curves(f, side, runs, seeds);
-    fprintf(f, "<h2>What the features see</h2><p>Their three main components as red, green and blue at the end of each run, of the images in the first line.</p>\n<div class=wide><table class=strips>");
-    ij_html_file(f, side->folder, "pca_images.png", "");
-    for (size_t i = 0; i < runs; i += seeds)
-        snprintf(name, sizeof name, "pca_%lu.png", (unsigned long)ij_steps(&side[i].c)), ij_html_file(f, side[i].folder, name, side[i].name);
-    fprintf(f, "</table></div>\n<h2>Settings</h2><pre>");
-    for (size_t i = 0; i < runs; i += seeds) fprintf(f, "%s:%.*s\n", side[i].name, (int)strcspn(side[i].settings, ";<&"), side[i].settings);
-    fprintf(f, "</pre></html>\n");
-    ij_finish(f, path);
+    const double flops = step ? ij_flops(c, k, t) : ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
+    ij_bench_print(&w, o->what, (double)c->batch_size * flops, (double)c->batch_size);
     return 0;
 }
 
