@@ -6100,7 +6100,7 @@ static void ij_write_npy(const ij_item *item)
 {
     char head[256], shape[100] = "";
     for (size_t i = 0, used = 0; i < item->rank; i++)
-        used += (size_t)snprintf(shape + used, sizeof shape - used, "%lu, ", (unsigned long)item->dim[i]);
+        used += (size_t)snprintf(shape + used, sizeof shape - used, "%zu, ", item->dim[i]);
     snprintf(head, sizeof head, "{'descr': '<%c%d', 'fortran_order': False, 'shape': (%s), }", item->dtype < IJ_I64 ? 'f' : 'i',
              (int)(ij_dtype[item->dtype].bits / 8), shape);
     size_t n = strlen(head);
@@ -6212,9 +6212,9 @@ static void ij_dry_run(const ij_config *c, const ij_images *data, const ij_team 
     ij_mean_tokens(&context, &target, &work, c);
     const double flops = ij_flops(c, (size_t)(context + 0.5), (size_t)(target + 0.5));
     const double total = (double)ij_steps(c) * (double)c->batch_size * (double)c->accumulate;
-    printf("encoder      %lu parameters\npredictor    %lu parameters\n", (unsigned long)m.encoder_size, (unsigned long)(m.size - m.encoder_size));
-    printf("images       %lu in the training part, %.0f seen in %lu updates\n", (unsigned long)images, total, (unsigned long)ij_steps(c));
-    printf("tokens       %.1f per context, %.1f per target block, %lu per image\n", context, target, (unsigned long)ij_rows(&m.encoder_pos));
+    printf("encoder      %zu parameters\npredictor    %zu parameters\n", m.encoder_size, (m.size - m.encoder_size));
+    printf("images       %zu in the training part, %.0f seen in %zu updates\n", images, total, ij_steps(c));
+    printf("tokens       %.1f per context, %.1f per target block, %zu per image\n", context, target, ij_rows(&m.encoder_pos));
     printf("work         %.1f MFLOP per image, %.3g TFLOP in all\n", flops / 1e6, flops * total / 1e12);
     memory -= m.work_size - work;
     memory += c->batch_size * ij_views(c) * pixels * (sizeof(real) + 1) + ij_save_size(&m) + images * sizeof(size_t) + ij_watch_size(c);
@@ -6230,8 +6230,8 @@ static void ij_progress(const ij_model *m, const ij_report *r, double start, uin
     if (!last && now - *shown < (terminal ? 0.2 : 10)) return;
     const double per = done > 0 ? (now - start) / done : 0, left = per * (steps - (double)m->step);
     *shown = now;
-    fprintf(stderr, "%sepoch %.2f  step %lu/%.0f  loss %.4f  std %.3f  %.0f images/s  %.0f s left%s", terminal ? "\r" : "",
-            (double)m->step / (double)m->config.ipe, (unsigned long)m->step, steps, r->loss, r->feature_std,
+    fprintf(stderr, "%sepoch %.2f  step %zu/%.0f  loss %.4f  std %.3f  %.0f images/s  %.0f s left%s", terminal ? "\r" : "",
+            (double)m->step / (double)m->config.ipe, (size_t)m->step, steps, r->loss, r->feature_std,
             per > 0 ? (double)(m->config.batch_size * m->config.accumulate) / per : 0, left, terminal && !last ? "   " : "\n");
     fflush(stderr);
 }
@@ -6365,8 +6365,8 @@ static ij_report ij_train_pass(ij_run *t, size_t *order, uint64_t *ordered)
     ij_must(ij_masks_draw(&m->masks, c, &m->mask_rng, m->micro, c->batch_size, &why), &why);
     const ij_status status = ij_train_step(m, t->s.images, &m->masks, &r);
     if (status)
-        ij_die(1, "step %lu: %s; the last checkpoint is as it was: try a lower --lr, or --clip_grad 1",
-               (unsigned long)m->step + 1, ij_status_string(status));
+        ij_die(1, "step %zu: %s; the last checkpoint is as it was: try a lower --lr, or --clip_grad 1",
+               (size_t)m->step + 1, ij_status_string(status));
     return r;
 }
 
@@ -6394,7 +6394,7 @@ static void ij_train_picture(ij_run *t)
     }
     ij_pca_colours(rgb, token, IJ_WATCHED * n, d);
     for (size_t i = 0; i < IJ_WATCHED * n; i++) memcpy(all + (i % n / gw * row + i / n * (gw + 1) + i % gw) * 3, rgb + i * 3, 3);
-    snprintf(name, sizeof name, "pca_%lu.png", (unsigned long)t->m.step);
+    snprintf(name, sizeof name, "pca_%zu.png", t->m.step);
     int good = ij_write_png(ij_path(path, t->out, name), all, n / gw, row);
     if (good && !t->m.step) good = ij_write_png(ij_path(path, t->out, "pca_images.png"), images, h, wide);
     if (!good) fprintf(stderr, "%s: %s\n", path, strerror(errno));
@@ -6430,7 +6430,7 @@ static void ij_train_watch(ij_run *t)
     const char *verdict = images < 2 ? "no verdict: in batches of one image there is nothing to compare with" : m->step
                           ? ij_verdict(&all, c->objective, (double)m->step > c->warmup * (double)c->ipe) : "too early to say: these are the first weights";
     const int calm = strchr("htn", *verdict) != NULL;
-    fprintf(t->health, "%lu,%.6f,%.5f,%.5f,%.4f,%.5g,%.5f,%.5f,%.5f,%.5f,%s\n", (unsigned long)m->step, all.loss, all.skill, all.position,
+    fprintf(t->health, "%zu,%.6f,%.5f,%.5f,%.4f,%.5g,%.5f,%.5f,%.5f,%.5f,%s\n", (size_t)m->step, all.loss, all.skill, all.position,
             all.rank, all.feature_std, all.copy_skill, all.patch_std, all.cosine, all.predictor_norm, verdict);
     fprintf(stderr, "%sepoch %.2f  loss %.4f  skill %.3f  position %.3f  rank %.1f  std %.3f  cosine %.2f%s\n%s%s", ij_terminal() ? "\r" : "",
             (double)m->step / (double)c->ipe, all.loss, all.skill, all.position, all.rank, all.feature_std, all.cosine, ij_terminal() ? "          " : "",
@@ -6594,7 +6594,7 @@ static int ij_features_command(ij_options *o)
 
 static void ij_c_array(FILE *f, const char *name, const char *part, const real *x, const int8_t *q, size_t n)
 {
-    fprintf(f, "static const %s %s_%s[%lu] = {", q ? "int8_t" : "ij_real", name, part, (unsigned long)n);
+    fprintf(f, "static const %s %s_%s[%zu] = {", q ? "int8_t" : "ij_real", name, part, n);
     for (size_t i = 0; i < n; i++) {
         fprintf(f, i % (q ? 32 : 8) ? "," : i ? ",\n" : "\n");
         if (q) fprintf(f, "%d", q[i]);
@@ -6608,7 +6608,7 @@ static void ij_c_array(FILE *f, const char *name, const char *part, const real *
 typedef struct { FILE *f; const char *name; double madds, flash; } ij_c_file;
 static void ij_c_row(ij_c_file *c, const char *what, const char *shape, double madds, double flash, size_t ram)
 {
-    printf("%-26s %-22s %14.0f %12.0f %10lu\n", what, shape, madds, flash, (unsigned long)ram);
+    printf("%-26s %-22s %14.0f %12.0f %10lu\n", what, shape, madds, flash, ram);
     c->madds += madds, c->flash += flash;
 }
 
@@ -6619,7 +6619,7 @@ static void ij_c_matrix(ij_c_file *c, const char *part, const ij_rom_matrix *m, 
     if (m->q) ij_c_array(c->f, name, "q", NULL, m->q, out * in), ij_c_array(c->f, name, "scale", m->scale, NULL, out);
     else ij_c_array(c->f, name, "w", m->w, NULL, out * in);
     ij_c_array(c->f, name, "b", m->b, NULL, out);
-    snprintf(shape, sizeof shape, n ? "[%lu,%lu]" : "[%lu]", (unsigned long)out, (unsigned long)in);
+    snprintf(shape, sizeof shape, n ? "[%zu,%zu]" : "[%zu]", out, in);
     ij_c_row(c, part, shape, (double)n * (double)out * (double)in,
              (double)out * (m->q ? (double)in + 2 * sizeof(real) : (double)(in + 1) * sizeof(real)), ram * sizeof(real));
 }
@@ -6643,14 +6643,14 @@ static void ij_c_header(FILE *f, const char *name, const char *model, const ij_r
     static const char *const matrix[4] = { "qkv", "proj", "fc1", "fc2" };
     fprintf(f, "/* The encoder of ");
     for (const char *t = model; *t; t++) fputc(*t == '*' ? '+' : *t, f);
-    fprintf(f, ", %s, by ijepa export. RGB images of %lux%lu (width, height). To be included in one file. */\n#ifndef %s_ARENA\n#define %s_DIM %lu\n"
-               "#define %s_ARENA IJ_ROM_ARENA(%lu, %s_DIM, %lu, %lu, %lu, %d)\n#include \"ijepa.h\"\n#if%sdef IJEPA_DOUBLE\n#error \"these numbers are of the other precision\"\n#endif\n\n",
-            r->int8 ? "int8" : "as it is", (unsigned long)r->width, (unsigned long)r->height, name, name, (unsigned long)d, name, (unsigned long)n, name,
-            (unsigned long)r->heads, (unsigned long)h, (unsigned long)pixels, r->int8, sizeof(real) == 8 ? "n" : "");
+    fprintf(f, ", %s, by ijepa export. RGB images of %zux%zu (width, height). To be included in one file. */\n#ifndef %s_ARENA\n#define %s_DIM %zu\n"
+               "#define %s_ARENA IJ_ROM_ARENA(%zu, %s_DIM, %zu, %zu, %zu, %d)\n#include \"ijepa.h\"\n#if%sdef IJEPA_DOUBLE\n#error \"these numbers are of the other precision\"\n#endif\n\n",
+            r->int8 ? "int8" : "as it is", r->width, r->height, name, name, d, name, n, name,
+            r->heads, h, pixels, r->int8, sizeof(real) == 8 ? "n" : "");
     printf("%-26s %-22s %14s %12s %10s\n", "layer", "shape", "multiply-adds", "flash bytes", "RAM bytes");
     ij_c_array(f, name, "pos", r->pos, NULL, positions);
     ij_c_matrix(&c, "patch_embed", &r->patch_embed, d, pixels, n, n * d + (R + wide) * pixels);
-    snprintf(shape, sizeof shape, r->whole_pos ? "[%lu,%lu]" : "[%lu,%lu/2]", (unsigned long)(r->whole_pos ? n : gh + gw), (unsigned long)d);
+    snprintf(shape, sizeof shape, r->whole_pos ? "[%zu,%zu]" : "[%zu,%zu/2]", (r->whole_pos ? n : gh + gw), d);
     ij_c_row(&c, "pos", shape, 0, (double)(positions * sizeof(real)), n * d * sizeof(real));
     for (size_t i = 0; i < r->depth; i++) {
         const ij_rom_block *b = &r->block[i];
@@ -6658,25 +6658,25 @@ static void ij_c_header(FILE *f, const char *name, const char *model, const ij_r
         const ij_rom_matrix norm[2] = { { b->norm1_w, NULL, NULL, b->norm1_b }, { b->norm2_w, NULL, NULL, b->norm2_b } };
         const size_t size[4][2] = { { 3 * d, d }, { d, d }, { h, d }, { d, h } };
         for (int k = 0; k < 4; k++) {
-            snprintf(part, sizeof part, "norm%d_%lu", k / 2 + 1, (unsigned long)i);
+            snprintf(part, sizeof part, "norm%d_%zu", k / 2 + 1, i);
             if (k % 2 == 0) ij_c_matrix(&c, part, &norm[k / 2], d, 1, 0, 0);
-            snprintf(part, sizeof part, "%s%lu", matrix[k], (unsigned long)i);
+            snprintf(part, sizeof part, "%s%zu", matrix[k], i);
             ij_c_matrix(&c, part, m[k], size[k][0], size[k][1], n, k < 2 ? heads : mlp);
-            snprintf(part, sizeof part, "attention%lu", (unsigned long)i), snprintf(shape, sizeof shape, "%lu x [%lu,%lu]", (unsigned long)r->heads, (unsigned long)n, (unsigned long)n);
+            snprintf(part, sizeof part, "attention%zu", i), snprintf(shape, sizeof shape, "%zu x [%zu,%zu]", r->heads, n, n);
             if (!k) ij_c_row(&c, part, shape, 2 * (double)n * (double)n * (double)d, 0, heads * sizeof(real));
         }
     }
     const ij_rom_matrix norm = { r->norm_w, NULL, NULL, r->norm_b };
     ij_c_matrix(&c, "norm", &norm, d, 1, 0, 0);
-    printf("%-26s %-22s %14.0f %12.0f %10lu\n", "in all", "", c.madds, c.flash, (unsigned long)ij_rom_arena(r));
-    fprintf(f, "static const ij_rom_block %s_block[%lu] = {\n", name, (unsigned long)r->depth);
+    printf("%-26s %-22s %14.0f %12.0f %10lu\n", "in all", "", c.madds, c.flash, ij_rom_arena(r));
+    fprintf(f, "static const ij_rom_block %s_block[%zu] = {\n", name, r->depth);
     for (int i = 0; i < (int)r->depth; i++) {
         fprintf(f, "    { %s_norm1_%d_w, %s_norm1_%d_b, %s_norm2_%d_w, %s_norm2_%d_b,", name, i, name, i, name, i, name, i);
         for (int k = 0; k < 4; k++) ij_c_uses(f, name, matrix[k], i, r->int8);
         fprintf(f, " },\n");
     }
-    fprintf(f, "};\nstatic const ij_rom %s = { %lu, %lu, %lu, %lu, %lu, %lu, %lu, %d, %d,\n    {", name, (unsigned long)r->height, (unsigned long)r->width,
-            (unsigned long)r->patch, (unsigned long)d, (unsigned long)r->depth, (unsigned long)r->heads, (unsigned long)h, r->int8, r->whole_pos);
+    fprintf(f, "};\nstatic const ij_rom %s = { %zu, %zu, %zu, %zu, %zu, %zu, %zu, %d, %d,\n    {", name, r->height, r->width,
+            r->patch, d, r->depth, r->heads, h, r->int8, r->whole_pos);
     for (int k = 0; k < 6; k++) fprintf(f, sizeof(real) == 8 ? "%s %.16e" : "%s %.8ef", k == 3 ? " }, {" : k ? "," : "", (double)(k < 3 ? r->scale[k] : r->shift[k - 3]));
     fprintf(f, " }, %s_pos,", name);
     ij_c_uses(f, name, "patch_embed", -1, r->int8);
@@ -6721,7 +6721,7 @@ static int ij_export_c(const ij_options *o, const ij_model *m)
     if (!(fabs(sum) <= (double)images * 1.01)) ij_die(1, "%s: its features are not finite", o->model);
     const ij_draft header = ij_draft_open(o->header);
     ij_c_header(header.f, name, o->model, &r);
-    printf("cosine to the features of the model as it is, %lu images of %s: mean %.6f, least %.6f\n", (unsigned long)images, o->data ? o->data : "scenes", sum / (double)images, least);
+    printf("cosine to the features of the model as it is, %zu images of %s: mean %.6f, least %.6f\n", images, o->data ? o->data : "scenes", sum / (double)images, least);
     ij_draft_close(&header);
     fprintf(stderr, "%s\n", o->header);
     return 0;
@@ -6884,8 +6884,8 @@ static void ij_show_hole(ij_show *s, const char *text)
     char rest;
     const size_t p = s->c.patch_size;
     if (sscanf(text, "%lu,%lu,%lu,%lu%c", &x, &y, &w, &h, &rest) != 4 || !w || !h || w > s->c.crop_size[1] || h > s->c.crop_size[0])
-        ij_die(2, "--hole is %s, expected x,y,width,height in pixels of the %lux%lu image", text, (unsigned long)s->c.crop_size[1],
-               (unsigned long)s->c.crop_size[0]);
+        ij_die(2, "--hole is %s, expected x,y,width,height in pixels of the %zux%zu image", text, s->c.crop_size[1],
+               s->c.crop_size[0]);
     ij_lists *l[2] = { &s->context, &s->target };
     for (int k = 0; k < 2; k++) {
         *l[k] = (ij_lists){ s->images, s->n, ij_alloc(s->images * sizeof(size_t)), ij_alloc(s->images * s->n * sizeof(size_t)) };
@@ -7057,7 +7057,7 @@ static void ij_show_write(const char *path, const uint8_t *rgb, size_t h, size_t
     const size_t each = (w + IJ_TERMINAL - 1) / IJ_TERMINAL;
     if (path && !strcmp(path + strlen(path) - 4, ".ppm")) {
         FILE *f = ij_open_or_die(path, "wb");
-        fprintf(f, "P6\n%lu %lu\n255\n", (unsigned long)w, (unsigned long)h), fwrite(rgb, 1, h * w * 3, f);
+        fprintf(f, "P6\n%zu %zu\n255\n", w, h), fwrite(rgb, 1, h * w * 3, f);
         ij_close_or_die(f, path);
     } else if (path) {
         if (!ij_write_png(path, rgb, h, w)) ij_die(1, "%s: %s", path, strerror(errno));
@@ -7077,7 +7077,7 @@ static void ij_show_open(ij_show *s, const ij_options *o, const char *names, siz
     if (o->model) s->model = ij_trained(o), s->m = &s->model, s->c = s->model.config;
     const size_t h = s->c.crop_size[0], w = s->c.crop_size[1], p = s->c.patch_size;
     s->gw = w / p, s->n = h / p * s->gw, s->patch = o->patch ? o->patch - 1 : s->n / 2 + s->gw / 2;
-    if (s->patch >= s->n) ij_die(2, "--patch %lu: there are %lu", (unsigned long)o->patch, (unsigned long)s->n);
+    if (s->patch >= s->n) ij_die(2, "--patch %zu: there are %zu", o->patch, s->n);
     for (const char *at = names; *at; at += strcspn(at, ","), at += *at == ',') {
         const size_t length = strcspn(at, ",");
         size_t k = 0;
@@ -7458,7 +7458,7 @@ static int ij_masks_command(ij_options *o)
     size_t lists[2] = { 0, 0 }, shown = 0;
     const uint64_t draws = IJ_MAX(100, (show + c.batch_size - 1) / c.batch_size);
     size_t *seen = ij_zeros(gh * gw * sizeof *seen);
-    printf("c context   1..%lu target block   . neither\n\n", (unsigned long)c.num_pred_masks);
+    printf("c context   1..%zu target block   . neither\n\n", c.num_pred_masks);
     for (uint64_t step = 0; step < draws; step++) {
         ij_must(ij_masks_draw(&m.masks, &c, &m.mask_rng, step, c.batch_size, &why), &why);
         const ij_lists *l[2] = { &m.masks.context, &m.masks.target };
@@ -7478,8 +7478,8 @@ static int ij_masks_command(ij_options *o)
     }
     for (size_t i = 0; i < IJ_SETTINGS; i++)
         if (!strcmp(ij_config_name(i), "mask_mode")) ij_config_text(mode, &c, i);
-    printf("%lux%lu patches, %s mode, %lu draws of %lu images: context %.1f tokens, target block %.1f\n", (unsigned long)gh, (unsigned long)gw, mode,
-           (unsigned long)draws, (unsigned long)c.batch_size, context / (double)lists[0], target / (double)lists[1]);
+    printf("%zux%zu patches, %s mode, %zu draws of %zu images: context %.1f tokens, target block %.1f\n", gh, gw, mode,
+           (size_t)draws, c.batch_size, context / (double)lists[0], target / (double)lists[1]);
     printf("share of contexts that see a row, from the top:");
     for (size_t r = 0; r < gh; r++) {
         double sum = 0;
@@ -7504,7 +7504,7 @@ static int ij_render(ij_options *o)
     for (size_t i = 0; i < images && !ij_interrupted; i++) {
         int label[IJ_SCENE_TASKS];
         ij_scene(rgb, side, o->c.seed, i, label);
-        snprintf(name, sizeof name, "scene_%06lu.ppm", (unsigned long)i);
+        snprintf(name, sizeof name, "scene_%06lu.ppm", i);
         ij_show_write(ij_path(path, o->out, name), rgb, side, side);
         fprintf(labels, "%s,%d,%d,%d\n", name, label[IJ_SCENE_COUNT], label[IJ_SCENE_DIST], label[IJ_SCENE_KIND]);
     }
@@ -7515,14 +7515,14 @@ static int ij_render(ij_options *o)
 static int ij_info(ij_options *o)
 {
     if (!o->what) {
-        printf("numbers      %s\nvectors      %d bits\nmatmul tile  %d x %d, %s\nthreads      %lu, one per processor it may use\n",
+        printf("numbers      %s\nvectors      %d bits\nmatmul tile  %d x %d, %s\nthreads      %zu, one per processor it may use\n",
                sizeof(real) == 8 ? "double" : "float", (int)(8 * IJ_VL * sizeof(real)), (int)IJ_MR, (int)IJ_NR,
 #ifdef IJ_HAS_FMA
                "fused multiply-add",
 #else
                "multiply, then add",
 #endif
-               (unsigned long)ij_processors());
+               ij_processors());
         return 0;
     }
     ij_file f = ij_open_model(o->what, NULL);
@@ -7531,14 +7531,14 @@ static int ij_info(ij_options *o)
     for (size_t i = 0; i < f.entries; i++) {
         const ij_entry *e = &f.entry[i];
         printf("%-60s %-5s [", e->name, e->type);
-        for (size_t k = 0; k < e->rank; k++) printf("%s%lu", k ? "," : "", (unsigned long)e->dim[k]);
+        for (size_t k = 0; k < e->rank; k++) printf("%s%zu", k ? "," : "", e->dim[k]);
         printf("]\n");
         total += (double)e->count;
     }
     const char *kind = ij_file_kind(&f) ? ij_file_kind(&f) : "unknown";
     const char *const part[4][2] = { { "target_encoder", "norm.weight" }, { "encoder", "norm.weight" },
                                      { "predictor", "predictor_norm.weight" }, { "opt.m.encoder", "norm.weight" } };
-    printf("%lu tensors, %.0f numbers. Layout: %s. Holds%s", (unsigned long)f.entries, total, kind, *kind == 'H' ? " one encoder" : ":");
+    printf("%zu tensors, %.0f numbers. Layout: %s. Holds%s", f.entries, total, kind, *kind == 'H' ? " one encoder" : ":");
     for (int i = 0; i < 4 && *kind != 'H'; i++)
         if (ij_find_named(&f, part[i][0], part[i][1], 0) || (i == 3 && ij_file_find(&f, "opt.state.1.exp_avg")))
             printf(" %s", i == 3 ? "optimizer" : part[i][0]);
@@ -7589,12 +7589,12 @@ static void ij_bench_print(ij_stopwatch *w, const char *what, double flops, doub
     const double rate = flops / seconds / 1e9, share = rate / peak / (double)o->threads, mib = ij_peak_mib();
     const double startup = w->first > seconds ? w->first - seconds : 0;     /* what the first step took beyond a step */
     if (o->json)
-        printf("{\"what\": \"%s\", \"threads\": %lu, \"ms\": %.3f, \"img_per_s\": %.2f, \"gflop_per_img\": %.4f, "
+        printf("{\"what\": \"%s\", \"threads\": %zu, \"ms\": %.3f, \"img_per_s\": %.2f, \"gflop_per_img\": %.4f, "
                "\"gflops\": %.1f, \"peak_gflops\": %.1f, \"share_of_peak\": %.3f, \"startup_ms\": %.1f, \"peak_mib\": %.0f}\n", what,
-               (unsigned long)o->threads, 1000 * seconds, images / seconds, flops / images / 1e9, rate, peak, share, 1000 * startup, mib);
+               o->threads, 1000 * seconds, images / seconds, flops / images / 1e9, rate, peak, share, 1000 * startup, mib);
     else
-        printf("%-28s %9.2f ms %10.1f /s %8.1f GFLOP/s %5.1f %% of peak (%.0f x %lu) %6.0f MiB\n", what, 1000 * seconds,
-               images / seconds, rate, 100 * share, peak, (unsigned long)o->threads, mib);
+        printf("%-28s %9.2f ms %10.1f /s %8.1f GFLOP/s %5.1f %% of peak (%.0f x %zu) %6.0f MiB\n", what, 1000 * seconds,
+               images / seconds, rate, 100 * share, peak, o->threads, mib);
     fflush(stdout);
     w->done = 0;
 }
@@ -7614,7 +7614,7 @@ static int ij_bench_matmul(ij_stopwatch *w, const ij_team *team)
         for (int k = 0; k < 3; k++) {
             char text[64];
             for (size_t r = 0; r < w->repeat; r++) ij_lap_start(w), ij_matmul(&p[k], team), ij_lap_end(w);
-            snprintf(text, sizeof text, "%lux%lux%lu %s", (unsigned long)t, (unsigned long)in, (unsigned long)out, name[k]);
+            snprintf(text, sizeof text, "%zux%zux%zu %s", t, in, out, name[k]);
             ij_bench_print(w, text, 2.0 * (double)t * (double)in * (double)out, 1);
         }
         free(x), free(m), free(y);
