@@ -27,8 +27,12 @@
 #include <float.h>
 #include <limits.h>
 #include <stddef.h>
-#ifndef IJEPA_INFER_ONLY
+#ifdef IJEPA_MAIN
 #include <assert.h>
+#else                                     /* a library neither prints nor ends its host */
+#define assert(truth) ((void)(0 && (truth)))
+#endif
+#ifndef IJEPA_INFER_ONLY
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -37,7 +41,6 @@
 #ifdef IJEPA_MAIN
 #error "IJEPA_INFER_ONLY leaves no program: not with IJEPA_MAIN"
 #endif
-#define assert(truth) ((void)0)
 #if defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wunused-function"
 #endif
@@ -7350,8 +7353,8 @@ static void ij_html_begin(FILE *f, const char *what)
 static int ij_report_command(ij_options *o)
 {
     static const char *const objective[] = {
-        "I-JEPA hides parts of an image and predicts, from the rest, not their pixels but what a slowly "
-        "following copy of the encoder makes of them (Assran et al., CVPR 2023).",
+        ("I-JEPA hides parts of an image and predicts, from the rest, not their pixels but what a "
+         "slowly following copy of the encoder makes of them (Assran et al., CVPR 2023)."),
         "A generative model: it hides parts of an image and predicts their pixels (figure 2b of the paper).",
         "A joint embedding: two views of an image are to have one representation (figure 2a of the paper)." };
     static const char *const curve[][3] = {
