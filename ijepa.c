@@ -2831,8 +2831,8 @@ static const char *ij_foreign_format(const unsigned char *b)
     return NULL;
 }
 
-/* A file is written aside, as PATH.tmp, and renamed over PATH once it is whole: that holds the old file or the new one,
- * never a part. NULL: it cannot be opened. */
+/* A file is written aside, as PATH.tmp, and renamed over PATH once it is whole: that holds the old
+ * file or the new one, never a part. NULL: it cannot be opened. */
 static FILE *ij_begin(char aside[IJ_PATH], const char *path, const char *mode, ij_error *why)
 {
     FILE *f = NULL;
@@ -3668,24 +3668,33 @@ void ij_scene(uint8_t *rgb, size_t side, uint64_t seed, uint64_t index, int labe
         }
 }
 
-/* ---- safetensors -------------------------------------------------------------------------------------------------
- *   n: 8 bytes | header: n bytes of JSON | data                                (numbers are little-endian)
+/* ---- safetensors -------------------------------------------------------------------------------
+ *   n: 8 bytes | header: n bytes of JSON | data                      (numbers are little-endian)
  *   {"__metadata__": {"key": "text", ...},
  *    "name": {"dtype": "F32", "shape": [2,3], "data_offsets": [0,24]}, ...}
- * Offsets count from the start of the data, which the tensors tile exactly. The header is read into the caller's
- * memory and taken apart there. Strings are left as they stand between their quotes, escapes and all.               */
+ * Offsets count from the start of the data, which the tensors tile exactly. The header is read into
+ * the caller's memory and taken apart there. Strings are left as they stand between their quotes,
+ * escapes and all. */
 
-static const struct { const char *name; size_t bits; } ij_dtype[] = { /* the first in the order of IJ_F64... */
-    { "F64", 64 }, { "F32", 32 }, { "F16", 16 }, { "BF16", 16 }, { "I64", 64 }, { "I32", 32 }, { "U8", 8 },
-    { "BOOL", 8 }, { "I8", 8 }, { "F8_E5M2", 8 }, { "F8_E4M3", 8 }, { "F8_E8M0", 8 }, { "F8_E4M3FNUZ", 8 },
-    { "F8_E5M2FNUZ", 8 }, { "I16", 16 }, { "U16", 16 }, { "U32", 32 }, { "U64", 64 }, { "C64", 64 }, { "F4", 4 },
-    { "F6_E2M3", 6 }, { "F6_E3M2", 6 } };
-enum { IJ_DTYPES = sizeof ij_dtype / sizeof *ij_dtype, IJ_REAL = sizeof(real) == 8 ? IJ_F64 : IJ_F32 };
+static const struct { const char *name; size_t bits; } ij_dtype[] = {
+    { "F64", 64 }, { "F32", 32 }, { "F16", 16 }, { "BF16", 16 }, { "I64", 64 }, { "I32", 32 },
+    { "U8", 8 },                                        /* so far in the order of IJ_F64... */
+    { "BOOL", 8 }, { "I8", 8 }, { "F8_E5M2", 8 }, { "F8_E4M3", 8 }, { "F8_E8M0", 8 },
+    { "F8_E4M3FNUZ", 8 }, { "F8_E5M2FNUZ", 8 }, { "I16", 16 }, { "U16", 16 }, { "U32", 32 },
+    { "U64", 64 }, { "C64", 64 }, { "F4", 4 }, { "F6_E2M3", 6 }, { "F6_E3M2", 6 } };
+enum { IJ_DTYPES = sizeof ij_dtype / sizeof *ij_dtype };
+enum { IJ_REAL = sizeof(real) == 8 ? IJ_F64 : IJ_F32 };
 enum { IJ_HEADER_MOST = 100000000, IJ_DEPTH = 16 };
 
-/* A zero stands behind the text and is nowhere accepted, so nothing reads past the end. The first failure is kept;
- * after it nothing more is taken, and every loop over the text ends. */
-typedef struct { char *s, *text; size_t n; const char *path; ij_error *why; ij_status status; } ij_json;
+/* A zero stands behind the text and is nowhere accepted, so nothing reads past the end. The first
+ * failure is kept; after it nothing more is taken, and every loop over the text ends. */
+typedef struct {
+    char *s, *text;
+    size_t n;
+    const char *path;
+    ij_error *why;
+    ij_status status;
+} ij_json;
 
 static void ij_json_fail(ij_json *j, const char *expected)
 {
@@ -3694,8 +3703,8 @@ static void ij_json_fail(ij_json *j, const char *expected)
     char found[8] = "the end";
     if (at < j->n) snprintf(found, sizeof found, c > 32 && c < 127 ? "%c" : "0x%02x", c);
     if (!j->status)
-        j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: expected %s, found %s", j->path, at, expected,
-                            found);
+        j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: expected %s, found %s",
+                            j->path, at, expected, found);
 }
 
 /* The text becomes n bytes of f from `at` on; `to` has room for one more. */
@@ -3728,7 +3737,8 @@ static void ij_json_need(ij_json *j, char c)
     if (!ij_json_take(j, c)) ij_json_fail(j, want);
 }
 
-/* Walks a list or an object (`ends` is "[]" or "{}"): takes what stands before element i; 0 once there is none. */
+/* Walks a list or an object (`ends` is "[]" or "{}"): takes what stands before element i; 0 once
+ * there is none. */
 static int ij_json_more(ij_json *j, const char *ends, size_t i)
 {
     if (i == 0) ij_json_need(j, ends[0]);
@@ -3750,7 +3760,8 @@ static const char *ij_json_string(ij_json *j)
     return start;
 }
 
-static const char *ij_json_key(ij_json *j, size_t i)    /* of member i of an object, NULL once there is none */
+/* Of member i of an object, NULL once there is none. */
+static const char *ij_json_key(ij_json *j, size_t i)
 {
     if (!ij_json_more(j, "{}", i)) return NULL;
     const char *key = ij_json_string(j);
@@ -3758,28 +3769,32 @@ static const char *ij_json_key(ij_json *j, size_t i)    /* of member i of an obj
     return key;
 }
 
-static size_t ij_json_list(uint64_t x[], ij_json *j, size_t most)       /* whole numbers; returns how many */
+/* Whole numbers; returns how many. */
+static size_t ij_json_list(uint64_t x[], ij_json *j, size_t most)
 {
     size_t i = 0;
     for (; ij_json_more(j, "[]", i); i++) {
         const int zero = ij_json_peek(j) == '0';
         const size_t digits = strspn(j->s, "0123456789");
         if (i == most) ij_json_fail(j, most == 2 ? "two numbers" : "at most 8 dimensions");
-        else if (!digits || digits > 19 || (zero && digits > 1)) ij_json_fail(j, "a whole number below 10^19");
+        else if (!digits || digits > 19 || (zero && digits > 1))
+            ij_json_fail(j, "a whole number below 10^19");
         else x[i] = strtoull(j->s, &j->s, 10);
     }
     return i;
 }
 
-/* Passes over a value that means nothing here; of numbers and words only the characters are checked. */
+/* Passes over a value that means nothing here; of numbers and words only the characters count. */
 static void ij_json_skip(ij_json *j, int depth)
 {
     const char c = ij_json_peek(j);
     const size_t plain = strspn(j->s, "+-.0123456789eEtrufalsn");
     j->s += plain;
     if (c == '"') ij_json_string(j);
-    else if (c == '{' && depth < IJ_DEPTH) for (size_t i = 0; ij_json_key(j, i); i++) ij_json_skip(j, depth + 1);
-    else if (c == '[' && depth < IJ_DEPTH) for (size_t i = 0; ij_json_more(j, "[]", i); i++) ij_json_skip(j, depth + 1);
+    else if (c == '{' && depth < IJ_DEPTH)
+        for (size_t i = 0; ij_json_key(j, i); i++) ij_json_skip(j, depth + 1);
+    else if (c == '[' && depth < IJ_DEPTH)
+        for (size_t i = 0; ij_json_more(j, "[]", i); i++) ij_json_skip(j, depth + 1);
     else if (!plain) ij_json_fail(j, "a value, at most 16 levels deep");
 }
 
@@ -3807,7 +3822,8 @@ static void ij_file_entry(ij_entry *e, ij_json *j, const char *name)
     while (e->type && type < IJ_DTYPES && strcmp(e->type, ij_dtype[type].name)) type++;
     if (type == IJ_DTYPES) j->s = at[DTYPE];
     if (type == IJ_DTYPES) ij_json_fail(j, "a dtype of the format");
-    if (!at[DTYPE] || !at[SHAPE] || ranges != 2) ij_json_fail(j, "dtype, shape and two data_offsets before");
+    if (!at[DTYPE] || !at[SHAPE] || ranges != 2)
+        ij_json_fail(j, "dtype, shape and two data_offsets before");
     if (j->status) return;
     size_t bits = ij_dtype[type].bits;
     for (size_t i = 0; i < e->rank; i++) {
@@ -3819,11 +3835,12 @@ static void ij_file_entry(ij_entry *e, ij_json *j, const char *name)
     e->count = bits / ij_dtype[type].bits;
     e->begin = range[0];
     e->end = range[1];
-    if (e->end < e->begin || e->end - e->begin != bytes)
-        j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: tensor \"%.60s\": %.0f bytes of data, shape %.*s "
-                            "%s needs %.0f", j->path, (size_t)(at[OFFSETS] - j->text), e->name,
-                            (double)e->end - (double)e->begin, (int)IJ_MIN(strcspn(at[SHAPE], "]") + 1, 80), at[SHAPE],
-                            e->type, (double)bytes);
+    if (e->end >= e->begin && e->end - e->begin == bytes) return;
+    const int shape = (int)IJ_MIN(strcspn(at[SHAPE], "]") + 1, 80);
+    j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: tensor \"%.60s\": %.0f bytes "
+                        "of data, shape %.*s %s needs %.0f", j->path, (size_t)(at[OFFSETS] - j->text),
+                        e->name, (double)e->end - (double)e->begin, shape, at[SHAPE], e->type,
+                        (double)bytes);
 }
 
 static void ij_file_header(ij_file *f, ij_json *j)
@@ -3850,8 +3867,9 @@ static int ij_entry_by_name(const void *a, const void *b)
 
 static int ij_entry_by_place(const void *a, const void *b)
 {
-    const ij_entry *x = a, *y = b;                      /* by the middle: an empty one comes before what begins there */
-    return x->begin + x->end < y->begin + y->end ? -1 : x->begin + x->end > y->begin + y->end;
+    const ij_entry *x = a, *y = b;
+    const uint64_t i = x->begin + x->end, k = y->begin + y->end;    /* an empty one comes first */
+    return i < k ? -1 : i > k;
 }
 
 /* No name twice, and sorted by place the tensors tile the data. */
@@ -3862,21 +3880,24 @@ static ij_status ij_file_tiles(ij_file *f, uint64_t data, ij_error *why)
     ij_sort(e, f->entries, sizeof *e, ij_entry_by_name);
     for (size_t i = 1; i < f->entries; i++)
         if (!ij_entry_by_name(&e[i - 1], &e[i]))
-            return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" is there twice", f->path, e[i].name);
+            return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" is there twice",
+                           f->path, e[i].name);
     ij_sort(e, f->entries, sizeof *e, ij_entry_by_place);
     for (size_t i = 0; i < f->entries; at = e[i++].end)
         if (e[i].begin != at)
-            return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" begins at data byte %.0f, expected %.0f",
-                           f->path, e[i].name, (double)e[i].begin, (double)at);
+            return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" begins at data byte "
+                           "%.0f, expected %.0f", f->path, e[i].name, (double)e[i].begin, (double)at);
     if (at == data) return IJ_OK;
-    return ij_fail(why, IJ_EDATA, "%.200s: %.0f bytes of data, the header says %.0f", f->path, (double)data, (double)at);
+    return ij_fail(why, IJ_EDATA, "%.200s: %.0f bytes of data, the header says %.0f", f->path,
+                   (double)data, (double)at);
 }
 
 /* Opens the file; finds where its data begins, and how many bytes that has. */
 static ij_status ij_file_start(ij_file *f, uint64_t *data, ij_error *why)
 {
-    static const char shards[] = "JSON (shards are made one file by IJepaModel.from_pretrained(\"DIR\")"
-                                 ".save_pretrained(\"NEW\", max_shard_size=\"99GB\"))";
+    static const char shards[] =
+        "JSON (shards become one file by IJepaModel.from_pretrained(\"DIR\")"
+        ".save_pretrained(\"NEW\", max_shard_size=\"99GB\"))";
     unsigned char b[9] = { 0 };
     FILE *s = fopen(f->path, "rb");
     const size_t got = s ? fread(b, 1, 9, s) : 0;
@@ -3886,30 +3907,33 @@ static ij_status ij_file_start(ij_file *f, uint64_t *data, ij_error *why)
     f->stream = s;
     f->data = 8 + n;
     *data = size - f->data;
-    if (end < 0) return ij_fail(why, IJ_EFILE, "%.200s: cannot be read: %s", f->path, strerror(errno));
+    if (end < 0)
+        return ij_fail(why, IJ_EFILE, "%.200s: cannot be read: %s", f->path, strerror(errno));
     if (header && f->data <= size) return IJ_OK;
     const char *found = ij_foreign_format(b);
     if (*b == 'P' && b[1] > '0' && b[1] < '8') found = "a PNM picture";
     if (!found && header) found = "a file cut short";
     if (!found) found = *b == '{' ? shards : "something else";
-    return ij_fail(why, IJ_EDATA, "%.200s: byte 0: expected safetensors, found %s (header of %.17g bytes, file of %ld)",
-                   f->path, found, (double)n, end);
+    return ij_fail(why, IJ_EDATA, "%.200s: byte 0: expected safetensors, found %s (header of %.17g "
+                   "bytes, file of %ld)", f->path, found, (double)n, end);
 }
 
-/* Of Hugging Face's config.json only the heads, and the sides of images that are not square, are not in the tensors'
- * shapes; what we compute is not "relu" or "vit". */
+/* Of Hugging Face's config.json only the heads, and the sides of images that are not square, are
+ * not in the tensors' shapes; what we compute is not "relu" or "vit". */
 static void ij_file_config(ij_file *f, ij_json *j)
 {
     static const struct { const char *name, *value, *expected; } text[] = {
-        { "model_type", "ijepa", "model_type \"ijepa\"" }, { "hidden_act", "gelu", "hidden_act \"gelu\"" } };
+        { "model_type", "\"ijepa\"", "model_type \"ijepa\"" },
+        { "hidden_act", "\"gelu\"", "hidden_act \"gelu\"" } };
     const char *name;
     for (size_t i = 0; (name = ij_json_key(j, i)) != NULL; i++) {
         const char c = ij_json_peek(j);
         char *const at = j->s;
         if (!strcmp(name, "num_attention_heads")) f->heads = (size_t)strtoul(at, NULL, 10);
-        if (!strcmp(name, "layer_norm_eps") && strtod(at, NULL) > 1e-5) ij_json_fail(j, "layer_norm_eps of at most 1e-5");
-        for (size_t k = 0; k < 2; k++)
-            if (c == '"' && !strcmp(name, text[k].name) && strncmp(at + 1, text[k].value, strlen(text[k].value)))
+        if (!strcmp(name, "layer_norm_eps") && strtod(at, NULL) > 1e-5)
+            ij_json_fail(j, "layer_norm_eps of at most 1e-5");
+        for (size_t k = 0; k < 2 && c == '"'; k++)
+            if (!strcmp(name, text[k].name) && strncmp(at, text[k].value, strlen(text[k].value)))
                 ij_json_fail(j, text[k].expected);
         if (strcmp(name, "image_size") || c != '[') ij_json_skip(j, 0);
         else if (ij_json_list(f->image, j, 2) != 2 || !f->image[1]) ij_json_fail(j, "two numbers");
@@ -3920,11 +3944,14 @@ static int ij_file_kind(const ij_file *f)
 {
     static const char patch[] = "ijepa.embeddings.patch_embeddings.projection.weight";
     if (ij_file_meta(f, "ijepa")) return IJ_KIND_IJEPA;
-    return ij_file_find(f, patch) || ij_file_find(f, patch + 6) ? IJ_KIND_HUGGING_FACE : IJ_KIND_NONE;
+    const int there = ij_file_find(f, patch) || ij_file_find(f, patch + strlen("ijepa."));
+    return there ? IJ_KIND_HUGGING_FACE : IJ_KIND_NONE;
 }
 
-/* The table lies in mem: the shortest tensor takes 50 bytes of the header, the shortest pair of metadata 6. */
-static ij_status ij_file_load(ij_file *f, void *mem, size_t size, size_t *need, const char *path, ij_error *why)
+/* The table lies in mem: the shortest tensor takes 50 bytes of the header, the shortest pair of
+ * metadata 6. */
+static ij_status ij_file_load(ij_file *f, void *mem, size_t size, size_t *need, const char *path,
+                              ij_error *why)
 {
     char beside[IJ_PATH];
     uint64_t data;
@@ -3936,10 +3963,12 @@ static ij_status ij_file_load(ij_file *f, void *mem, size_t size, size_t *need, 
     if (j.status) return j.status;
     FILE *config = fopen(beside, "rb");
     const long end = config && !fseek(config, 0, SEEK_END) ? ftell(config) : 0;
-    const size_t n = (size_t)f->data - 8, more = end > 0 && end < IJ_HEADER_MOST ? (size_t)end : 0;
+    const size_t n = (size_t)f->data - 8;
+    const size_t more = end > 0 && end < IJ_HEADER_MOST ? (size_t)end : 0;
     const size_t entries = n / 50 + 1, metas = n / 6 + 1;
     *need = entries * sizeof *f->entry + 2 * metas * sizeof *f->meta + n + more + 2;
-    if (*need > size) j.status = ij_fail(why, IJ_EMEM, "%.200s needs %zu bytes, has %zu", path, *need, size);
+    if (*need > size)
+        j.status = ij_fail(why, IJ_EMEM, "%.200s needs %zu bytes, has %zu", path, *need, size);
     else {
         f->entry = mem;
         f->meta = (const char **)(void *)(f->entry + entries);
@@ -3980,15 +4009,18 @@ void ij_file_close(ij_file *f)
     memset(f, 0, sizeof *f);
 }
 
-const char *ij_file_meta(const ij_file *f, const char *key)     /* of a key given twice the last, as in Python */
+/* Of a key given twice the last, as in Python. */
+const char *ij_file_meta(const ij_file *f, const char *key)
 {
-    for (size_t i = f->metas; i-- > 0;) if (!strcmp(f->meta[2 * i], key)) return f->meta[2 * i + 1];
+    for (size_t i = f->metas; i-- > 0;)
+        if (!strcmp(f->meta[2 * i], key)) return f->meta[2 * i + 1];
     return NULL;
 }
 
 const ij_entry *ij_file_find(const ij_file *f, const char *name)
 {
-    for (size_t i = 0; i < f->entries; i++) if (!strcmp(f->entry[i].name, name)) return &f->entry[i];
+    for (size_t i = 0; i < f->entries; i++)
+        if (!strcmp(f->entry[i].name, name)) return &f->entry[i];
     return NULL;
 }
 
@@ -4005,7 +4037,7 @@ static double ij_number(int dtype, uint64_t bits)
     double wide;
     float narrow;
     if (dtype == IJ_BF16) word = half << 16;
-    if (dtype == IJ_F16) word = (e < 31 ? e + 112 : 255) << 23 | m << 13;       /* as an F32, but for e = 0 */
+    if (dtype == IJ_F16) word = (e < 31 ? e + 112 : 255) << 23 | m << 13;       /* but for e = 0 */
     memcpy(&wide, &bits, sizeof wide);
     memcpy(&narrow, &word, sizeof narrow);
     switch (dtype) {
@@ -4023,16 +4055,19 @@ ij_status ij_file_read(ij_real *to, const ij_file *f, const ij_entry *e, ij_erro
     unsigned char buffer[8192];
     const uint64_t at = f->data + e->begin;
     if (e->dtype == IJ_OTHER)
-        return ij_fail(why, IJ_EDATA, "%.200s: tensor \"%.60s\": dtype %s is not read", f->path, e->name, e->type);
+        return ij_fail(why, IJ_EDATA, "%.200s: tensor \"%.60s\": dtype %s is not read", f->path,
+                       e->name, e->type);
     const size_t size = ij_dtype[e->dtype].bits / 8;
     if (at > LONG_MAX || fseek(f->stream, (long)at, SEEK_SET))
         return ij_fail(why, IJ_EFILE, "%.200s: byte %.0f cannot be reached", f->path, (double)at);
-    const int same = e->dtype == IJ_REAL && ij_little_endian();         /* straight into its place */
+    const int same = e->dtype == IJ_REAL && ij_little_endian();     /* straight into its place */
     for (size_t i = 0, n; i < e->count; i += n) {
         n = same ? e->count : IJ_MIN(sizeof buffer / size, e->count - i);
         if (fread(same ? (void *)to : buffer, size, n, f->stream) != n)
-            return ij_fail(why, IJ_EFILE, "%.200s: tensor \"%.60s\" cannot be read: the file ends", f->path, e->name);
-        for (size_t k = 0; k < n && !same; k++) to[i + k] = (real)ij_number(e->dtype, ij_little(buffer + k * size, size));
+            return ij_fail(why, IJ_EFILE, "%.200s: tensor \"%.60s\" cannot be read: the file ends",
+                           f->path, e->name);
+        for (size_t k = 0; k < n && !same; k++)
+            to[i + k] = (real)ij_number(e->dtype, ij_little(buffer + k * size, size));
     }
     return IJ_OK;
 }
@@ -4043,24 +4078,28 @@ static void ij_put_data(FILE *f, const ij_item *item)
 {
     unsigned char buffer[8192];
     const size_t size = ij_dtype[item->dtype].bits / 8;
-    const size_t mirror = ij_little_endian() ? 0 : size - 1;            /* turns each number's bytes */
+    const size_t mirror = ij_little_endian() ? 0 : size - 1;    /* turns each number's bytes */
+    const unsigned char *data = item->data;
     size_t bytes = size;
     for (size_t k = 0; k < item->rank; k++) bytes *= item->dim[k];
     for (size_t i = 0, n = 0; i < bytes && !ferror(f); n = 0) {
-        while (n < sizeof buffer && i < bytes) buffer[n++] = ((const unsigned char *)item->data)[i++ ^ mirror];
+        for (; n < sizeof buffer && i < bytes; i++, n++) buffer[n] = data[i ^ mirror];
         fwrite(buffer, 1, n, f);
     }
 }
 
-/* ---- checkpoints -------------------------------------------------------------------------------------------------
- * encoder.* target_encoder.* predictor.* opt.m.* opt.v.* under the reference's names; settings, step and the state of
- * the mask generator as metadata. What is drawn for crops and order follows from seed and step. Tensors lie in the
- * order of the reference's state dicts, from which the way back numbers the optimizer's state.                       */
+/* ---- checkpoints -------------------------------------------------------------------------------
+ * encoder.* target_encoder.* predictor.* opt.m.* opt.v.* under the reference's names; settings,
+ * step and the state of the mask generator as metadata. What is drawn for crops and order follows from
+ * seed and step. Tensors lie in the order of the reference's state dicts, by which README's Python
+ * numbers the optimizer's state. */
 
-/* A parameter's tensors: their parts of the file, where they are in the model. Without training only the target's. */
+/* A parameter's tensors: their parts of the file, and where they are in the model. Of a model that
+ * does not train there is only the target encoder's. */
 typedef struct { const char *part; ij_tensor t; } ij_place;
 
-static size_t ij_param_places(ij_place to[4], const ij_model *m, const ij_param *p)     /* returns how many */
+/* Returns how many. */
+static size_t ij_param_places(ij_place to[4], const ij_model *m, const ij_param *p)
 {
     static const char *const part[2][3] = { { "encoder", "opt.m.encoder", "opt.v.encoder" },
                                             { "predictor", "opt.m.predictor", "opt.v.predictor" } };
@@ -4084,7 +4123,7 @@ static ij_tensor ij_one(const ij_tensor *pos)           /* [1,N,D] of [N,D] */
     return t;
 }
 
-/* Two passes over the tensors: their rows of the header, then their data. end: bytes of data so far */
+/* The tensors are passed twice: rows of the header, then their data. end: bytes of data so far */
 typedef struct { FILE *f; int data; size_t end; } ij_saving;
 
 static void ij_save_tensor(ij_saving *s, const char *part, const char *name, const ij_tensor *t)
@@ -4114,7 +4153,8 @@ static void ij_save_tensors(ij_saving *s, const ij_model *m)
         const size_t n = ij_param_places(place, m, &m->param[i]);
         for (size_t k = 0; k < n; k++) {
             ij_save_tensor(s, place[k].part, m->param[i].name, &place[k].t);
-            if (i == m->encoder_params && k == 0) ij_save_tensor(s, "predictor", "predictor_pos_embed", &predictor_pos);
+            if (i == m->encoder_params && k == 0)
+                ij_save_tensor(s, "predictor", "predictor_pos_embed", &predictor_pos);
         }
     }
 }
@@ -4123,13 +4163,15 @@ ij_status ij_save(const ij_model *m, const char *path, ij_error *why)
 {
     char aside[IJ_PATH], text[IJ_TEXT];
     if (m->micro % m->config.accumulate)
-        return ij_fail(why, IJ_EARG, "%.200s: a checkpoint between the passes of one update would lose gradients", path);
+        return ij_fail(why, IJ_EARG, "%.200s: a checkpoint between the passes of one update would "
+                       "lose gradients", path);
     if (m->params > IJ_HEADER_MOST / 1000)
-        return ij_fail(why, IJ_EARG, "%.200s: %zu parameters are more than a header has room for", path, m->params);
+        return ij_fail(why, IJ_EARG, "%.200s: %zu parameters are more than a header has room for",
+                       path, m->params);
     FILE *f = ij_begin(aside, path, "wb", why);
     if (!f) return IJ_EFILE;
     ij_saving s = { f, 0, 0 };
-    fprintf(f, "%8s{\"__metadata__\":{\"format\":\"pt\"", "");  /* the header's length, known in the end */
+    fprintf(f, "%8s{\"__metadata__\":{\"format\":\"pt\"", "");      /* its length is known later */
     for (size_t i = 0; i < IJ_SETTINGS; i++) {
         ij_config_text(text, &m->config, i);
         fprintf(f, ",\"%s\":\"%s\"", ij_setting[i].name, text);
@@ -4152,9 +4194,10 @@ ij_status ij_save(const ij_model *m, const char *path, ij_error *why)
     return ij_commit(f, aside, path, why);
 }
 
-/* Names of a tensor of ours in Hugging Face's files, and what transformers 5 has in memory. qkv is three there. */
+/* Our names, those of Hugging Face's files, and what transformers 5 has in memory: qkv is three. */
 static const char *const ij_hf[][3] = {
-    { "patch_embed.proj.", "embeddings.patch_embeddings.projection.", NULL }, { "norm.", "layernorm.", NULL },
+    { "patch_embed.proj.", "embeddings.patch_embeddings.projection.", NULL },
+    { "norm.", "layernorm.", NULL },
     { "norm1.", "layernorm_before.", NULL }, { "norm2.", "layernorm_after.", NULL },
     { "attn.qkv.", "attention.attention.%s.", "attention.%.1s_proj." },
     { "attn.proj.", "attention.output.dense.", "attention.o_proj." },
@@ -4177,8 +4220,9 @@ static void ij_hf_name(char to[128], const char *name, size_t third, int memory)
     }
 }
 
-/* Tensor part.name; in a Hugging Face file, which has one encoder, the tensor by its name there, or a third of a qkv. */
-static const ij_entry *ij_find_named(const ij_file *f, const char *part, const char *name, size_t third)
+/* Tensor part.name; in a Hugging Face file, of one encoder, by its name there; third: of qkv */
+static const ij_entry *ij_find_named(const ij_file *f, const char *part, const char *name,
+                                     size_t third)
 {
     char full[144], hf[128];
     const ij_entry *e = NULL;
@@ -4198,7 +4242,8 @@ static size_t ij_dim(const ij_file *f, const char *name, size_t i)      /* 0: no
     return e && e->rank > i ? e->dim[i] : 0;
 }
 
-/* Sizes from the shapes of a Hugging Face file's tensors; the image is square where its sides are not given. */
+/* Sizes from the shapes of a Hugging Face file's tensors; the image is square where its sides are
+ * not given. */
 static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
 {
     const size_t n = ij_dim(f, "pos_embed", 1), hidden = ij_dim(f, "blocks.0.mlp.fc1.weight", 0);
@@ -4207,19 +4252,23 @@ static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
     c->embed_dim = ij_dim(f, "patch_embed.proj.weight", 0);
     c->patch_size = ij_dim(f, "patch_embed.proj.weight", 2);
     if (!c->embed_dim || !c->patch_size || c->embed_dim > 1 << 20 || c->patch_size > 1 << 16)
-        return ij_fail(why, IJ_EDATA, "%.200s: the patch embedding's shape is not [D,3,p,p]", f->path);
+        return ij_fail(why, IJ_EDATA, "%.200s: the patch embedding's shape is not [D,3,p,p]",
+                       f->path);
     while (side * side < n && side < 1 << 16) side++;
     c->crop_size[0] = f->image[1] ? (size_t)f->image[0] : side * c->patch_size;
     c->crop_size[1] = f->image[1] ? (size_t)f->image[1] : side * c->patch_size;
     const size_t gh = ij_gh(c), gw = ij_gw(c);
     if (!n || !gw || n % gw || n / gw != gh)
-        return ij_fail(why, IJ_EDATA, "%.200s: %zu positions, expected %s (a class token is not I-JEPA's)", f->path, n,
+        return ij_fail(why, IJ_EDATA, "%.200s: %zu positions, expected %s (a class token is not "
+                       "I-JEPA's)", f->path, n,
                        f->image[1] ? "those of image_size" : "a square of patches");
     if (!f->heads)
-        return ij_fail(why, IJ_EDATA, "%.200s: num_attention_heads must be in a config.json beside it", f->path);
+        return ij_fail(why, IJ_EDATA, "%.200s: num_attention_heads must be in a config.json beside "
+                       "it", f->path);
     c->num_heads = f->heads;
-    c->mlp_ratio = (double)(hidden ? hidden : 1) / (double)c->embed_dim;
-    if (hidden && ij_hidden(c) != hidden) c->mlp_ratio = ((double)hidden + 0.5) / (double)c->embed_dim;
+    const double d = (double)c->embed_dim;
+    c->mlp_ratio = (double)hidden / d;
+    if (ij_hidden(c) != hidden) c->mlp_ratio = ((double)hidden + 0.5) / d;
     c->pred_emb_dim = c->embed_dim;                     /* there is no predictor: any that fits */
     c->depth = 0;
     do snprintf(name, sizeof name, "blocks.%zu.norm1.weight", c->depth++);
@@ -4228,7 +4277,8 @@ static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
     return IJ_OK;
 }
 
-/* A setting that the file does not have keeps its default; mask_target_input is gone, and was false unless asked for. */
+/* A setting that the file does not have keeps its default. mask_target_input is gone: false is what
+ * is done without it. */
 ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
 {
     ij_error inner;
@@ -4236,26 +4286,28 @@ ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
     ij_status s = IJ_OK;
     *c = ij_config_default();
     if (f->kind == IJ_KIND_NONE)
-        return ij_fail(why, IJ_EDATA, "%.200s: no I-JEPA: neither metadata \"ijepa\" nor Hugging Face's patch embedding",
-                       f->path);
+        return ij_fail(why, IJ_EDATA, "%.200s: no I-JEPA: neither metadata \"ijepa\" nor Hugging "
+                       "Face's patch embedding", f->path);
     if (f->kind == IJ_KIND_HUGGING_FACE) s = ij_load_sizes(c, f, why);
     if (s) return s;
     if (version && strcmp(version, "1"))
-        return ij_fail(why, IJ_EDATA, "%.200s: checkpoint version %.20s, expected 1", f->path, version);
+        return ij_fail(why, IJ_EDATA, "%.200s: checkpoint version %.20s, expected 1", f->path,
+                       version);
     if (gone && strcmp(gone, "false") && strcmp(gone, "0"))
-        return ij_fail(why, IJ_EDATA, "%.200s: metadata: mask_target_input is %.20s, a setting that is gone", f->path, gone);
+        return ij_fail(why, IJ_EDATA, "%.200s: metadata: mask_target_input is %.20s: that setting "
+                       "is gone", f->path, gone);
     for (size_t i = 0; i < IJ_SETTINGS && version; i++) {
         const char *value = ij_file_meta(f, ij_setting[i].name);
         if (value && ij_config_set(c, ij_setting[i].name, value, &inner))
             return ij_fail(why, IJ_EDATA, "%.200s: metadata: %.250s", f->path, inner.text);
     }
-    if (ij_config_check(c, &inner)) return ij_fail(why, IJ_EDATA, "%.200s: %.250s", f->path, inner.text);
-    return IJ_OK;
+    if (!ij_config_check(c, &inner)) return IJ_OK;
+    return ij_fail(why, IJ_EDATA, "%.200s: %.250s", f->path, inner.text);
 }
 
 /* Checks one tensor's shape and, if `read`, reads it into t. */
-static ij_status ij_load_tensor(const ij_tensor *t, const ij_file *f, const char *part, const char *name, int read,
-                                ij_error *why)
+static ij_status ij_load_tensor(const ij_tensor *t, const ij_file *f, const char *part,
+                                const char *name, int read, ij_error *why)
 {
     const size_t pieces = f->kind == IJ_KIND_HUGGING_FACE && strstr(name, "qkv") ? 3 : 1;
     ij_status s = IJ_OK;
@@ -4263,16 +4315,18 @@ static ij_status ij_load_tensor(const ij_tensor *t, const ij_file *f, const char
         const ij_entry *e = ij_find_named(f, part, name, k);
         if (!e) return ij_fail(why, IJ_EDATA, "%.200s: no tensor %s.%s", f->path, part, name);
         int same = e->rank == t->rank && e->dtype != IJ_OTHER;
-        for (size_t i = 0; same && i < e->rank; i++) same = e->dim[i] == t->dim[i] / (i ? 1 : pieces);
+        for (size_t i = 0; same && i < e->rank; i++)
+            same = e->dim[i] == t->dim[i] / (i ? 1 : pieces);
         if (!same)
-            return ij_fail(why, IJ_EDATA, "%.200s: tensor %.90s: %s of %zu numbers, rank %zu, expected %zu numbers, "
-                           "rank %zu", f->path, e->name, e->type, e->count, e->rank, ij_count(t) / pieces, t->rank);
+            return ij_fail(why, IJ_EDATA, "%.200s: tensor %.90s: %s of %zu numbers, rank %zu, "
+                           "expected %zu numbers, rank %zu", f->path, e->name, e->type, e->count, e->rank,
+                           ij_count(t) / pieces, t->rank);
         if (read) s = ij_file_read(t->x + k * e->count, f, e, why);
     }
     return s;
 }
 
-/* Every shape is checked before the first number is read. encoder: the part that becomes the target encoder */
+/* Every shape is checked before the first number is read. encoder: what becomes the target's */
 static ij_status ij_load_tensors(ij_model *m, const ij_file *f, const char *encoder, ij_error *why)
 {
     ij_status s = IJ_OK;
@@ -4287,7 +4341,8 @@ static ij_status ij_load_tensors(ij_model *m, const ij_file *f, const char *enco
     return s;
 }
 
-/* Positions of a Hugging Face file: where they are not the sines and cosines, images must have its size. */
+/* Positions of a Hugging Face file: where they are not the sines and cosines, images must have its
+ * size. */
 static ij_status ij_load_positions(ij_model *m, const ij_file *f, ij_error *why)
 {
     const ij_tensor pos = ij_one(&m->file_pos);
@@ -4303,24 +4358,31 @@ static ij_status ij_load_positions(ij_model *m, const ij_file *f, ij_error *why)
 
 ij_status ij_load_encoder(ij_model *m, const ij_file *f, const char *part, ij_error *why)
 {
-    if (m->training) return ij_fail(why, IJ_EARG, "%.200s: one encoder does not make a model that trains", f->path);
+    if (m->training)
+        return ij_fail(why, IJ_EARG, "%.200s: one encoder does not make a model that trains",
+                       f->path);
     const ij_status s = ij_load_tensors(m, f, part, why);
     return !s && f->kind == IJ_KIND_HUGGING_FACE ? ij_load_positions(m, f, why) : s;
 }
 
-/* m has been initialised with the file's settings. A file without the mask generator's state leaves it as seeded. */
+/* m has been initialised with the file's settings. Without the mask generator's state in the file
+ * it stays as seeded. */
 ij_status ij_load(ij_model *m, const ij_file *f, ij_error *why)
 {
     const char *step = ij_file_meta(f, "step"), *rng = ij_file_meta(f, "mask_rng");
     uint32_t state[625];
     double steps;
-    if (!m->training || f->kind == IJ_KIND_HUGGING_FACE) return ij_load_encoder(m, f, "target_encoder", why);
+    if (!m->training || f->kind == IJ_KIND_HUGGING_FACE)
+        return ij_load_encoder(m, f, "target_encoder", why);
     if (!step || sscanf(step, "%lf", &steps) != 1 || !(steps >= 0 && steps < 9e15))
-        return ij_fail(why, IJ_EDATA, "%.200s: step is %.40s, expected a number", f->path, step ? step : "absent");
+        return ij_fail(why, IJ_EDATA, "%.200s: step is %.40s, expected a number", f->path,
+                       step ? step : "absent");
     for (size_t i = 0; i < 625 && rng; i++) {
         unsigned word;
-        if (strlen(rng) != 625 * 8 || sscanf(rng + 8 * i, "%8x", &word) != 1 || (i == 624 && word > 624))
-            return ij_fail(why, IJ_EDATA, "%.200s: metadata: mask_rng is not 625 words in hexadecimal", f->path);
+        const int hex = strlen(rng) == 625 * 8 && sscanf(rng + 8 * i, "%8x", &word) == 1;
+        if (!hex || (i == 624 && word > 624))
+            return ij_fail(why, IJ_EDATA, "%.200s: metadata: mask_rng is not 625 words in "
+                           "hexadecimal", f->path);
         state[i] = word;
     }
     const ij_status s = ij_load_tensors(m, f, "target_encoder", why);

@@ -296,7 +296,8 @@ enum { IJ_SCENE_COUNT, IJ_SCENE_DIST, IJ_SCENE_KIND, IJ_SCENE_TASKS };
 void ij_scene(uint8_t *rgb, size_t side, uint64_t seed, uint64_t index, int labels[IJ_SCENE_TASKS]);
 
 /* ------------------------------------------------------------ files --------
- * safetensors: the one container. Header and table lie in the caller's memory, data is read on demand. */
+ * safetensors: the one container. Header and table lie in the caller's memory, data is read on
+ * demand. */
 enum { IJ_F64, IJ_F32, IJ_F16, IJ_BF16, IJ_I64, IJ_I32, IJ_U8, IJ_OTHER };   /* OTHER: not read */
 typedef struct {
     const char *name, *type;       /* "encoder.norm.weight", "F32" */
@@ -322,16 +323,18 @@ const char *ij_file_meta(const ij_file *f, const char *key);                 /* 
 const ij_entry *ij_file_find(const ij_file *f, const char *name);            /* NULL: absent */
 ij_status ij_file_read(ij_real *to, const ij_file *f, const ij_entry *e, ij_error *why);
 
-/* A checkpoint holds encoder.*, target_encoder.*, predictor.*, opt.m.*, opt.v.* and all settings; of a
- * model that does not train only target_encoder.*. To open one: ij_file_open, ij_load_config,
- * ij_model_init, ij_load. Hugging Face's IJepaModel and IJepaForImageClassification are read too (one
- * encoder; F32, F16, BF16): sizes from the tensors, heads and the sides of images that are not square
- * from config.json. */
+/* A checkpoint holds encoder.*, target_encoder.*, predictor.*, opt.m.*, opt.v.* and all settings;
+ * of a model that does not train only target_encoder.*. To open one: ij_file_open, ij_load_config,
+ * ij_model_init, ij_load. Hugging Face's IJepaModel and IJepaForImageClassification are read too
+ * (one encoder; F32, F16, BF16): sizes from the tensors, heads and the sides of images that are not
+ * square from config.json. */
 ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why);
 ij_status ij_load(ij_model *m, const ij_file *f, ij_error *why);
-/* One of its encoders, "target_encoder" or "encoder", into the target encoder of a model that does not train. */
+/* One of its encoders, "target_encoder" or "encoder", into the target encoder of a model that does
+ * not train. */
 ij_status ij_load_encoder(ij_model *m, const ij_file *f, const char *part, ij_error *why);
-/* Writes beside path, flushes, renames over path: it holds the old file or the whole new one, never a part. */
+/* Writes beside path, flushes, renames over path: it holds the old file or the whole new one,
+ * never a part. */
 ij_status ij_save(const ij_model *m, const char *path, ij_error *why);
 
 /* ---------------------------------------------------- is it learning? ----
