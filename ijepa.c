@@ -3838,8 +3838,8 @@ static void ij_file_entry(ij_entry *e, ij_json *j, const char *name)
     if (e->end >= e->begin && e->end - e->begin == bytes) return;
     const int shape = (int)IJ_MIN(strcspn(at[SHAPE], "]") + 1, 80);
     j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: tensor \"%.60s\": %.0f bytes "
-                        "of data, shape %.*s %s needs %.0f", j->path, (size_t)(at[OFFSETS] - j->text),
-                        e->name, (double)e->end - (double)e->begin, shape, at[SHAPE], e->type,
+                        "of data, shape %.*s %s needs %.0f", j->path,
+                        (size_t)(at[OFFSETS] - j->text), e->name, (double)e->end - (double)e->begin, shape, at[SHAPE], e->type,
                         (double)bytes);
 }
 
@@ -3886,7 +3886,8 @@ static ij_status ij_file_tiles(ij_file *f, uint64_t data, ij_error *why)
     for (size_t i = 0; i < f->entries; at = e[i++].end)
         if (e[i].begin != at)
             return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" begins at data byte "
-                           "%.0f, expected %.0f", f->path, e[i].name, (double)e[i].begin, (double)at);
+                           "%.0f, expected %.0f", f->path, e[i].name, (double)e[i].begin,
+                           (double)at);
     if (at == data) return IJ_OK;
     return ij_fail(why, IJ_EDATA, "%.200s: %.0f bytes of data, the header says %.0f", f->path,
                    (double)data, (double)at);
@@ -4090,8 +4091,8 @@ static void ij_put_data(FILE *f, const ij_item *item)
 
 /* ---- checkpoints -------------------------------------------------------------------------------
  * encoder.* target_encoder.* predictor.* opt.m.* opt.v.* under the reference's names; settings,
- * step and the state of the mask generator as metadata. What is drawn for crops and order follows from
- * seed and step. Tensors lie in the order of the reference's state dicts, by which README's Python
+ * step and the state of the mask generator as metadata. What is drawn for crops and order follows
+ * from seed and step. Tensors lie in the order of the reference's state dicts, by which README's Python
  * numbers the optimizer's state. */
 
 /* A parameter's tensors: their parts of the file, and where they are in the model. Of a model that
@@ -4254,6 +4255,10 @@ static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
     if (!c->embed_dim || !c->patch_size || c->embed_dim > 1 << 20 || c->patch_size > 1 << 16)
         return ij_fail(why, IJ_EDATA, "%.200s: the patch embedding's shape is not [D,3,p,p]",
                        f->path);
+    if (!f->heads)
+        return ij_fail(why, IJ_EDATA, "%.200s: num_attention_heads must be in a config.json beside "
+                       "it", f->path);
+    c->num_heads = f->heads;
     while (side * side < n && side < 1 << 16) side++;
     c->crop_size[0] = f->image[1] ? (size_t)f->image[0] : side * c->patch_size;
     c->crop_size[1] = f->image[1] ? (size_t)f->image[1] : side * c->patch_size;
@@ -4262,10 +4267,6 @@ static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
         return ij_fail(why, IJ_EDATA, "%.200s: %zu positions, expected %s (a class token is not "
                        "I-JEPA's)", f->path, n,
                        f->image[1] ? "those of image_size" : "a square of patches");
-    if (!f->heads)
-        return ij_fail(why, IJ_EDATA, "%.200s: num_attention_heads must be in a config.json beside "
-                       "it", f->path);
-    c->num_heads = f->heads;
     const double d = (double)c->embed_dim;
     c->mlp_ratio = (double)hidden / d;
     if (ij_hidden(c) != hidden) c->mlp_ratio = ((double)hidden + 0.5) / d;
@@ -4319,8 +4320,8 @@ static ij_status ij_load_tensor(const ij_tensor *t, const ij_file *f, const char
             same = e->dim[i] == t->dim[i] / (i ? 1 : pieces);
         if (!same)
             return ij_fail(why, IJ_EDATA, "%.200s: tensor %.90s: %s of %zu numbers, rank %zu, "
-                           "expected %zu numbers, rank %zu", f->path, e->name, e->type, e->count, e->rank,
-                           ij_count(t) / pieces, t->rank);
+                           "expected %zu numbers, rank %zu", f->path, e->name, e->type, e->count,
+                           e->rank, ij_count(t) / pieces, t->rank);
         if (read) s = ij_file_read(t->x + k * e->count, f, e, why);
     }
     return s;
