@@ -3839,8 +3839,8 @@ static void ij_file_entry(ij_entry *e, ij_json *j, const char *name)
     const int shape = (int)IJ_MIN(strcspn(at[SHAPE], "]") + 1, 80);
     j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: tensor \"%.60s\": %.0f bytes "
                         "of data, shape %.*s %s needs %.0f", j->path,
-                        (size_t)(at[OFFSETS] - j->text), e->name, (double)e->end - (double)e->begin, shape, at[SHAPE], e->type,
-                        (double)bytes);
+                        (size_t)(at[OFFSETS] - j->text), e->name, (double)e->end - (double)e->begin,
+                        shape, at[SHAPE], e->type, (double)bytes);
 }
 
 static void ij_file_header(ij_file *f, ij_json *j)
@@ -4092,8 +4092,8 @@ static void ij_put_data(FILE *f, const ij_item *item)
 /* ---- checkpoints -------------------------------------------------------------------------------
  * encoder.* target_encoder.* predictor.* opt.m.* opt.v.* under the reference's names; settings,
  * step and the state of the mask generator as metadata. What is drawn for crops and order follows
- * from seed and step. Tensors lie in the order of the reference's state dicts, by which README's Python
- * numbers the optimizer's state. */
+ * from seed and step. Tensors lie in the order of the reference's state dicts, by which README's
+ * Python numbers the optimizer's state. */
 
 /* A parameter's tensors: their parts of the file, and where they are in the model. Of a model that
  * does not train there is only the target encoder's. */
