@@ -2884,19 +2884,29 @@ static const char *ij_foreign_format(const unsigned char *b)
     return NULL;
 }
 
-/* TEMP */
+/* A file is written aside, as PATH.tmp, and renamed over PATH once it is whole: that holds the old
+ * file or the new one, never a part. NULL: it cannot be opened. */
 static FILE *ij_begin(char aside[IJ_PATH], const char *path, const char *mode, ij_error *why)
 {
     FILE *f = NULL;
-    if (snprintf(aside, IJ_PATH, "%s.tmp", path) >= IJ_PATH) ij_fail(why, IJ_EARG, "%.200s...: the path is too long", path);
+    if (snprintf(aside, IJ_PATH, "%s.tmp", path) >= IJ_PATH)
+        ij_fail(why, IJ_EFILE, "%.200s...: the path is too long", path);
     else if (!(f = fopen(aside, mode))) ij_fail(why, IJ_EFILE, "%.200s: %s", aside, strerror(errno));
     return f;
 }
+
+/* Flushes, closes and renames; if that fails, nothing is left beside the old file. */
 static ij_status ij_commit(FILE *f, const char *aside, const char *path, ij_error *why)
 {
     int bad = ferror(f) || fflush(f) || ij_flush_file(f), error = errno;
-    if (fclose(f) && !bad) bad = 1, error = errno;
-    if (!bad && ij_replace(aside, path)) bad = 1, error = errno;
+    if (fclose(f) && !bad) {
+        bad = 1;
+        error = errno;
+    }
+    if (!bad && ij_replace(aside, path)) {
+        bad = 1;
+        error = errno;
+    }
     if (bad) {
         remove(aside);
         return ij_fail(why, IJ_EFILE, "%.200s: cannot be written: %s", path, strerror(error));
@@ -2904,7 +2914,6 @@ static ij_status ij_commit(FILE *f, const char *aside, const char *path, ij_erro
     ij_flush_folder(path);
     return IJ_OK;
 }
-/* TEMP END */
 
 /* ---- image readers -----------------------------------------------------------------------------------------------
  * A path becomes a list of images, first of the training part and then of the test part. Only names, counts and labels
@@ -3712,37 +3721,77 @@ void ij_scene(uint8_t *rgb, size_t side, uint64_t seed, uint64_t index, int labe
         }
 }
 
-/* ---- safetensors -------------------------------------------------------------------------------------------------
- *   n: 8 bytes | header: n bytes of JSON | data                                             (numbers are little-endian)
- *   {"__metadata__": {"key": "text", ...}, "name": {"dtype": "F32", "shape": [2,3], "data_offsets": [0,24]}, ...}
- * Offsets count from the start of the data, which the tensors tile exactly. The header is read into the caller's
- * memory and taken apart there: undoing escapes never makes a string longer, so strings stay where they are.         */
+/* ---- safetensors -------------------------------------------------------------------------------
+ *   n: 8 bytes | header: n bytes of JSON | data                      (numbers are little-endian)
+ *   {"__metadata__": {"key": "text", ...},
+ *    "name": {"dtype": "F32", "shape": [2,3], "data_offsets": [0,24]}, ...}
+ * Offsets count from the start of the data, which the tensors tile exactly. The header is read into
+ * the caller's memory and taken apart there. Strings are left as they stand between their quotes,
+ * escapes and all. */
 
-static const struct { const char *name; size_t bits; } ij_dtype[] = {          /* the first in the order of IJ_F64... */
-    { "F64", 64 }, { "F32", 32 }, { "F16", 16 }, { "BF16", 16 }, { "I64", 64 }, { "I32", 32 }, { "U8", 8 },
-    { "BOOL", 8 }, { "I8", 8 }, { "F8_E5M2", 8 }, { "F8_E4M3", 8 }, { "F8_E8M0", 8 }, { "F8_E4M3FNUZ", 8 },
-    { "F8_E5M2FNUZ", 8 }, { "I16", 16 }, { "U16", 16 }, { "U32", 32 }, { "U64", 64 }, { "C64", 64 }, { "F4", 4 },
-    { "F6_E2M3", 6 }, { "F6_E3M2", 6 } };
-enum { IJ_DTYPES = sizeof ij_dtype / sizeof *ij_dtype, IJ_HEADER_MOST = 100000000, IJ_DEPTH = 16 };
+static const struct { const char *name; size_t bits; } ij_dtype[] = {
+    { "F64", 64 }, { "F32", 32 }, { "F16", 16 }, { "BF16", 16 }, { "I64", 64 }, { "I32", 32 },
+    { "U8", 8 },                                        /* so far in the order of IJ_F64... */
+    { "BOOL", 8 }, { "I8", 8 }, { "F8_E5M2", 8 }, { "F8_E4M3", 8 }, { "F8_E8M0", 8 },
+    { "F8_E4M3FNUZ", 8 }, { "F8_E5M2FNUZ", 8 }, { "I16", 16 }, { "U16", 16 }, { "U32", 32 },
+    { "U64", 64 }, { "C64", 64 }, { "F4", 4 }, { "F6_E2M3", 6 }, { "F6_E3M2", 6 } };
+enum { IJ_DTYPES = sizeof ij_dtype / sizeof *ij_dtype };
+enum { IJ_REAL = sizeof(real) == 8 ? IJ_F64 : IJ_F32 };
+enum { IJ_HEADER_MOST = 100000000, IJ_DEPTH = 16 };
 
-/* A zero stands behind the text and is nowhere accepted, so nothing reads past the end. The first failure is kept;
- * after it nothing more is taken, and every loop over the text ends. */
-typedef struct { char *s, *text; size_t n; const char *path; ij_error *why; ij_status status; } ij_json;
+/* A zero stands behind the text and is nowhere accepted, so nothing reads past the end. The first
+ * failure is kept; after it nothing more is taken, and every loop over the text ends. */
+typedef struct {
+    char *s, *text;
+    size_t n;
+    const char *path;
+    ij_error *why;
+    ij_status status;
+} ij_json;
 
 static void ij_json_fail(ij_json *j, const char *expected)
 {
     const int c = (unsigned char)*j->s;
+    const size_t at = (size_t)(j->s - j->text);
     char found[8] = "the end";
-    if (j->s < j->text + j->n) snprintf(found, sizeof found, c > 32 && c < 127 ? "%c" : "0x%02x", c);
-    if (!j->status) j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: expected %s, found %s", j->path,
-                                        (size_t)(j->s - j->text), expected, found);
+    if (at < j->n) snprintf(found, sizeof found, c > 32 && c < 127 ? "%c" : "0x%02x", c);
+    if (!j->status)
+        j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: expected %s, found %s",
+                            j->path, at, expected, found);
 }
 
-static char ij_json_peek(ij_json *j) { return *(j->s += strspn(j->s, " \t\r\n")); }
-static int ij_json_take(ij_json *j, char c) { return !j->status && ij_json_peek(j) == c ? (j->s++, 1) : 0; }
-static void ij_json_need(ij_json *j, char c) { const char want[2] = { c, 0 }; if (!ij_json_take(j, c)) ij_json_fail(j, want); }
+/* The text becomes n bytes of f from `at` on; `to` has room for one more. */
+static void ij_json_read(ij_json *j, FILE *f, long at, char *to, size_t n)
+{
+    j->s = to;
+    j->text = to;
+    j->n = n;
+    to[n] = 0;
+    if (fseek(f, at, SEEK_SET) || fread(to, 1, n, f) != n)
+        j->status = ij_fail(j->why, IJ_EFILE, "%.200s: its header cannot be read", j->path);
+}
 
-/* Walks a list or an object (`ends` is "[]" or "{}"): takes what stands before element i; 0 once there is none. */
+static char ij_json_peek(ij_json *j)
+{
+    j->s += strspn(j->s, " \t\r\n");
+    return *j->s;
+}
+
+static int ij_json_take(ij_json *j, char c)
+{
+    if (j->status || ij_json_peek(j) != c) return 0;
+    j->s++;
+    return 1;
+}
+
+static void ij_json_need(ij_json *j, char c)
+{
+    const char want[2] = { c, 0 };
+    if (!ij_json_take(j, c)) ij_json_fail(j, want);
+}
+
+/* Walks a list or an object (`ends` is "[]" or "{}"): takes what stands before element i; 0 once
+ * there is none. */
 static int ij_json_more(ij_json *j, const char *ends, size_t i)
 {
     if (i == 0) ij_json_need(j, ends[0]);
@@ -3751,53 +3800,21 @@ static int ij_json_more(ij_json *j, const char *ends, size_t i)
     return 0;
 }
 
-/* Length of the UTF-8 character at text: shortest form, no surrogates, at most 0x10ffff; 0 if it is none. */
-static size_t ij_utf8(const char *text)
-{
-    const unsigned char *s = (const unsigned char *)text, a = s[0];
-    const size_t n = a < 0x80 ? 1 : a < 0xc2 || a > 0xf4 ? 0 : a < 0xe0 ? 2 : a < 0xf0 ? 3 : 4;
-    const int low = a == 0xe0 ? 0xa0 : a == 0xf0 ? 0x90 : 0x80, high = a == 0xed ? 0x9f : a == 0xf4 ? 0x8f : 0xbf;
-    for (size_t i = 1; i < n; i++)
-        if (s[i] < (i > 1 ? 0x80 : low) || s[i] > (i > 1 ? 0xbf : high)) return 0;
-    return n;
-}
-
-static size_t ij_utf8_put(char *to, uint32_t c)
-{
-    const size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-    for (size_t i = n - 1; i > 0; i--, c >>= 6) to[i] = (char)(0x80 | (c & 0x3f));
-    to[0] = (char)(n == 1 ? c : c | (0xf00u >> n & 0xff));
-    return n;
-}
-
-static uint32_t ij_json_unit(const char *s)             /* the 16 bits of \uXXXX, 0 if there are none */
-{
-    char hex[5] = "";
-    if (s[0] == '\\' && s[1] == 'u' && strspn(s + 2, "0123456789abcdefABCDEF") >= 4) memcpy(hex, s + 2, 4);
-    return (uint32_t)strtoul(hex, NULL, 16);
-}
-
 static const char *ij_json_string(ij_json *j)
 {
-    static const char letter[] = "\"\\/bfnrt", meaning[] = "\"\\/\b\f\n\r\t";
     ij_json_need(j, '"');
-    char *const start = j->s, *to = start;
-    for (size_t n; !j->status && *j->s != '"'; j->s += n) {
-        const char *simple = *j->s == '\\' && j->s[1] ? strchr(letter, j->s[1]) : NULL;
-        const uint32_t c = ij_json_unit(j->s), low = c - 0xd800 < 0x400 ? ij_json_unit(j->s + 6) : 0;
-        n = *j->s == '\\' || (unsigned char)*j->s < 32 ? 0 : ij_utf8(j->s);
-        if (n) memmove(to, j->s, n), to += n;
-        else if (simple) *to++ = meaning[simple - letter], n = 2;
-        else if (low - 0xdc00 < 0x400) to += ij_utf8_put(to, 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00)), n = 12;
-        else if (c && c - 0xd800 >= 0x800) to += ij_utf8_put(to, c), n = 6;
-        else ij_json_fail(j, "UTF-8 text with valid escapes");
+    const char *start = j->s;
+    while (!j->status && *j->s != '"') {
+        if ((unsigned char)*j->s < 32) ij_json_fail(j, "text without control characters");
+        else j->s += *j->s == '\\' && (unsigned char)j->s[1] >= 32 ? 2 : 1;
     }
     if (j->status) return "";
-    *to = 0, j->s++;
+    *j->s++ = 0;
     return start;
 }
 
-static const char *ij_json_key(ij_json *j, size_t i)    /* of member i of an object, NULL once there is none */
+/* Of member i of an object, NULL once there is none. */
+static const char *ij_json_key(ij_json *j, size_t i)
 {
     if (!ij_json_more(j, "{}", i)) return NULL;
     const char *key = ij_json_string(j);
@@ -3805,78 +3822,93 @@ static const char *ij_json_key(ij_json *j, size_t i)    /* of member i of an obj
     return key;
 }
 
-static size_t ij_json_list(uint64_t x[], ij_json *j, size_t most)       /* whole numbers; returns how many */
+/* Whole numbers; returns how many. */
+static size_t ij_json_list(uint64_t x[], ij_json *j, size_t most)
 {
     size_t i = 0;
     for (; ij_json_more(j, "[]", i); i++) {
         const int zero = ij_json_peek(j) == '0';
-        size_t digits = strspn(j->s, "0123456789");
+        const size_t digits = strspn(j->s, "0123456789");
         if (i == most) ij_json_fail(j, most == 2 ? "two numbers" : "at most 8 dimensions");
-        else if (!digits || digits > 19 || (zero && digits > 1)) ij_json_fail(j, "a whole number below 10^19");
-        else for (x[i] = 0; digits > 0; digits--) x[i] = x[i] * 10 + (uint64_t)(*j->s++ - '0');
+        else if (!digits || digits > 19 || (zero && digits > 1))
+            ij_json_fail(j, "a whole number below 10^19");
+        else x[i] = strtoull(j->s, &j->s, 10);
     }
     return i;
 }
 
-/* Passes over a value that means nothing here; of numbers and words only the characters are checked. */
+/* Passes over a value that means nothing here; of numbers and words only the characters count. */
 static void ij_json_skip(ij_json *j, int depth)
 {
     const char c = ij_json_peek(j);
     const size_t plain = strspn(j->s, "+-.0123456789eEtrufalsn");
     j->s += plain;
     if (c == '"') ij_json_string(j);
-    else if (c == '{' && depth < IJ_DEPTH) for (size_t i = 0; ij_json_key(j, i); i++) ij_json_skip(j, depth + 1);
-    else if (c == '[' && depth < IJ_DEPTH) for (size_t i = 0; ij_json_more(j, "[]", i); i++) ij_json_skip(j, depth + 1);
+    else if (c == '{' && depth < IJ_DEPTH)
+        for (size_t i = 0; ij_json_key(j, i); i++) ij_json_skip(j, depth + 1);
+    else if (c == '[' && depth < IJ_DEPTH)
+        for (size_t i = 0; ij_json_more(j, "[]", i); i++) ij_json_skip(j, depth + 1);
     else if (!plain) ij_json_fail(j, "a value, at most 16 levels deep");
-}
-
-/* Bytes of a tensor; SIZE_MAX if they overflow or are not whole. */
-static size_t ij_tensor_bytes(const size_t *dim, size_t rank, int type)
-{
-    size_t bits = ij_dtype[type].bits;
-    for (size_t i = 0; i < rank && bits < SIZE_MAX; i++) bits = ij_mul(bits, dim[i]);
-    return bits % 8 ? SIZE_MAX : bits / 8;
 }
 
 static void ij_file_entry(ij_entry *e, ij_json *j, const char *name)
 {
+    enum { DTYPE, SHAPE, OFFSETS, OTHER };
+    static const char *const field[OTHER] = { "dtype", "shape", "data_offsets" };
     uint64_t dim[8], range[2] = { 0, 0 };
-    char *at[4] = { NULL };                             /* of dtype, shape, data_offsets, anything else */
+    char *at[OTHER + 1] = { NULL };                     /* where each one's value stands */
     size_t ranges = 0;
     int type = 0;
     memset(e, 0, sizeof *e);
     e->name = name;
     for (size_t i = 0; (name = ij_json_key(j, i)) != NULL; i++) {
-        const int k = !strcmp(name, "dtype") ? 0 : !strcmp(name, "shape") ? 1 : !strcmp(name, "data_offsets") ? 2 : 3;
-        if (k < 3 && at[k]) ij_json_fail(j, "each field once");
-        ij_json_peek(j), at[k] = j->s;
-        if (k == 0) e->type = ij_json_string(j);
-        else if (k == 1) e->rank = ij_json_list(dim, j, 8);
-        else if (k == 2) ranges = ij_json_list(range, j, 2);
+        int k = 0;
+        while (k < OTHER && strcmp(name, field[k])) k++;
+        if (k < OTHER && at[k]) ij_json_fail(j, "each field once");
+        ij_json_peek(j);
+        at[k] = j->s;
+        if (k == DTYPE) e->type = ij_json_string(j);
+        else if (k == SHAPE) e->rank = ij_json_list(dim, j, 8);
+        else if (k == OFFSETS) ranges = ij_json_list(range, j, 2);
         else ij_json_skip(j, 0);
     }
     while (e->type && type < IJ_DTYPES && strcmp(e->type, ij_dtype[type].name)) type++;
-    if (!at[0] || !at[1] || ranges != 2) ij_json_fail(j, "dtype, shape and two data_offsets before");
-    else if (type == IJ_DTYPES) j->s = at[0], ij_json_fail(j, "a dtype of the format");
+    if (type == IJ_DTYPES) j->s = at[DTYPE];
+    if (type == IJ_DTYPES) ij_json_fail(j, "a dtype of the format");
+    if (!at[DTYPE] || !at[SHAPE] || ranges != 2)
+        ij_json_fail(j, "dtype, shape and two data_offsets before");
     if (j->status) return;
-    for (size_t i = 0; i < e->rank; i++) e->dim[i] = (size_t)IJ_MIN(dim[i], SIZE_MAX);
-    const size_t bytes = ij_tensor_bytes(e->dim, e->rank, type);
-    e->dtype = IJ_MIN(type, IJ_OTHER), e->count = bytes * 8 / ij_dtype[type].bits;
-    e->begin = range[0], e->end = range[1];
-    if (e->end < e->begin || e->end - e->begin != bytes)
-        j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: tensor \"%.60s\": %.0f bytes of data, shape %.*s %s "
-            "needs %.0f", j->path, (size_t)(at[2] - j->text), e->name, (double)e->end - (double)e->begin,
-            (int)IJ_MIN(strcspn(at[1], "]") + 1, 80), at[1], e->type, (double)bytes);
+    size_t bits = ij_dtype[type].bits;
+    for (size_t i = 0; i < e->rank; i++) {
+        e->dim[i] = (size_t)IJ_MIN(dim[i], SIZE_MAX);
+        if (bits < SIZE_MAX) bits = ij_mul(bits, e->dim[i]);
+    }
+    const size_t bytes = bits % 8 ? SIZE_MAX : bits / 8;
+    e->dtype = IJ_MIN(type, IJ_OTHER);
+    e->count = bits / ij_dtype[type].bits;
+    e->begin = range[0];
+    e->end = range[1];
+    if (e->end >= e->begin && e->end - e->begin == bytes) return;
+    const int shape = (int)IJ_MIN(strcspn(at[SHAPE], "]") + 1, 80);
+    j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: tensor \"%.60s\": %.0f bytes "
+                        "of data, shape %.*s %s needs %.0f", j->path,
+                        (size_t)(at[OFFSETS] - j->text), e->name, (double)e->end - (double)e->begin,
+                        shape, at[SHAPE], e->type, (double)bytes);
 }
 
 static void ij_file_header(ij_file *f, ij_json *j)
 {
     const char *name;
-    for (size_t i = 0, seen = 0; (name = ij_json_key(j, i)) != NULL; i++)
+    size_t seen = 0;
+    for (size_t i = 0; (name = ij_json_key(j, i)) != NULL; i++) {
         if (strcmp(name, "__metadata__")) ij_file_entry(&f->entry[f->entries++], j, name);
         else if (seen++) ij_json_fail(j, "__metadata__ once");
-        else for (size_t k = 0; (name = ij_json_key(j, k)) != NULL; k++, f->metas++)
-            f->meta[2 * f->metas] = name, f->meta[2 * f->metas + 1] = ij_json_string(j);
+        else for (size_t k = 0; (name = ij_json_key(j, k)) != NULL; k++) {
+            f->meta[2 * k] = name;
+            f->meta[2 * k + 1] = ij_json_string(j);
+            f->metas++;
+        }
+    }
     ij_json_peek(j);
     if (j->s < j->text + j->n) ij_json_fail(j, "the end of the header");
 }
@@ -3888,142 +3920,122 @@ static int ij_entry_by_name(const void *a, const void *b)
 
 static int ij_entry_by_place(const void *a, const void *b)
 {
-    const ij_entry *x = a, *y = b;                      /* by the middle: an empty one comes before what begins there */
-    return x->begin + x->end < y->begin + y->end ? -1 : x->begin + x->end > y->begin + y->end;
+    const ij_entry *x = a, *y = b;
+    const uint64_t i = x->begin + x->end, k = y->begin + y->end;    /* an empty one comes first */
+    return i < k ? -1 : i > k;
 }
 
-/* No name twice, and sorted by place the tensors of a shard tile its data. */
-static ij_status ij_file_tiles(ij_entry *e, size_t entries, const char *path, uint64_t data, ij_error *why)
+/* No name twice, and sorted by place the tensors tile the data. */
+static ij_status ij_file_tiles(ij_file *f, uint64_t data, ij_error *why)
 {
+    ij_entry *e = f->entry;
     uint64_t at = 0;
-    ij_sort(e, entries, sizeof *e, ij_entry_by_name);
-    for (size_t i = 1; i < entries; i++)
+    ij_sort(e, f->entries, sizeof *e, ij_entry_by_name);
+    for (size_t i = 1; i < f->entries; i++)
         if (!ij_entry_by_name(&e[i - 1], &e[i]))
-            return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" is there twice", path, e[i].name);
-    ij_sort(e, entries, sizeof *e, ij_entry_by_place);
-    for (size_t i = 0; i < entries; at = e[i++].end)
+            return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" is there twice",
+                           f->path, e[i].name);
+    ij_sort(e, f->entries, sizeof *e, ij_entry_by_place);
+    for (size_t i = 0; i < f->entries; at = e[i++].end)
         if (e[i].begin != at)
-            return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" begins at data byte %.0f, expected %.0f",
-                           path, e[i].name, (double)e[i].begin, (double)at);
+            return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" begins at data byte "
+                           "%.0f, expected %.0f", f->path, e[i].name, (double)e[i].begin,
+                           (double)at);
     if (at == data) return IJ_OK;
-    return ij_fail(why, IJ_EDATA, "%.200s: %.0f bytes of data, the header says %.0f", path, (double)data, (double)at);
+    return ij_fail(why, IJ_EDATA, "%.200s: %.0f bytes of data, the header says %.0f", f->path,
+                   (double)data, (double)at);
 }
 
-/* Opens a shard, finds the lengths of its header and of its data. */
-static ij_status ij_file_start(ij_file *f, const char *path, uint64_t *data, ij_error *why)
+/* Opens the file; finds where its data begins, and how many bytes that has. */
+static ij_status ij_file_start(ij_file *f, uint64_t *data, ij_error *why)
 {
+    static const char shards[] =
+        "JSON (shards become one file by IJepaModel.from_pretrained(\"DIR\")"
+        ".save_pretrained(\"NEW\", max_shard_size=\"99GB\"))";
     unsigned char b[9] = { 0 };
-    FILE *s = f->shard[f->shards].stream = fopen(path, "rb");
+    FILE *s = fopen(f->path, "rb");
     const size_t got = s ? fread(b, 1, 9, s) : 0;
     const long end = !s || ferror(s) || fseek(s, 0, SEEK_END) ? -1 : ftell(s);
-    const uint64_t n = ij_little(b, 8), file = (uint64_t)end;
-    f->shards += s != NULL;
-    if (end < 0) return ij_fail(why, IJ_EFILE, "%.200s: cannot be read: %s", path, strerror(errno));
-    f->shard[f->shards - 1].header = n, f->shard[f->shards - 1].data = 8 + n, *data = file - n - 8;
-    if (got == 9 && n <= IJ_HEADER_MOST && 8 + n <= file && b[8] == '{') return IJ_OK;
-    const char *other = *b == 'P' && b[1] > '0' && b[1] < '8' ? "a PNM picture"
-                        : ij_foreign_format(b);
-    const char *found = other ? other : got == 9 && n <= IJ_HEADER_MOST && b[8] == '{' ? "a file cut short" : "something else";
-    return ij_fail(why, IJ_EDATA, "%.200s: byte 0: expected safetensors, found %s (header of %.17g bytes, file of %ld)",
-                   path, found, (double)n, end);
+    const uint64_t n = ij_little(b, 8), size = (uint64_t)end;
+    const int header = got == 9 && n <= IJ_HEADER_MOST && b[8] == '{';
+    f->stream = s;
+    f->data = 8 + n;
+    *data = size - f->data;
+    if (end < 0)
+        return ij_fail(why, IJ_EFILE, "%.200s: cannot be read: %s", f->path, strerror(errno));
+    if (header && f->data <= size) return IJ_OK;
+    const char *found = ij_foreign_format(b);
+    if (*b == 'P' && b[1] > '0' && b[1] < '8') found = "a PNM picture";
+    if (!found && header) found = "a file cut short";
+    if (!found) found = *b == '{' ? shards : "something else";
+    return ij_fail(why, IJ_EDATA, "%.200s: byte 0: expected safetensors, found %s (header of %.17g "
+                   "bytes, file of %ld)", f->path, found, (double)n, end);
 }
 
-/* Walks the strings of an index {..., "weight_map": {"tensor": "shard.safetensors", ...}}: opens the shards, or, once they
- * are read, looks whether each holds what the index says. */
-static ij_status ij_file_index(ij_file *f, int check, ij_error *why)
-{
-    char text[2][256] = { "", "" }, path[1024];
-    uint64_t data;
-    ij_status s = IJ_OK;
-    FILE *index = fopen(f->path, "rb");
-    if (!index) return ij_fail(why, IJ_EFILE, "%.200s: cannot be read: %s", f->path, strerror(errno));
-    for (int c; !s && (c = fgetc(index)) != EOF;) {
-        size_t n = 0, k = 0;
-        if (c != '"') continue;
-        memcpy(text[0], text[1], sizeof *text);
-        while ((c = fgetc(index)) != EOF && c != '"' && c != '\\' && n < 255) text[1][n++] = (char)c;
-        text[1][n] = 0;
-        if (c != '"') s = ij_fail(why, IJ_EDATA, "%.200s: byte %ld: expected plain strings", f->path, ftell(index));
-        if (s || n < 12 || strcmp(text[1] + n - 12, ".safetensors")) continue;
-        while (k < f->shards && strcmp(f->shard[k].name, text[1])) k++;
-        const ij_entry *e = check ? ij_file_find(f, text[0]) : NULL;
-        if (check && (!e || e->shard != k))
-            s = ij_fail(why, IJ_EDATA, "%.200s: tensor \"%.60s\" is not in %.63s", f->path, text[0], text[1]);
-        if (check || k < f->shards) continue;
-        if (k == IJ_SHARDS || n > 63 || strchr(text[1], '/'))
-            s = ij_fail(why, IJ_EDATA, "%.200s: shard \"%.63s\": expected a name below 64 bytes, at most %d", f->path, text[1], IJ_SHARDS);
-        else if (!(s = ij_beside(path, f->path, strcpy(f->shard[k].name, text[1]), why))) s = ij_file_start(f, path, &data, why);
-    }
-    if (!s && !f->shards) s = ij_fail(why, IJ_EDATA, "%.200s: names no .safetensors file", f->path);
-    fclose(index);
-    return s;
-}
-
-/* Of Hugging Face's config.json only the heads, and the sides of images that are not square, are not in the tensors' shapes;
- * what we compute is not "relu" or "vit". */
+/* Of Hugging Face's config.json only the heads, and the sides of images that are not square, are
+ * not in the tensors' shapes; what we compute is not "relu" or "vit". */
 static void ij_file_config(ij_file *f, ij_json *j)
 {
-    const char *name, *value;
+    static const struct { const char *name, *value, *expected; } text[] = {
+        { "model_type", "\"ijepa\"", "model_type \"ijepa\"" },
+        { "hidden_act", "\"gelu\"", "hidden_act \"gelu\"" } };
+    const char *name;
     for (size_t i = 0; (name = ij_json_key(j, i)) != NULL; i++) {
         const char c = ij_json_peek(j);
         char *const at = j->s;
         if (!strcmp(name, "num_attention_heads")) f->heads = (size_t)strtoul(at, NULL, 10);
-        else if (!strcmp(name, "layer_norm_eps") && strtod(at, NULL) > 1e-5) ij_json_fail(j, "layer_norm_eps of at most 1e-5");
-        if (!strcmp(name, "image_size") && c == '[') {
-            if (ij_json_list(f->image, j, 2) != 2 || !f->image[1]) ij_json_fail(j, "two numbers");
-            continue;
-        }
-        if (c != '"' || (strcmp(name, "model_type") && strcmp(name, "hidden_act"))) { ij_json_skip(j, 0); continue; }
-        value = ij_json_string(j);
-        if (strcmp(value, *name == 'm' ? "ijepa" : "gelu"))
-            j->s = at, ij_json_fail(j, *name == 'm' ? "model_type \"ijepa\"" : "hidden_act \"gelu\"");
+        if (!strcmp(name, "layer_norm_eps") && strtod(at, NULL) > 1e-5)
+            ij_json_fail(j, "layer_norm_eps of at most 1e-5");
+        for (size_t k = 0; k < 2 && c == '"'; k++)
+            if (!strcmp(name, text[k].name) && strncmp(at, text[k].value, strlen(text[k].value)))
+                ij_json_fail(j, text[k].expected);
+        if (strcmp(name, "image_size") || c != '[') ij_json_skip(j, 0);
+        else if (ij_json_list(f->image, j, 2) != 2 || !f->image[1]) ij_json_fail(j, "two numbers");
     }
 }
 
-/* The table lies in mem: the shortest tensor takes 50 bytes of the header, the shortest pair of metadata 6. */
-static ij_status ij_file_load(ij_file *f, void *mem, size_t size, size_t *need, const char *path, ij_error *why)
+static int ij_file_kind(const ij_file *f)
 {
-    const size_t length = strlen(path), end = sizeof ".safetensors.index.json" - 1;
-    const int index = length >= end && !strcmp(path + length - end, ".safetensors.index.json");
-    char other[1024];
-    size_t entries = 0, metas = 0, text = 0;
-    uint64_t data = 0;
+    static const char patch[] = "ijepa.embeddings.patch_embeddings.projection.weight";
+    if (ij_file_meta(f, "ijepa")) return IJ_KIND_IJEPA;
+    const int there = ij_file_find(f, patch) || ij_file_find(f, patch + strlen("ijepa."));
+    return there ? IJ_KIND_HUGGING_FACE : IJ_KIND_NONE;
+}
+
+/* The table lies in mem: the shortest tensor takes 50 bytes of the header, the shortest pair of
+ * metadata 6. */
+static ij_status ij_file_load(ij_file *f, void *mem, size_t size, size_t *need, const char *path,
+                              ij_error *why)
+{
+    char beside[IJ_PATH];
+    uint64_t data;
     ij_json j = { NULL, NULL, 0, path, why, IJ_OK };
     memset(f, 0, sizeof *f);
     f->path = path;
-    if ((j.status = index ? ij_file_index(f, 0, why) : ij_file_start(f, path, &data, why)) != IJ_OK) return j.status;
-    for (size_t i = 0; i < f->shards; i++) {
-        const size_t n = (size_t)f->shard[i].header;
-        entries += n / 50 + 1, metas += n / 6 + 1, text += n + 1;
-        if (text > SIZE_MAX / 32) return ij_fail(why, IJ_EMEM, "%.200s: headers of more memory than can be addressed", path);
-    }
-    if ((j.status = ij_beside(other, path, "config.json", why)) != IJ_OK) return j.status;
-    FILE *config = fopen(other, "rb");
-    const long most = config && !fseek(config, 0, SEEK_END) ? ftell(config) : 0;
-    const size_t configs = most > 0 && most < IJ_HEADER_MOST ? (size_t)most : 0;
-    *need = entries * sizeof *f->entry + 2 * metas * sizeof *f->meta + text + configs + 1;
-    if (*need > size) {
-        if (config) fclose(config);
-        return ij_fail(why, IJ_EMEM, "%.200s needs %zu bytes, has %zu", path, *need, size);
-    }
-    f->entry = mem, f->meta = (const char **)(void *)(f->entry + entries);
-    char *at = (char *)(f->meta + 2 * metas);
-    for (size_t i = 0; i < f->shards && !j.status; i++) {
-        FILE *s = f->shard[i].stream;
-        const size_t before = f->entries;
-        j.n = (size_t)f->shard[i].header, j.s = j.text = at, at += j.n + 1, j.text[j.n] = 0;
-        if (index) j.path = f->shard[i].name;
-        if (fseek(s, 0, SEEK_END) || (data = (uint64_t)ftell(s) - f->shard[i].data, fseek(s, 8, SEEK_SET)) || fread(j.text, 1, j.n, s) != j.n)
-            j.status = ij_fail(why, IJ_EFILE, "%.200s: its header cannot be read", j.path);
+    j.status = ij_beside(beside, path, "config.json", why);
+    if (!j.status) j.status = ij_file_start(f, &data, why);
+    if (j.status) return j.status;
+    FILE *config = fopen(beside, "rb");
+    const long end = config && !fseek(config, 0, SEEK_END) ? ftell(config) : 0;
+    const size_t n = (size_t)f->data - 8;
+    const size_t more = end > 0 && end < IJ_HEADER_MOST ? (size_t)end : 0;
+    const size_t entries = n / 50 + 1, metas = n / 6 + 1;
+    *need = entries * sizeof *f->entry + 2 * metas * sizeof *f->meta + n + more + 2;
+    if (*need > size)
+        j.status = ij_fail(why, IJ_EMEM, "%.200s needs %zu bytes, has %zu", path, *need, size);
+    else {
+        f->entry = mem;
+        f->meta = (const char **)(void *)(f->entry + entries);
+        char *text = (char *)(f->meta + 2 * metas);
+        ij_json_read(&j, f->stream, 8, text, n);
         ij_file_header(f, &j);
-        for (size_t k = before; k < f->entries; k++) f->entry[k].shard = i;
-        if (!j.status) j.status = ij_file_tiles(f->entry + before, f->entries - before, j.path, data, why);
-    }
-    if (!j.status && index) j.status = ij_file_index(f, 1, why);
-    if (!j.status && configs && ij_file_kind(f) && *ij_file_kind(f) == 'H') {
-        j.path = other, j.n = configs, j.s = j.text = at, j.text[j.n] = 0;
-        if (fseek(config, 0, SEEK_SET) || fread(at, 1, configs, config) != configs) ij_json_fail(&j, "to be readable");
-        ij_file_config(f, &j);
+        if (!j.status) j.status = ij_file_tiles(f, data, why);
+        if (!j.status) f->kind = ij_file_kind(f);
+        if (f->kind == IJ_KIND_HUGGING_FACE && more) {
+            j.path = beside;
+            ij_json_read(&j, config, 0, text + n + 1, more);
+            ij_file_config(f, &j);
+        }
     }
     if (config) fclose(config);
     return j.status;
@@ -4047,28 +4059,39 @@ ij_status ij_file_open(ij_file *f, void *mem, size_t size, const char *path, ij_
 
 void ij_file_close(ij_file *f)
 {
-    for (size_t i = 0; i < f->shards; i++) fclose(f->shard[i].stream);
+    if (f->stream) fclose(f->stream);
     memset(f, 0, sizeof *f);
 }
 
-const char *ij_file_meta(const ij_file *f, const char *key)     /* of a key given twice the last, as in Python */
+/* Of a key given twice the last, as in Python. */
+const char *ij_file_meta(const ij_file *f, const char *key)
 {
-    for (size_t i = f->metas; i-- > 0;) if (!strcmp(f->meta[2 * i], key)) return f->meta[2 * i + 1];
+    for (size_t i = f->metas; i-- > 0;)
+        if (!strcmp(f->meta[2 * i], key)) return f->meta[2 * i + 1];
     return NULL;
 }
 
 const ij_entry *ij_file_find(const ij_file *f, const char *name)
 {
-    for (size_t i = 0; i < f->entries; i++) if (!strcmp(f->entry[i].name, name)) return &f->entry[i];
+    for (size_t i = 0; i < f->entries; i++)
+        if (!strcmp(f->entry[i].name, name)) return &f->entry[i];
     return NULL;
+}
+
+static int ij_little_endian(void)
+{
+    const uint16_t one = 1;
+    return *(const unsigned char *)&one;
 }
 
 static double ij_number(int dtype, uint64_t bits)
 {
-    const uint32_t half = (uint32_t)bits, e = half >> 10 & 31, m = half & 1023;         /* an F16 as an F32, but for e = 0 */
-    const uint32_t word = dtype == IJ_BF16 ? half << 16 : dtype == IJ_F16 ? (e < 31 ? e + 112 : 255) << 23 | m << 13 : half;
+    const uint32_t half = (uint32_t)bits, e = half >> 10 & 31, m = half & 1023;
+    uint32_t word = half;
     double wide;
     float narrow;
+    if (dtype == IJ_BF16) word = half << 16;
+    if (dtype == IJ_F16) word = (e < 31 ? e + 112 : 255) << 23 | m << 13;       /* but for e = 0 */
     memcpy(&wide, &bits, sizeof wide);
     memcpy(&narrow, &word, sizeof narrow);
     switch (dtype) {
@@ -4081,211 +4104,168 @@ static double ij_number(int dtype, uint64_t bits)
     }
 }
 
-/* Into wide or, if that is NULL, into narrow. */
-static ij_status ij_file_numbers(double *wide, real *narrow, const ij_file *f, const ij_entry *e, ij_error *why)
+ij_status ij_file_read(ij_real *to, const ij_file *f, const ij_entry *e, ij_error *why)
 {
     unsigned char buffer[8192];
-    const uint64_t at = f->shard[e->shard].data + e->begin;
-    const uint16_t one = 1;
-    FILE *stream = f->shard[e->shard].stream;
+    const uint64_t at = f->data + e->begin;
     if (e->dtype == IJ_OTHER)
-        return ij_fail(why, IJ_EDATA, "%.200s: tensor \"%.60s\": dtype %s is not read", f->path, e->name, e->type);
+        return ij_fail(why, IJ_EDATA, "%.200s: tensor \"%.60s\": dtype %s is not read", f->path,
+                       e->name, e->type);
     const size_t size = ij_dtype[e->dtype].bits / 8;
-    if (at > LONG_MAX || fseek(stream, (long)at, SEEK_SET))
+    if (at > LONG_MAX || fseek(f->stream, (long)at, SEEK_SET))
         return ij_fail(why, IJ_EFILE, "%.200s: byte %.0f cannot be reached", f->path, (double)at);
-    const int same = !wide && e->dtype == (sizeof(real) == 8 ? IJ_F64 : IJ_F32) && *(const unsigned char *)&one;
-    for (size_t i = 0; i < e->count;) {
-        const size_t n = same ? e->count : IJ_MIN(sizeof buffer / size, e->count - i);
-        if (fread(same ? (void *)narrow : buffer, size, n, stream) != n)
-            return ij_fail(why, IJ_EFILE, "%.200s: tensor \"%.60s\" cannot be read: the file ends", f->path, e->name);
-        if (same) break;
-        for (const unsigned char *p = buffer; p < buffer + n * size; p += size, i++)
-            if (wide) wide[i] = ij_number(e->dtype, ij_little(p, size));
-            else narrow[i] = (real)ij_number(e->dtype, ij_little(p, size));
+    const int same = e->dtype == IJ_REAL && ij_little_endian();     /* straight into its place */
+    for (size_t i = 0, n; i < e->count; i += n) {
+        n = same ? e->count : IJ_MIN(sizeof buffer / size, e->count - i);
+        if (fread(same ? (void *)to : buffer, size, n, f->stream) != n)
+            return ij_fail(why, IJ_EFILE, "%.200s: tensor \"%.60s\" cannot be read: the file ends",
+                           f->path, e->name);
+        for (size_t k = 0; k < n && !same; k++)
+            to[i + k] = (real)ij_number(e->dtype, ij_little(buffer + k * size, size));
     }
     return IJ_OK;
 }
 
-ij_status ij_file_read(ij_real *to, const ij_file *f, const ij_entry *e, ij_error *why)
-{
-    return ij_file_numbers(NULL, to, f, e, why);
-}
-
-ij_status ij_file_read_f64(double *to, const ij_file *f, const ij_entry *e, ij_error *why)
-{
-    return ij_file_numbers(to, NULL, f, e, why);
-}
-
-typedef struct { FILE *f; size_t n; int bad; } ij_writer;       /* without a file the bytes are only counted */
-
-static void ij_put(ij_writer *w, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    const int n = w->f ? vfprintf(w->f, format, args) : vsnprintf(NULL, 0, format, args);
-    va_end(args);
-    if (n > 0) w->n += (size_t)n;
-}
-
-static void ij_put_string(ij_writer *w, const char *text)
-{
-    ij_put(w, "\"");
-    for (size_t left = 0; *text; text++, left--) {
-        const int c = (unsigned char)*text;
-        if (!left && !(left = ij_utf8(text))) w->bad = 1, left = 1;
-        ij_put(w, c < 32 ? "\\u%04x" : c == '"' || c == '\\' ? "\\%c" : "%c", c);
-    }
-    ij_put(w, "\"");
-}
-
-/* Spaces make the data begin at a multiple of 8. As doubles sizes are exact, and printed alike on all systems. */
-static void ij_put_header(ij_writer *w, const ij_item *item, size_t items, const char *const *meta, size_t metas)
-{
-    size_t end = 0;
-    ij_put(w, "{\"__metadata__\":{\"format\":\"pt\"");
-    for (size_t i = 0; i < 2 * metas; i++) ij_put(w, i % 2 ? ":" : ","), ij_put_string(w, meta[i]);
-    ij_put(w, "}");
-    for (const ij_item *t = item; items > 0; t++, items--) {
-        ij_put(w, ","), ij_put_string(w, t->name);
-        ij_put(w, ":{\"dtype\":\"%s\",\"shape\":[", ij_dtype[t->dtype].name);
-        for (size_t k = 0; k < t->rank; k++) ij_put(w, k ? ",%.0f" : "%.0f", (double)t->dim[k]);
-        ij_put(w, "],\"data_offsets\":[%.0f,", (double)end);
-        ij_put(w, "%.0f]}", (double)(end += ij_tensor_bytes(t->dim, t->rank, t->dtype)));
-    }
-    ij_put(w, "}");
-    while (w->n % 8) ij_put(w, " ");
-}
+typedef struct { const char *name; int dtype; size_t rank, dim[8]; const void *data; } ij_item;
 
 static void ij_put_data(FILE *f, const ij_item *item)
 {
     unsigned char buffer[8192];
-    const uint16_t one = 1;
-    const size_t bytes = ij_tensor_bytes(item->dim, item->rank, item->dtype), size = ij_dtype[item->dtype].bits / 8;
-    const size_t mirror = *(const unsigned char *)&one ? 0 : size - 1;  /* big-endian: turns each number's bytes */
+    const size_t size = ij_dtype[item->dtype].bits / 8;
+    const size_t mirror = ij_little_endian() ? 0 : size - 1;    /* turns each number's bytes */
+    const unsigned char *data = item->data;
+    size_t bytes = size;
+    for (size_t k = 0; k < item->rank; k++) bytes *= item->dim[k];
     for (size_t i = 0, n = 0; i < bytes && !ferror(f); n = 0) {
-        while (n < sizeof buffer && i < bytes) buffer[n++] = ((const unsigned char *)item->data)[i++ ^ mirror];
+        for (; n < sizeof buffer && i < bytes; i++, n++) buffer[n] = data[i ^ mirror];
         fwrite(buffer, 1, n, f);
     }
 }
 
-ij_status ij_file_write(const char *path, const ij_item *item, size_t items, const char *const *meta, size_t metas,
-                        ij_error *why)
+/* ---- checkpoints -------------------------------------------------------------------------------
+ * encoder.* target_encoder.* predictor.* opt.m.* opt.v.* under the reference's names; settings,
+ * step and the state of the mask generator as metadata. What is drawn for crops and order follows
+ * from seed and step. Tensors lie in the order of the reference's state dicts, by which README's
+ * Python numbers the optimizer's state. */
+
+/* A parameter's tensors: their parts of the file, and where they are in the model. Of a model that
+ * does not train there is only the target encoder's. */
+typedef struct { const char *part; ij_tensor t; } ij_place;
+
+/* Returns how many. */
+static size_t ij_param_places(ij_place to[4], const ij_model *m, const ij_param *p)
 {
-    char aside[1024];
-    ij_writer w = { NULL, 0, 0 };
-    for (size_t i = 0; i < items; i++) {
-        const ij_item t = item[i];
-        if (t.dtype < 0 || t.dtype >= IJ_OTHER || t.rank > 8 || ij_tensor_bytes(t.dim, t.rank, t.dtype) == SIZE_MAX)
-            return ij_fail(why, IJ_EARG, "%.200s: tensor \"%.60s\": dtype %d, rank %zu or its size cannot be written", path, t.name, t.dtype, t.rank);
+    static const char *const part[2][3] = { { "encoder", "opt.m.encoder", "opt.v.encoder" },
+                                            { "predictor", "opt.m.predictor", "opt.v.predictor" } };
+    real *const x[3] = { m->weight, m->adam_m, m->adam_v };
+    size_t n = 0;
+    for (size_t k = 0; k < 4; k++) to[k].t = p->shape;
+    if (!p->predictor) {
+        to[n].part = "target_encoder";
+        to[n++].t.x = m->target + p->offset;
     }
-    ij_put_header(&w, item, items, meta, metas);
-    const uint64_t header = w.n;
-    if (w.bad || header > IJ_HEADER_MOST)
-        return ij_fail(why, IJ_EARG, "%.200s: names and metadata are not UTF-8, or over %d bytes", path, IJ_HEADER_MOST);
-    if (snprintf(aside, sizeof aside, "%s.tmp", path) >= (int)sizeof aside)
-        return ij_fail(why, IJ_EARG, "%.200s...: the path is too long", path);
-    if (!(w.f = fopen(aside, "wb"))) return ij_fail(why, IJ_EFILE, "%.200s: %s", aside, strerror(errno));
-    for (int i = 0; i < 64; i += 8) fputc((int)(header >> i & 255), w.f);
-    w.n = 0;
-    ij_put_header(&w, item, items, meta, metas);
-    for (size_t i = 0; i < items; i++) ij_put_data(w.f, &item[i]);
-    int bad = ferror(w.f) || fflush(w.f) || ij_flush_file(w.f), error = errno;
-    if (fclose(w.f) && !bad) bad = 1, error = errno;
-    if (!bad && ij_replace(aside, path)) bad = 1, error = errno;
-    if (bad) {
-        remove(aside);
-        return ij_fail(why, IJ_EFILE, "%.200s: cannot be written: %s", path, strerror(error));
+    for (size_t k = 0; k < 3 && m->training; k++) {
+        to[n].part = part[p->predictor][k];
+        to[n++].t.x = x[k] + p->offset;
     }
-    ij_flush_folder(path);
-    return IJ_OK;
+    return n;
 }
 
-/* ---- checkpoints -------------------------------------------------------------------------------------------------
- * encoder.* target_encoder.* predictor.* opt.m.* opt.v.* under the reference's names; settings, step and the state of
- * the mask generator as metadata. What is drawn for crops and order follows from seed and step. Tensors lie in the
- * order of the reference's state dicts, from which the way back numbers the optimizer's state.                       */
-
-typedef struct { char name[128]; } ij_long_name;
-typedef struct { ij_item *item; ij_long_name *name; const char **meta; char (*value)[IJ_TEXT]; char *rng; size_t items; } ij_saving;
-enum { IJ_RNG_TEXT = 625 * 8 + 1 };
-
-static void ij_saving_place(ij_saving *s, ij_arena *a, const ij_model *m)
+static ij_tensor ij_one(const ij_tensor *pos)           /* [1,N,D] of [N,D] */
 {
-    const size_t items = m->training ? 4 * m->params + m->encoder_params + 3 : m->encoder_params;
-    s->item = ij_take(a, items, sizeof *s->item);
-    s->name = ij_take(a, items, sizeof *s->name);
-    s->meta = ij_take(a, 2 * (IJ_SETTINGS + 3), sizeof *s->meta);
-    s->value = ij_take(a, IJ_SETTINGS + 1, sizeof *s->value);
-    s->rng = ij_take(a, IJ_RNG_TEXT, 1);
-    s->items = 0;
+    const ij_tensor t = { pos->x, 3, { 1, pos->dim[0], pos->dim[1], 0 } };
+    return t;
 }
 
-static void ij_saving_add(ij_saving *s, const char *part, const char *name, const ij_tensor *shape, const real *x)
+/* The tensors are passed twice: rows of the header, then their data. end: bytes of data so far */
+typedef struct { FILE *f; int data; size_t end; } ij_saving;
+
+static void ij_save_tensor(ij_saving *s, const char *part, const char *name, const ij_tensor *t)
 {
-    char *full = s->name[s->items].name;
-    const ij_item item = { full, sizeof(real) == 8 ? IJ_F64 : IJ_F32, shape->rank, { 0 }, x };
-    snprintf(full, sizeof s->name->name, "%s.%s", part, name);
-    s->item[s->items] = item;
-    memcpy(s->item[s->items++].dim, shape->dim, sizeof shape->dim);
+    ij_item item = { name, IJ_REAL, t->rank, { 0 }, t->x };
+    memcpy(item.dim, t->dim, sizeof t->dim);
+    if (s->data) {
+        ij_put_data(s->f, &item);
+        return;
+    }
+    fprintf(s->f, ",\"%s.%s\":{\"dtype\":\"%s\",\"shape\":[", part, name, ij_dtype[IJ_REAL].name);
+    for (size_t k = 0; k < t->rank; k++) fprintf(s->f, k ? ",%zu" : "%zu", t->dim[k]);
+    fprintf(s->f, "],\"data_offsets\":[%zu,", s->end);
+    s->end += ij_count(t) * sizeof(real);
+    fprintf(s->f, "%zu]}", s->end);
 }
 
-size_t ij_save_size(const ij_model *m)
+static void ij_save_tensors(ij_saving *s, const ij_model *m)
 {
-    ij_saving s;
-    ij_arena a = { NULL, 0, 0 };
-    ij_saving_place(&s, &a, m);
-    return a.used;
-}
-
-ij_status ij_save(const ij_model *m, const char *path, void *work, size_t size, ij_error *why)
-{
-    ij_saving s;
-    ij_arena a = { work, size, 0 };
-    if (size < ij_save_size(m)) return ij_fail(why, IJ_EMEM, "saving needs %zu bytes, has %zu", ij_save_size(m), size);
-    if (m->micro % m->config.accumulate)
-        return ij_fail(why, IJ_EARG, "%.200s: a checkpoint between the passes of one update would lose gradients", path);
-    ij_saving_place(&s, &a, m);
-    static const char *const opt[2][2] = { { "opt.m.encoder", "opt.m.predictor" }, { "opt.v.encoder", "opt.v.predictor" } };
+    const ij_tensor pos = ij_one(&m->encoder_pos), predictor_pos = ij_one(&m->predictor_pos);
+    if (m->training) {
+        ij_save_tensor(s, "encoder", "pos_embed", &pos);
+        ij_save_tensor(s, "target_encoder", "pos_embed", &pos);
+    }
     for (size_t i = 0; i < m->params; i++) {
-        const ij_param *p = &m->param[i];
-        const ij_tensor *pos = p->predictor ? &m->predictor_pos : &m->encoder_pos;
-        const ij_tensor pos_shape = { NULL, 3, { 1, pos->dim[0], pos->dim[1], 0 } };
-        if (i == 0 && m->training) ij_saving_add(&s, "encoder", "pos_embed", &pos_shape, pos->x);
-        if (i == 0 && m->training) ij_saving_add(&s, "target_encoder", "pos_embed", &pos_shape, pos->x);
-        if (!p->predictor) ij_saving_add(&s, "target_encoder", p->name, &p->shape, m->target + p->offset);
-        if (!m->training) continue;
-        ij_saving_add(&s, p->predictor ? "predictor" : "encoder", p->name, &p->shape, m->weight + p->offset);
-        if (i == m->encoder_params) ij_saving_add(&s, "predictor", "predictor_pos_embed", &pos_shape, pos->x);
-        ij_saving_add(&s, opt[0][p->predictor], p->name, &p->shape, m->adam_m + p->offset);
-        ij_saving_add(&s, opt[1][p->predictor], p->name, &p->shape, m->adam_v + p->offset);
+        ij_place place[4];
+        const size_t n = ij_param_places(place, m, &m->param[i]);
+        for (size_t k = 0; k < n; k++) {
+            ij_save_tensor(s, place[k].part, m->param[i].name, &place[k].t);
+            if (i == m->encoder_params && k == 0)
+                ij_save_tensor(s, "predictor", "predictor_pos_embed", &predictor_pos);
+        }
     }
-    for (size_t i = 0; i < IJ_SETTINGS; i++) {
-        ij_config_text(s.value[i], &m->config, i);
-        s.meta[2 * i] = ij_setting[i].name, s.meta[2 * i + 1] = s.value[i];
-    }
-    snprintf(s.value[IJ_SETTINGS], IJ_TEXT, "%.0f", (double)m->step);
-    for (size_t i = 0; i < 625; i++)
-        snprintf(s.rng + 8 * i, 9, "%08lx", (unsigned long)(i < 624 ? m->mask_rng.state[i] : m->mask_rng.at));
-    const char *const last[6] = { "ijepa", "1", "step", s.value[IJ_SETTINGS], "mask_rng", s.rng };
-    memcpy(s.meta + 2 * IJ_SETTINGS, last, sizeof last);
-    return ij_file_write(path, s.item, s.items, s.meta, IJ_SETTINGS + (m->training ? 3 : 1), why);
 }
 
-/* Names of a reference tensor in Hugging Face's files, and those that transformers 5 has in memory. qkv is three there. */
+ij_status ij_save(const ij_model *m, const char *path, ij_error *why)
+{
+    char aside[IJ_PATH], text[IJ_TEXT];
+    if (m->micro % m->config.accumulate)
+        return ij_fail(why, IJ_EARG, "%.200s: a checkpoint between the passes of one update would "
+                       "lose gradients", path);
+    if (m->params > IJ_HEADER_MOST / 1000)
+        return ij_fail(why, IJ_EARG, "%.200s: %zu parameters are more than a header has room for",
+                       path, m->params);
+    FILE *f = ij_begin(aside, path, "wb", why);
+    if (!f) return IJ_EFILE;
+    ij_saving s = { f, 0, 0 };
+    fprintf(f, "%8s{\"__metadata__\":{\"format\":\"pt\"", "");      /* its length is known later */
+    for (size_t i = 0; i < IJ_SETTINGS; i++) {
+        ij_config_text(text, &m->config, i);
+        fprintf(f, ",\"%s\":\"%s\"", ij_setting[i].name, text);
+    }
+    fprintf(f, ",\"ijepa\":\"1\"");
+    if (m->training) {
+        fprintf(f, ",\"step\":\"%.0f\",\"mask_rng\":\"", (double)m->step);
+        for (size_t i = 0; i < 624; i++) fprintf(f, "%08x", (unsigned)m->mask_rng.state[i]);
+        fprintf(f, "%08x\"", (unsigned)m->mask_rng.at);
+    }
+    fprintf(f, "}");
+    ij_save_tensors(&s, m);
+    fprintf(f, "}");
+    for (long n = ftell(f); n % 8 > 0; n++) fputc(' ', f);      /* so that the data is aligned */
+    const uint64_t header = (uint64_t)(ftell(f) - 8);
+    s.data = 1;
+    ij_save_tensors(&s, m);
+    fseek(f, 0, SEEK_SET);
+    for (int i = 0; i < 64; i += 8) fputc((int)(header >> i & 255), f);
+    return ij_commit(f, aside, path, why);
+}
+
+/* Our names, those of Hugging Face's files, and what transformers 5 has in memory: qkv is three. */
 static const char *const ij_hf[][3] = {
-    { "patch_embed.proj.", "embeddings.patch_embeddings.projection.", NULL }, { "norm.", "layernorm.", NULL },
+    { "patch_embed.proj.", "embeddings.patch_embeddings.projection.", NULL },
+    { "norm.", "layernorm.", NULL },
     { "norm1.", "layernorm_before.", NULL }, { "norm2.", "layernorm_after.", NULL },
-    { "attn.qkv.", "attention.attention.%s.", "attention.%.1s_proj." }, { "attn.proj.", "attention.output.dense.", "attention.o_proj." },
+    { "attn.qkv.", "attention.attention.%s.", "attention.%.1s_proj." },
+    { "attn.proj.", "attention.output.dense.", "attention.o_proj." },
     { "mlp.fc1.", "intermediate.dense.", "mlp.fc1." }, { "mlp.fc2.", "output.dense.", "mlp.fc2." },
     { "pos_embed", "embeddings.position_embeddings", NULL } };
 
 static void ij_hf_name(char to[128], const char *name, size_t third, int memory)
 {
     static const char *const qkv[3] = { "query", "key", "value" };
-    unsigned long block = 0;
+    size_t block = 0;
     int used = 0, n = 0;
     to[0] = 0;
-    if (sscanf(name, "blocks.%lu.%n", &block, &used) == 1) n = snprintf(to, 128, memory ? "layers.%lu." : "encoder.layer.%lu.", block);
+    if (sscanf(name, "blocks.%zu.%n", &block, &used) == 1)
+        n = snprintf(to, 128, memory ? "layers.%zu." : "encoder.layer.%zu.", block);
     for (size_t i = 0; i < sizeof ij_hf / sizeof *ij_hf; i++) {
         const size_t k = strlen(ij_hf[i][0]);
         if (strncmp(name + used, ij_hf[i][0], k)) continue;
@@ -4294,258 +4274,180 @@ static void ij_hf_name(char to[128], const char *name, size_t third, int memory)
     }
 }
 
-/* Tensor part.name, or by what the other kinds of files call it: third 0..2 of a Hugging Face qkv, 0 of all else. */
-static const ij_entry *ij_find_named(const ij_file *f, const char *part, const char *name, size_t third)
+/* Tensor part.name; in a Hugging Face file, of one encoder, by its name there; third: of qkv */
+static const ij_entry *ij_find_named(const ij_file *f, const char *part, const char *name,
+                                     size_t third)
 {
-    static const char *const own[2] = { "%s.%s", "%s.module.%s" }, *const prefix[2] = { "", "ijepa." };
     char full[144], hf[128];
     const ij_entry *e = NULL;
-    for (int i = 0; i < 2 && !e && !third; i++) snprintf(full, sizeof full, own[i], part, name), e = ij_file_find(f, full);
-    for (int i = 0; i < 4 && !e && strstr(part, "encoder") && *part != 'o'; i++) {
+    snprintf(full, sizeof full, "%s.%s", part, name);
+    if (f->kind != IJ_KIND_HUGGING_FACE) return ij_file_find(f, full);
+    for (int i = 0; i < 4 && !e; i++) {
         ij_hf_name(hf, name, third, i / 2);
-        snprintf(full, sizeof full, "%s%s", prefix[i % 2], hf), e = ij_file_find(f, full);
+        snprintf(full, sizeof full, "%s%s", i % 2 ? "ijepa." : "", hf);
+        e = ij_file_find(f, full);
     }
     return e;
 }
 
-const char *ij_file_kind(const ij_file *f)
+static size_t ij_dim(const ij_file *f, const char *name, size_t i)      /* 0: no such tensor */
 {
-    const ij_entry *e = ij_find_named(f, "encoder", "patch_embed.proj.weight", 0);
-    if (!e) e = ij_find_named(f, "target_encoder", "patch_embed.proj.weight", 0);
-    if (ij_file_meta(f, "ijepa")) return "ijepa";
-    return !e ? NULL : strstr(e->name, "patch_embed.proj") ? "reference" : "Hugging Face";
-}
-
-static size_t ij_dim(const ij_file *f, const char *part, const char *name, size_t i)       /* 0: no such tensor */
-{
-    const ij_entry *e = ij_find_named(f, part, name, 0);
+    const ij_entry *e = ij_find_named(f, "encoder", name, 0);
     return e && e->rank > i ? e->dim[i] : 0;
 }
 
-static size_t ij_blocks(const ij_file *f, const char *part, const char *stack)
-{
-    char name[64];
-    size_t n = 0;
-    do snprintf(name, sizeof name, "%s.%zu.norm1.weight", stack, n++);
-    while (ij_dim(f, part, name, 0));
-    return n - 1;
-}
-
-/* Sizes from the shapes of the tensors; the image is square where its sides are not given. */
+/* Sizes from the shapes of a Hugging Face file's tensors; the image is square where its sides are
+ * not given. */
 static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
 {
-    static const char patch[] = "patch_embed.proj.weight";
-    const char *part = ij_dim(f, "target_encoder", patch, 0) ? "target_encoder" : "encoder";
-    const size_t n = ij_dim(f, part, "pos_embed", 1), f1 = ij_dim(f, part, "blocks.0.mlp.fc1.weight", 0);
-    const size_t width = ij_dim(f, "predictor", "mask_token", 2), sizes = sizeof ij_size_name / sizeof *ij_size_name;
-    const char *heads = ij_file_meta(f, "num_heads");
-    size_t side = 0, i = 0;
-    c->embed_dim = ij_dim(f, part, patch, 0), c->patch_size = ij_dim(f, part, patch, 2), c->depth = ij_blocks(f, part, "blocks");
+    const size_t n = ij_dim(f, "pos_embed", 1), hidden = ij_dim(f, "blocks.0.mlp.fc1.weight", 0);
+    char name[64];
+    size_t side = 0;
+    c->embed_dim = ij_dim(f, "patch_embed.proj.weight", 0);
+    c->patch_size = ij_dim(f, "patch_embed.proj.weight", 2);
     if (!c->embed_dim || !c->patch_size || c->embed_dim > 1 << 20 || c->patch_size > 1 << 16)
-        return ij_fail(why, IJ_EDATA, "%.200s: the patch embedding's shape is not [D,3,p,p]", f->path);
+        return ij_fail(why, IJ_EDATA, "%.200s: the patch embedding's shape is not [D,3,p,p]",
+                       f->path);
+    if (!f->heads)
+        return ij_fail(why, IJ_EDATA, "%.200s: num_attention_heads must be in a config.json beside "
+                       "it", f->path);
+    c->num_heads = f->heads;
     while (side * side < n && side < 1 << 16) side++;
-    c->crop_size[0] = c->crop_size[1] = side * c->patch_size;
-    if (f->image[1]) c->crop_size[0] = (size_t)f->image[0], c->crop_size[1] = (size_t)f->image[1];
+    c->crop_size[0] = f->image[1] ? (size_t)f->image[0] : side * c->patch_size;
+    c->crop_size[1] = f->image[1] ? (size_t)f->image[1] : side * c->patch_size;
     const size_t gh = ij_gh(c), gw = ij_gw(c);
     if (!n || !gw || n % gw || n / gw != gh)
-        return ij_fail(why, IJ_EDATA, "%.200s: %zu positions, expected %s (a class token is not I-JEPA's)", f->path, n,
+        return ij_fail(why, IJ_EDATA, "%.200s: %zu positions, expected %s (a class token is not "
+                       "I-JEPA's)", f->path, n,
                        f->image[1] ? "those of image_size" : "a square of patches");
-    while (i < sizes && ij_size_name[i].embed_dim != c->embed_dim) i++;
-    if (i < sizes) c->num_heads = ij_size_name[i].num_heads;
-    if (f->heads) c->num_heads = f->heads;
-    else if (heads) c->num_heads = (size_t)strtoul(heads, NULL, 10);
-    else if (i == sizes)
-        return ij_fail(why, IJ_EDATA, "%.200s: no published model is %zu wide: the number of heads, num_heads, must be in the metadata",
-                       f->path, c->embed_dim);
-    c->mlp_ratio = (double)(f1 ? f1 : 1) / (double)c->embed_dim;
-    if (f1 && ij_hidden(c) != f1) c->mlp_ratio = ((double)f1 + 0.5) / (double)c->embed_dim;
-    c->pred_emb_dim = width ? width : c->embed_dim;     /* without a predictor: any that fits */
-    if (width) c->pred_depth = ij_blocks(f, "predictor", "predictor_blocks");
+    const double d = (double)c->embed_dim;
+    c->mlp_ratio = (double)hidden / d;
+    if (ij_hidden(c) != hidden) c->mlp_ratio = ((double)hidden + 0.5) / d;
+    c->pred_emb_dim = c->embed_dim;                     /* there is no predictor: any that fits */
+    c->depth = 0;
+    do snprintf(name, sizeof name, "blocks.%zu.norm1.weight", c->depth++);
+    while (ij_dim(f, name, 0));
+    c->depth--;
     return IJ_OK;
 }
 
+/* A setting that the file does not have keeps its default. mask_target_input is gone: false is what
+ * is done without it. */
 ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
 {
     ij_error inner;
-    const char *kind = ij_file_kind(f);
+    const char *version = ij_file_meta(f, "ijepa"), *gone = ij_file_meta(f, "mask_target_input");
     ij_status s = IJ_OK;
     *c = ij_config_default();
-    if (!kind)
-        return ij_fail(why, IJ_EDATA, "%.200s: no I-JEPA: neither metadata \"ijepa\" nor a patch embedding of Hugging Face or the reference", f->path);
-    if (strcmp(kind, "ijepa")) s = ij_load_sizes(c, f, why);
-    else if (strcmp(ij_file_meta(f, "ijepa"), "1"))
-        return ij_fail(why, IJ_EDATA, "%.200s: checkpoint version %.20s, expected 1", f->path, ij_file_meta(f, "ijepa"));
-    for (size_t i = 0; i < IJ_SETTINGS && !strcmp(kind, "ijepa"); i++) {
+    if (f->kind == IJ_KIND_NONE)
+        return ij_fail(why, IJ_EDATA, "%.200s: no I-JEPA: neither metadata \"ijepa\" nor Hugging "
+                       "Face's patch embedding", f->path);
+    if (f->kind == IJ_KIND_HUGGING_FACE) s = ij_load_sizes(c, f, why);
+    if (s) return s;
+    if (version && strcmp(version, "1"))
+        return ij_fail(why, IJ_EDATA, "%.200s: checkpoint version %.20s, expected 1", f->path,
+                       version);
+    if (gone && strcmp(gone, "false") && strcmp(gone, "0"))
+        return ij_fail(why, IJ_EDATA, "%.200s: metadata: mask_target_input is %.20s: that setting "
+                       "is gone", f->path, gone);
+    for (size_t i = 0; i < IJ_SETTINGS && version; i++) {
         const char *value = ij_file_meta(f, ij_setting[i].name);
-        if (!value && strstr("objective mask_target_input color_jitter gray", ij_setting[i].name)) continue;   /* younger than the first checkpoints */
-        if (!value) return ij_fail(why, IJ_EDATA, "%.200s: metadata has no %s", f->path, ij_setting[i].name);
-        if (ij_config_set(c, ij_setting[i].name, value, &inner))
+        if (value && ij_config_set(c, ij_setting[i].name, value, &inner))
             return ij_fail(why, IJ_EDATA, "%.200s: metadata: %.250s", f->path, inner.text);
     }
-    if (!s && ij_config_check(c, &inner)) return ij_fail(why, IJ_EDATA, "%.200s: %.250s", f->path, inner.text);
-    return s;
+    if (!ij_config_check(c, &inner)) return IJ_OK;
+    return ij_fail(why, IJ_EDATA, "%.200s: %.250s", f->path, inner.text);
 }
 
-/* Reads one tensor into x, or only checks its shape if x is NULL; `other`: its name in the reference's optimizer. */
-static ij_status ij_load_tensor(real *x, const ij_file *f, const char *part, const char *name, const char *other,
-                                const ij_tensor *shape, ij_error *why)
+/* Checks one tensor's shape and, if `read`, reads it into t. */
+static ij_status ij_load_tensor(const ij_tensor *t, const ij_file *f, const char *part,
+                                const char *name, int read, ij_error *why)
 {
-    const ij_entry *e = ij_find_named(f, part, name, 0);
+    const size_t pieces = f->kind == IJ_KIND_HUGGING_FACE && strstr(name, "qkv") ? 3 : 1;
     ij_status s = IJ_OK;
-    if (!e && other) e = ij_file_find(f, other);
-    const size_t pieces = e && strstr(name, "qkv") && !strstr(e->name, "qkv") && !other ? 3 : 1;
     for (size_t k = 0; k < pieces && !s; k++) {
-        if (k) e = ij_find_named(f, part, name, k);
+        const ij_entry *e = ij_find_named(f, part, name, k);
         if (!e) return ij_fail(why, IJ_EDATA, "%.200s: no tensor %s.%s", f->path, part, name);
-        int same = e->rank == shape->rank && e->dtype != IJ_OTHER;
-        for (size_t i = 0; same && i < e->rank; i++) same = e->dim[i] == shape->dim[i] / (i ? 1 : pieces);
+        int same = e->rank == t->rank && e->dtype != IJ_OTHER;
+        for (size_t i = 0; same && i < e->rank; i++)
+            same = e->dim[i] == t->dim[i] / (i ? 1 : pieces);
         if (!same)
-            return ij_fail(why, IJ_EDATA, "%.200s: tensor %.90s: %s of %zu numbers, rank %zu, expected %zu numbers, rank %zu",
-                           f->path, e->name, e->type, e->count, e->rank, ij_count(shape) / pieces, shape->rank);
-        if (x) s = ij_file_read(x + k * e->count, f, e, why);
+            return ij_fail(why, IJ_EDATA, "%.200s: tensor %.90s: %s of %zu numbers, rank %zu, "
+                           "expected %zu numbers, rank %zu", f->path, e->name, e->type, e->count,
+                           e->rank, ij_count(t) / pieces, t->rank);
+        if (read) s = ij_file_read(t->x + k * e->count, f, e, why);
     }
     return s;
 }
 
-/* Parameter i's number in the reference's optimizer: four groups, of 2 dimensions and more those of the encoder, those of
- * the predictor, then the others of each; a position table comes first in group 1 and second in group 2. */
-static size_t ij_state_number(const ij_model *m, size_t i)
-{
-    size_t n = 0;
-    for (size_t k = 0; k < m->params; k++) {
-        const ij_param *a = &m->param[k], *b = &m->param[i];
-        const int ga = 2 * (a->shape.rank < 2) + a->predictor, gb = 2 * (b->shape.rank < 2) + b->predictor;
-        n += ga < gb || (ga == gb && k < i);
-    }
-    return n + (m->param[i].predictor && i == m->encoder_params ? 1 : m->param[i].shape.rank < 2 || m->param[i].predictor ? 2 : 1);
-}
-
-static ij_status ij_load_all(ij_model *m, const ij_file *f, const char *encoder, int read, ij_error *why)
+/* Every shape is checked before the first number is read. encoder: what becomes the target's */
+static ij_status ij_load_tensors(ij_model *m, const ij_file *f, const char *encoder, ij_error *why)
 {
     ij_status s = IJ_OK;
-    for (size_t i = 0; i < m->params && !s; i++) {
-        const ij_param *p = &m->param[i];
-        const size_t o = p->offset;
-        char other[2][48];
-        if (!p->predictor) s = ij_load_tensor(read ? m->target + o : NULL, f, encoder, p->name, NULL, &p->shape, why);
-        if (!m->training) continue;
-        for (int k = 0; k < 2; k++)
-            snprintf(other[k], sizeof *other, "opt.state.%zu.exp_avg%s", ij_state_number(m, i), k ? "_sq" : "");
-        const char *part[3] = { "encoder", "opt.m.encoder", "opt.v.encoder" };
-        if (p->predictor) part[0] = "predictor", part[1] = "opt.m.predictor", part[2] = "opt.v.predictor";
-        real *to[3] = { m->weight + o, m->adam_m + o, m->adam_v + o };
-        for (int k = 0; k < 3 && !s; k++)
-            s = ij_load_tensor(read ? to[k] : NULL, f, part[k], p->name, k ? other[k - 1] : NULL, &p->shape, why);
+    for (size_t i = 0; i < 2 * m->params && !s; i++) {
+        const ij_param *p = &m->param[i % m->params];
+        ij_place place[4];
+        const size_t n = ij_param_places(place, m, p);
+        if (!p->predictor) place[0].part = encoder;
+        for (size_t k = 0; k < n && !s; k++)
+            s = ij_load_tensor(&place[k].t, f, place[k].part, p->name, i >= m->params, why);
     }
     return s;
 }
 
-/* Positions of a Hugging Face file: where they are not the sines and cosines, images must have its size. */
+/* Positions of a Hugging Face file: where they are not the sines and cosines, images must have its
+ * size. */
 static ij_status ij_load_positions(ij_model *m, const ij_file *f, ij_error *why)
 {
-    const ij_tensor *pos = &m->file_pos;
-    const ij_tensor shape = { NULL, 3, { 1, pos->dim[0], pos->dim[1], 0 } };
+    const ij_tensor pos = ij_one(&m->file_pos);
     double most = 0;
-    const ij_status s = ij_load_tensor(pos->x, f, "encoder", "pos_embed", NULL, &shape, why);
-    for (size_t i = 0; i < ij_count(pos) && !s; i++) {
-        const double d = fabs((double)(pos->x[i] - m->encoder_pos.x[i]));
+    const ij_status s = ij_load_tensor(&pos, f, "encoder", "pos_embed", 1, why);
+    for (size_t i = 0; i < ij_count(&pos) && !s; i++) {
+        const double d = fabs((double)(pos.x[i] - m->encoder_pos.x[i]));
         if (!(d <= most)) most = d;
     }
-    if (!(most <= 1e-4)) m->target_encoder.pos = *pos;
+    if (!(most <= 1e-4)) m->target_encoder.pos = m->file_pos;
     return s;
 }
 
 ij_status ij_load_encoder(ij_model *m, const ij_file *f, const char *part, ij_error *why)
 {
-    const char *kind = ij_file_kind(f);
-    if (m->training) return ij_fail(why, IJ_EARG, "%.200s: one encoder does not make a model that trains", f->path);
-    ij_status s = ij_load_all(m, f, part, 0, why);
-    if (!s) s = ij_load_all(m, f, part, 1, why);
-    return !s && kind && *kind == 'H' ? ij_load_positions(m, f, why) : s;
+    if (m->training)
+        return ij_fail(why, IJ_EARG, "%.200s: one encoder does not make a model that trains",
+                       f->path);
+    const ij_status s = ij_load_tensors(m, f, part, why);
+    return !s && f->kind == IJ_KIND_HUGGING_FACE ? ij_load_positions(m, f, why) : s;
 }
 
-/* m has been initialised with the file's settings. Every shape is checked before the first number is read. */
+/* m has been initialised with the file's settings. Without the mask generator's state in the file
+ * it stays as seeded. */
 ij_status ij_load(ij_model *m, const ij_file *f, ij_error *why)
 {
-    const char *kind = ij_file_kind(f), *step = ij_file_meta(f, "step"), *rng = ij_file_meta(f, "mask_rng");
-    ij_rng state = m->mask_rng;
-    double steps = 0;
-    if (!m->training) return ij_load_encoder(m, f, "target_encoder", why);
-    ij_status s = ij_load_all(m, f, "target_encoder", 0, why);
-    if (s) return s;
-    if (kind && *kind == 'r') {                         /* the reference counts updates beside each parameter's moments */
-        const ij_entry *e = ij_file_find(f, "opt.state.1.step");
-        if (!e || e->count != 1) return ij_fail(why, IJ_EDATA, "%.200s: no tensor opt.state.1.step of one number", f->path);
-        if ((s = ij_file_read_f64(&steps, f, e, why)) != IJ_OK) return s;
-    } else {
-        if (!step || sscanf(step, "%lf", &steps) != 1) steps = -1;
-        for (size_t i = 0; i < 625; i++) {
-            unsigned long word = 0;
-            if (!rng || strlen(rng) != 625 * 8 || sscanf(rng + 8 * i, "%8lx", &word) != 1 || (i == 624 && word > 624))
-                return ij_fail(why, IJ_EDATA, "%.200s: metadata: mask_rng is not 625 words in hexadecimal", f->path);
-            if (i < 624) state.state[i] = (uint32_t)word;
-            else state.at = (uint32_t)word;
-        }
+    const char *step = ij_file_meta(f, "step"), *rng = ij_file_meta(f, "mask_rng");
+    uint32_t state[625];
+    double steps;
+    if (!m->training || f->kind == IJ_KIND_HUGGING_FACE)
+        return ij_load_encoder(m, f, "target_encoder", why);
+    if (!step || sscanf(step, "%lf", &steps) != 1 || !(steps >= 0 && steps < 9e15))
+        return ij_fail(why, IJ_EDATA, "%.200s: step is %.40s, expected a number", f->path,
+                       step ? step : "absent");
+    for (size_t i = 0; i < 625 && rng; i++) {
+        unsigned word;
+        const int hex = strlen(rng) == 625 * 8 && sscanf(rng + 8 * i, "%8x", &word) == 1;
+        if (!hex || (i == 624 && word > 624))
+            return ij_fail(why, IJ_EDATA, "%.200s: metadata: mask_rng is not 625 words in "
+                           "hexadecimal", f->path);
+        state[i] = word;
     }
-    if (!(steps >= 0 && steps < 9e15))
-        return ij_fail(why, IJ_EDATA, "%.200s: step is %.40s, expected a number", f->path, step ? step : "absent");
-    m->mask_rng = state;
+    const ij_status s = ij_load_tensors(m, f, "target_encoder", why);
+    if (s) return s;
+    if (rng) {
+        memcpy(m->mask_rng.state, state, sizeof m->mask_rng.state);
+        m->mask_rng.at = state[624];
+    }
     m->step = (uint64_t)steps;
     m->micro = m->step * m->config.accumulate;
-    return ij_load_all(m, f, "target_encoder", 1, why);
-}
-
-/* The encoder's tensors as Hugging Face calls them; q, k and v are thirds of one of ours, so nothing is copied. */
-static void ij_export_items(ij_item *item, ij_long_name *to, const ij_model *m)
-{
-    const ij_tensor *pos = m->target_encoder.pos.x ? &m->target_encoder.pos : &m->encoder_pos;
-    const ij_tensor pos_shape = { NULL, 3, { 1, pos->dim[0], pos->dim[1], 0 } };
-    for (size_t i = 0; i <= m->encoder_params; i++) {
-        const ij_param *p = i < m->encoder_params ? &m->param[i] : NULL;
-        const ij_tensor *shape = p ? &p->shape : &pos_shape;
-        const size_t pieces = p && strstr(p->name, "qkv") ? 3 : 1, count = ij_count(shape) / pieces;
-        for (size_t k = 0; k < pieces; k++, item++, to++) {
-            const ij_item next = { to->name, sizeof(real) == 8 ? IJ_F64 : IJ_F32, shape->rank, { 0 },
-                                   (p ? m->target + p->offset : pos->x) + k * count };
-            *item = next;
-            for (size_t j = 0; j < shape->rank; j++) item->dim[j] = shape->dim[j] / (j ? 1 : pieces);
-            ij_hf_name(to->name, p ? p->name : "pos_embed", k, 0);
-        }
-    }
-}
-
-static size_t ij_export_count(const ij_model *m) { return m->encoder_params + 1 + 4 * m->config.depth; }
-size_t ij_export_size(const ij_model *m) { return ij_export_count(m) * (sizeof(ij_item) + sizeof(ij_long_name)); }
-
-ij_status ij_export(const ij_model *m, const char *folder, void *work, size_t size, ij_error *why)
-{
-    const ij_config *c = &m->config;
-    const size_t h = c->crop_size[0], w = c->crop_size[1];
-    ij_item *item = work;
-    const size_t items = ij_export_count(m);
-    char path[2][1024];
-    if (size < ij_export_size(m)) return ij_fail(why, IJ_EMEM, "exporting needs %zu bytes, has %zu", ij_export_size(m), size);
-    if (snprintf(path[0], 1000, "%s/", folder) >= 1000) return ij_fail(why, IJ_EARG, "%.200s...: the path is too long", folder);
-    ij_export_items(item, (ij_long_name *)(void *)(item + items), m);
-    for (int i = 0; i < 2; i++) {
-        ij_beside(path[1], path[0], i ? "preprocessor_config.json" : "config.json", why);
-        ij_writer o = { fopen(path[1], "w"), 0, 0 };
-        if (!o.f) return ij_fail(why, IJ_EFILE, "%.200s: %s", path[1], strerror(errno));
-        if (i == 0) ij_put(&o, "{\"model_type\": \"ijepa\", \"architectures\": [\"IJepaModel\"], \"hidden_size\": %zu, "
-            "\"num_hidden_layers\": %zu, \"num_attention_heads\": %zu,\n \"intermediate_size\": %zu, \"hidden_act\": \"gelu\", "
-            "\"layer_norm_eps\": 1e-06, \"image_size\": ", c->embed_dim, c->depth, c->num_heads, ij_hidden(c));
-        if (i == 0) ij_put(&o, h == w ? "%zu" : "[%zu, %zu]", h, w);
-        if (i == 0) ij_put(&o, ", \"patch_size\": %zu, \"num_channels\": 3,\n \"qkv_bias\": true, \"dtype\": \"float%d\"}\n",
-            c->patch_size, (int)(8 * sizeof(real)));
-        else ij_put(&o, "{\"image_processor_type\": \"ViTImageProcessor\", \"do_resize\": true, \"size\": {\"height\": %zu, \"width\": %zu}, "
-            "\"resample\": 2,\n \"do_rescale\": true, \"rescale_factor\": 0.00392156862745098, \"do_normalize\": true,\n "
-            "\"image_mean\": [%.9g, %.9g, %.9g], \"image_std\": [%.9g, %.9g, %.9g]}\n", h, w, c->mean[0], c->mean[1], c->mean[2],
-            c->std[0], c->std[1], c->std[2]);
-        const int bad = ferror(o.f);
-        if (fclose(o.f) || bad) return ij_fail(why, IJ_EFILE, "%.200s: cannot be written: %s", path[1], strerror(errno));
-    }
-    ij_beside(path[1], path[0], "model.safetensors", why);
-    return ij_file_write(path[1], item, items, NULL, 0, why);
+    return IJ_OK;
 }
 
 /* ---- evaluation --------------------------------------------------------------------------------------------------
@@ -6220,7 +6122,7 @@ static void ij_dry_run(const ij_config *c, const ij_images *data, const ij_team 
     printf("tokens       %.1f per context, %.1f per target block, %zu per image\n", context, target, ij_rows(&m.encoder_pos));
     printf("work         %.1f MFLOP per image, %.3g TFLOP in all\n", flops / 1e6, flops * total / 1e12);
     memory -= m.work_size - work;
-    memory += c->batch_size * ij_views(c) * pixels * (sizeof(real) + 1) + ij_save_size(&m) + images * sizeof(size_t) + ij_watch_size(c);
+    memory += c->batch_size * ij_views(c) * pixels * (sizeof(real) + 1) + images * sizeof(size_t) + ij_watch_size(c);
     if (data->drawn) memory += images * data->slot->height * data->slot->width * 3;
     printf("memory       %.1f MiB\n", (double)memory / 1048576);
     printf("time         about %.0f s at %.0f GFLOP/s\n", flops * total / rate / 1e9, rate);
@@ -6283,8 +6185,6 @@ typedef struct {
     char latest[1100], log_path[1100], health_path[1100];
     FILE *log, *health;
     const char *out;
-    void *work;                 /* for saving */
-    size_t work_size;
 } ij_run;
 
 static FILE *ij_open_log(char path[1100], const ij_options *o, const char *name, const char *head, uint64_t lines)
@@ -6447,7 +6347,7 @@ static void ij_train_save(ij_run *t, const ij_options *o, const char *path)
     ij_error why;
     if (fflush(t->log) || fflush(t->health))
         ij_fail(&why, IJ_EFILE, "%.300s: cannot be written: %s", t->log_path, strerror(errno));
-    else if (!ij_save(&t->m, path, t->work, t->work_size, &why)) return;
+    else if (!ij_save(&t->m, path, &why)) return;
     if (!o->keep_going) ij_die(1, "%s", why.text);
     fprintf(stderr, "ijepa: %s; training goes on\n", why.text);
 }
@@ -6465,8 +6365,6 @@ static int ij_train(ij_options *o)
     if (o->dry_run) return 0;
     ij_model *m = &t.m;
     const ij_config *c = &m->config;
-    t.work_size = ij_save_size(m);
-    t.work = ij_alloc(t.work_size);
     size_t *order = ij_alloc(t.s.count * sizeof *order);
     uint64_t ordered = UINT64_MAX;
     const uint64_t from = m->step, steps = ij_steps(c);
@@ -6493,7 +6391,7 @@ static int ij_train(ij_options *o)
     }
     ij_close_or_die(t.log, t.log_path);
     ij_close_or_die(t.health, t.health_path);
-    ij_must(ij_save(m, t.latest, t.work, t.work_size, &why), &why);
+    ij_must(ij_save(m, t.latest, &why), &why);
     fprintf(stderr, "%s: step %zu of %zu\n", t.latest, (size_t)m->step, (size_t)steps);
     return ij_interrupted ? 130 : 0;
 }
@@ -6932,7 +6830,7 @@ static void ij_reference_targets(real *z, ij_reference *r, const real *image, co
 
 static int ij_predicts_patches(const ij_config *c, const ij_file *f)
 {
-    return c->objective != IJ_JOINT && *ij_file_kind(f) != 'H';
+    return c->objective != IJ_JOINT && f->kind != IJ_KIND_HUGGING_FACE;
 }
 
 static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targets, const ij_team *team)
@@ -7538,13 +7436,14 @@ static int ij_info(ij_options *o)
         printf("]\n");
         total += (double)e->count;
     }
-    const char *kind = ij_file_kind(&f) ? ij_file_kind(&f) : "unknown";
-    const char *const part[4][2] = { { "target_encoder", "norm.weight" }, { "encoder", "norm.weight" },
-                                     { "predictor", "predictor_norm.weight" }, { "opt.m.encoder", "norm.weight" } };
-    printf("%zu tensors, %.0f numbers. Layout: %s. Holds%s", f.entries, total, kind, *kind == 'H' ? " one encoder" : ":");
-    for (int i = 0; i < 4 && *kind != 'H'; i++)
-        if (ij_find_named(&f, part[i][0], part[i][1], 0) || (i == 3 && ij_file_find(&f, "opt.state.1.exp_avg")))
-            printf(" %s", i == 3 ? "optimizer" : part[i][0]);
+    static const char *const kind[] = { "unknown", "ijepa", "Hugging Face" };
+    static const char *const part[4][2] = { { "target_encoder.norm.weight", " target_encoder" },
+        { "encoder.norm.weight", " encoder" }, { "predictor.predictor_norm.weight", " predictor" },
+        { "opt.m.encoder.norm.weight", " optimizer" } };
+    printf("%zu tensors, %.0f numbers. Layout: %s. Holds%s", f.entries, total, kind[f.kind],
+           f.kind == IJ_KIND_HUGGING_FACE ? " one encoder" : ":");
+    for (int i = 0; i < 4; i++)
+        if (ij_file_find(&f, part[i][0])) printf("%s", part[i][1]);
     printf("\n");
     ij_file_close(&f);
     return 0;

@@ -296,20 +296,21 @@ enum { IJ_SCENE_COUNT, IJ_SCENE_DIST, IJ_SCENE_KIND, IJ_SCENE_TASKS };
 void ij_scene(uint8_t *rgb, size_t side, uint64_t seed, uint64_t index, int labels[IJ_SCENE_TASKS]);
 
 /* ------------------------------------------------------------ files --------
- * safetensors: the one container. Header and table lie in the caller's memory, data is read on demand. */
-enum { IJ_F64, IJ_F32, IJ_F16, IJ_BF16, IJ_I64, IJ_I32, IJ_U8, IJ_OTHER };     /* OTHER: listed, never converted */
+ * safetensors: the one container. Header and table lie in the caller's memory, data is read on
+ * demand. */
+enum { IJ_F64, IJ_F32, IJ_F16, IJ_BF16, IJ_I64, IJ_I32, IJ_U8, IJ_OTHER };   /* OTHER: not read */
 typedef struct {
     const char *name, *type;       /* "encoder.norm.weight", "F32" */
     int dtype;
     size_t rank, dim[8], count;
-    uint64_t begin, end;           /* bytes, from the start of its shard's data */
-    size_t shard;
+    uint64_t begin, end;           /* bytes, from the start of the data */
 } ij_entry;
-enum { IJ_SHARDS = 64 };
+enum { IJ_KIND_NONE, IJ_KIND_IJEPA, IJ_KIND_HUGGING_FACE };
 typedef struct {
-    const char *path;              /* FILE.safetensors, or FILE.safetensors.index.json: all its shards as one */
-    struct { char name[64]; void *stream; uint64_t header, data; } shard[IJ_SHARDS];     /* data: its offset */
-    size_t shards;
+    const char *path;
+    int kind;                      /* what the model in it is, IJ_KIND_... */
+    void *stream;
+    uint64_t data;                 /* where the data begins */
     ij_entry *entry; size_t entries;
     const char **meta; size_t metas;       /* key, value, key, value, ... */
     size_t heads;                  /* of a config.json beside it; 0: none */
@@ -318,33 +319,23 @@ typedef struct {
 ij_status ij_file_size(size_t *size, const char *path, ij_error *why);
 ij_status ij_file_open(ij_file *f, void *mem, size_t size, const char *path, ij_error *why);
 void ij_file_close(ij_file *f);
-const char *ij_file_meta(const ij_file *f, const char *key);                   /* NULL: absent */
-const ij_entry *ij_file_find(const ij_file *f, const char *name);              /* NULL: absent */
-ij_status ij_file_read(ij_real *to, const ij_file *f, const ij_entry *e, ij_error *why);       /* the whole tensor */
-ij_status ij_file_read_f64(double *to, const ij_file *f, const ij_entry *e, ij_error *why);
+const char *ij_file_meta(const ij_file *f, const char *key);                 /* NULL: absent */
+const ij_entry *ij_file_find(const ij_file *f, const char *name);            /* NULL: absent */
+ij_status ij_file_read(ij_real *to, const ij_file *f, const ij_entry *e, ij_error *why);
 
-/* Writes beside path, flushes, renames over path: it holds the old file or the whole new one, never a part. */
-typedef struct { const char *name; int dtype; size_t rank, dim[8]; const void *data; } ij_item;
-ij_status ij_file_write(const char *path, const ij_item *item, size_t items, const char *const *meta, size_t metas,
-                        ij_error *why);
-
-/* A checkpoint holds encoder.*, target_encoder.*, predictor.*, opt.m.*, opt.v.* and all settings; of a model that does
- * not train only target_encoder.*. To open one: ij_file_open, ij_load_config, ij_model_init, ij_load.
- * Two more kinds are read. Hugging Face's IJepaModel and IJepaForImageClassification (one encoder; F32, F16, BF16):
- * sizes from the tensors, heads and the sides of images that are not square from config.json. The reference's checkpoints
- * (.pth.tar), converted as README says: names with or without "module."; heads as published for the width, or num_heads of
- * the metadata; step and moments from opt.state.N, N counting through its four parameter groups, so that training goes on. */
-size_t ij_save_size(const ij_model *m);
-ij_status ij_save(const ij_model *m, const char *path, void *work, size_t size, ij_error *why);
-const char *ij_file_kind(const ij_file *f);             /* "ijepa", "Hugging Face", "reference"; NULL: none of them */
-ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why);       /* of the latter two only the sizes */
+/* A checkpoint holds encoder.*, target_encoder.*, predictor.*, opt.m.*, opt.v.* and all settings;
+ * of a model that does not train only target_encoder.*. To open one: ij_file_open, ij_load_config,
+ * ij_model_init, ij_load. Hugging Face's IJepaModel and IJepaForImageClassification are read too
+ * (one encoder; F32, F16, BF16): sizes from the tensors, heads and the sides of images that are not
+ * square from config.json. */
+ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why);
 ij_status ij_load(ij_model *m, const ij_file *f, ij_error *why);
-/* One of the file's encoders, "target_encoder" or "encoder", into the target encoder of a model that does not train. */
+/* One of its encoders, "target_encoder" or "encoder", into the target encoder of a model that does
+ * not train. */
 ij_status ij_load_encoder(ij_model *m, const ij_file *f, const char *part, ij_error *why);
-/* Folder (it must be there) for transformers' IJepaModel.from_pretrained: model.safetensors, config.json,
- * preprocessor_config.json, of the target encoder. */
-size_t ij_export_size(const ij_model *m);
-ij_status ij_export(const ij_model *m, const char *folder, void *work, size_t size, ij_error *why);
+/* Writes beside path, flushes, renames over path: it holds the old file or the whole new one,
+ * never a part. */
+ij_status ij_save(const ij_model *m, const char *path, ij_error *why);
 
 /* ---------------------------------------------------- is it learning? ----
  * What the model makes of images [B,3,H,W], B >= 2, without changing it: pooled [B,D] target features, and of the
@@ -465,7 +456,7 @@ size_t ij_few_guess(const ij_few *f, const ij_real *feature);                  /
  * AVX-512: 430) of packed blocks on the stack: IJ_NC and IJ_KC in ijepa.c. Activations and weights on large pages
  * (Linux: madvise) are worth a few per cent.
  *
- * Checkpoint format 1 (2026-11-26: every setting must be there, average_top_k_layers and vicreg too).
+ * Checkpoint format 1: a setting that a file does not have takes its default (2026-11-29).
  *
  * MIT License
  *

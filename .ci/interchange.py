@@ -1,5 +1,5 @@
 """Interchange against the real packages: torch, transformers, safetensors, numpy. Usage: interchange.py IJEPA README FOLDER"""
-import json, os, shutil, subprocess, sys
+import json, os, re, shutil, subprocess, sys
 import numpy as np, torch, torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.numpy import load_file as load_numpy
@@ -8,6 +8,7 @@ from transformers import IJepaConfig, IJepaForImageClassification, IJepaModel
 import transformers
 
 ijepa, readme, tmp = sys.argv[1:]
+here = os.path.dirname(os.path.abspath(__file__))
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 torch.manual_seed(0)
@@ -52,6 +53,13 @@ def fresh(path):
     return path
 
 
+def lines(title, *args, edit=lambda text: text):
+    """Runs the Python block of README below this heading or these words."""
+    text = open(readme).read().split(title, 1)[1]
+    open(f"{tmp}/block.py", "w").write(edit(text.split("```python\n", 1)[1].split("```", 1)[0]))
+    subprocess.run([sys.executable, f"{tmp}/block.py", *args], check=True, env=os.environ | {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"})
+
+
 # ---- Hugging Face, in
 hf = f"{tmp}/hf"
 for side, p, d, depth, heads, hidden, eps, bound, head in [
@@ -67,20 +75,13 @@ for side, p, d, depth, heads, hidden, eps, bound, head in [
     model.save_pretrained(fresh(hf))
     name = f"{side}/{p}, width {d}, {heads} heads, MLP {hidden}, {depth} blocks"
     check(f"transformers' features, {name}", (features(hf, folder, "--tokens") - want.last_hidden_state).abs().max(), bound)
-    model.save_pretrained(fresh(hf), max_shard_size="2MB")
-    assert os.path.exists(f"{hf}/model.safetensors.index.json")
-    check("the same from shards", (features(hf, folder, "--tokens") - want.last_hidden_state).abs().max(), bound)
-    if depth == 12 and side == 96:
-        last4 = torch.cat([encoder.layernorm(h).mean(1) for h in want.hidden_states[-4:]], 1)
-        check("the last four blocks", (features(hf, folder, "--last4") - last4).abs().max(), bound)
-        check("the output of block 5", (features(hf, folder, "--layer", 5) - encoder.layernorm(want.hidden_states[5]).mean(1)).abs().max(), bound)
-        index = json.load(open(f"{hf}/model.safetensors.index.json"))
-        shard = index["weight_map"]["layernorm.weight"]
-        other = next(s for s in index["weight_map"].values() if s != shard)
-        json.dump({"weight_map": index["weight_map"] | {"layernorm.weight": other}}, open(f"{hf}/model.safetensors.index.json", "w"))
-        assert f'"layernorm.weight" is not in {other}' in run("features", "--model", hf, "--data", folder, "--out", f"{tmp}/f.npy", code=1)
-        os.remove(f"{hf}/{shard}")
-        assert shard in run("features", "--model", hf, "--data", folder, "--out", f"{tmp}/f.npy", code=1)
+    if depth == 12 and side == 224:
+        model.save_pretrained(fresh(f"{tmp}/shards"), max_shard_size="2MB")
+        assert os.path.exists(f"{tmp}/shards/model.safetensors.index.json")
+        said = run("features", "--model", f"{tmp}/shards", "--data", folder, "--out", f"{tmp}/f.npy", code=1)
+        assert 'IJepaModel.from_pretrained("DIR").save_pretrained("NEW", max_shard_size="99GB")' in said, said
+        lines("several shards", f"{tmp}/shards", fresh(f"{tmp}/merged"))
+        check("the same from shards, merged", (features(f"{tmp}/merged", folder, "--tokens") - want.last_hidden_state).abs().max(), bound)
     if depth == 12 and not head and side == 224:
         memory = encoder.state_dict()
         assert "layers.0.attention.q_proj.weight" in memory, "transformers 5's names in memory"
@@ -106,7 +107,7 @@ shape = ("--embed_dim", 192, "--num_heads", 3, "--depth", 2, "--pred_emb_dim", 3
 run("train", "--data", "data/scenes", "--steps", 3, "--batch_size", 8, "--warmup", 0, "--out", fresh(f"{tmp}/run") + "/a", *shape)
 ours = f"{tmp}/run/a"
 for encoder in ("target", "context"):
-    run("export", "--model", ours, "--hf", hf, "--encoder", encoder)
+    lines("To Hugging Face", f"{ours}/latest.safetensors", fresh(hf), edit=lambda text: text if encoder == "target" else text.replace('"target_encoder."', '"encoder."'))
     model, why = IJepaModel.from_pretrained(hf, output_loading_info=True)
     assert not why["missing_keys"] and not why["unexpected_keys"], why
     folder, x = images(32, 4)
@@ -114,7 +115,7 @@ for encoder in ("target", "context"):
         check(f"our {encoder} encoder in transformers", (model(x).last_hidden_state - features(ours, folder, "--tokens", "--encoder", encoder)).abs().max(), 1e-4)
     check("and back", (features(hf, folder) - features(ours, folder, "--encoder", encoder)).abs().max(), 0)
 run("train", "--data", "data/scenes", "--steps", 3, "--batch_size", 8, "--warmup", 0, "--crop_size", "24,40", "--out", f"{tmp}/run/wide", *shape)
-run("export", "--model", f"{tmp}/run/wide", "--hf", fresh(f"{tmp}/wide"))
+lines("To Hugging Face", f"{tmp}/run/wide/latest.safetensors", fresh(f"{tmp}/wide"))
 wide, x = images(24, 2, 40)
 with torch.no_grad():
     want = IJepaModel.from_pretrained(f"{tmp}/wide")(x).last_hidden_state
@@ -178,7 +179,7 @@ class Step:
         for b, (image, other) in enumerate(zip(first, second)):
             with torch.no_grad():
                 t = head(of(target, "projector.0."), self.encode(target, other[None]).mean(1))
-            c = contexts[b][contexts[b] >= 0].long()
+            c = contexts[b]
             q = head(of(e, "projector.0."), self.encode(e, image[None], c).mean(1))
             total = total + 2 - 2 * F.cosine_similarity(head(w, q) if w else q, t).sum()
         return total / len(first)
@@ -194,10 +195,9 @@ class Step:
                 if self.objective == "generative":
                     full = F.unfold(image[None], self.p, stride=self.p).transpose(1, 2)
                 full = F.layer_norm(full, full.shape[-1:])
-            c = contexts[b][contexts[b] >= 0].long()
+            c = contexts[b]
             z = F.linear(self.encode(e, image[None], c), w["predictor_embed.weight"], w["predictor_embed.bias"]) + w["predictor_pos_embed"][:, c]
             for t in targets[b::len(images)]:
-                t = t[t >= 0].long()
                 x = self.blocks(w, "predictor_blocks", torch.cat([z, w["mask_token"] + w["predictor_pos_embed"][:, t]], 1))[:, len(c):]
                 x = F.layer_norm(x, x.shape[-1:], w["predictor_norm.weight"], w["predictor_norm.bias"], 1e-6)
                 x = F.linear(x, w["predictor_proj.weight"], w["predictor_proj.bias"])
@@ -207,7 +207,7 @@ class Step:
 
     def variance(self, images, contexts):
         """Of the means of the contexts' tokens: VICReg's variance and covariance, 25 to 1."""
-        z = torch.cat([self.encode(self.part["encoder"], x[None], k[k >= 0].long()).mean(1) for x, k in zip(images, contexts)])   # [B,D]
+        z = torch.cat([self.encode(self.part["encoder"], x[None], k).mean(1) for x, k in zip(images, contexts)])   # [B,D]
         c = torch.cov(z.T)
         return (F.relu(1 - (c.diag() + 1e-4).sqrt()).sum() + (c - c.diag().diag()).square().sum() / 25) / len(c)
 
@@ -227,17 +227,25 @@ class Step:
         return loss.item()
 
 
-def lines(title):
-    """The Python block of README below this heading."""
-    text = open(readme).read().split(title, 1)[1]
-    return text.split("```python\n", 1)[1].split("```", 1)[0]
+subprocess.run(["gcc", "-O2", "-march=native", "-std=c99", "-ffp-contract=off", "-w", "-o", f"{tmp}/step", f"{here}/step.c", f"{here}/../ijepa.c", "-lm"], check=True)
 
 
-def ours_dumped(name):
-    return torch.from_numpy(np.load(f"{tmp}/dump/{name}.npy"))
+def step(model, x):
+    """One step of ours: loss, learning rate, weight decay, EMA; context lists, target lists; the gradients."""
+    save_file({"images": x.contiguous()}, f"{tmp}/images.safetensors")
+    out = subprocess.run([f"{tmp}/step", model, f"{tmp}/images.safetensors", f"{tmp}/after.safetensors", f"{tmp}/gradient.safetensors"],
+                         capture_output=True, text=True, check=True).stdout.splitlines()
+    lists = [[torch.tensor([int(i) for i in line.split()[1:]]) for line in out if line.startswith(k)] for k in ("context", "target")]
+    grad = {k[6:]: v for k, v in load_file(f"{tmp}/gradient.safetensors").items() if k.startswith("opt.m.")}
+    return [float(x) for x in out[0].split()], lists, grad
 
 
-fresh(f"{tmp}/ref")
+def free(name, x):
+    """Without the key third of a qkv bias, whose gradient is rounding alone."""
+    return torch.cat([x[:len(x) // 3], x[2 * len(x) // 3:]]) if name.endswith("qkv.bias") else x
+
+
+ref = fresh(f"{tmp}/ref")
 start = load_file(f"{ours}/latest.safetensors")
 t = Step({k: v for k, v in start.items() if not k.startswith("opt.")}, 3, 4)
 _, x = images(32, 8)
@@ -246,68 +254,51 @@ for k in range(3):     # a few steps in PyTorch alone, so that the optimizer has
     order = torch.randperm(n)
     t.step(x, [order[16:]] * 8, [order[:8]] * 8 + [order[8:16]] * 8, 1e-3, 0.05, 0.99)
 module = {k: {f"module.{n}": v.detach() for n, v in part.items()} for k, part in t.part.items()}
-torch.save({**module, "opt": t.opt.state_dict(), "scaler": None, "epoch": 1, "loss": 0.5, "batch_size": 8, "world_size": 1, "lr": 1e-3}, f"{tmp}/ref/jepa-latest.pth.tar")
-open(f"{tmp}/in.py", "w").write(lines("### The reference's checkpoints"))
-open(f"{tmp}/out.py", "w").write(lines("and the way back"))
-subprocess.run([sys.executable, f"{tmp}/in.py", f"{tmp}/ref/jepa-latest.pth.tar", f"{tmp}/ref/latest.safetensors"], check=True)
+torch.save({**module, "opt": t.opt.state_dict(), "scaler": None, "epoch": 1, "loss": 0.5, "batch_size": 8, "world_size": 1, "lr": 1e-3}, f"{ref}/jepa-latest.pth.tar")
+settings = re.sub("steps = 3", "steps = 4", open(f"{ours}/config.txt").read())
+open(f"{ref}/settings.txt", "w").write(re.sub("(?m)^(embed_dim|depth|patch_size|crop_size|mlp_ratio|pred_emb_dim|pred_depth) = .*\n", "", settings))
+lines("### The reference's checkpoints", f"{ref}/jepa-latest.pth.tar", f"{ref}/settings.txt", f"{ref}/latest.safetensors")
 folder, x = images(32, 4)
 with torch.no_grad():
     for e in ("target", "context"):
         want = t.encode(t.part["encoder" if e == "context" else "target_encoder"], x)
-        check(f"{e} encoder of the reference's checkpoint", (features(f"{tmp}/ref", folder, "--tokens", "--encoder", e) - want).abs().max(), 1e-4)
-assert "target_encoder encoder predictor optimizer" in run("info", f"{tmp}/ref")
-assert "torch.load" in run("info", f"{tmp}/ref/jepa-latest.pth.tar", code=1)
-run("train", "--data", "data/scenes", "--steps", 4, "--batch_size", 8, "--warmup", 0, *shape,
-    "--out", f"{tmp}/ref", "--resume", "--dump", f"{tmp}/dump")
-log = open(f"{tmp}/ref/log.csv").read().split("\n")
-row = dict(zip(log[0].split(","), log[1].split(",")))
-lists = [ours_dumped(f"masks.{k}") for k in ("context", "target")]
-loss = t.step(ours_dumped("images"), *lists, float(row["lr"]), float(row["weight decay"]), float(row["ema"]))
-check("loss of one further step", abs(loss - float(row["loss"])), 1e-6)
-for name, g in t.grad.items():
-    got = ours_dumped(f"grad.{name}")
-    if name.endswith("qkv.bias"):      # the key third's gradient is rounding alone
-        third = len(g) // 3
-        g[third:2 * third] = got[third:2 * third] = 0
-    if (got - g).norm() > 1e-5 * g.norm():
-        check(f"gradient of {name}", (got - g).norm() / g.norm(), 1e-5)
-after = load_file(f"{tmp}/ref/latest.safetensors")
-worst = {}
+        check(f"{e} encoder of the reference's checkpoint", (features(ref, folder, "--tokens", "--encoder", e) - want).abs().max(), 1e-4)
+assert "target_encoder encoder predictor optimizer" in run("info", ref)
+assert "torch.load" in run("info", f"{ref}/jepa-latest.pth.tar", code=1)
+_, x = images(32, 8)
+(ours_loss, lr, decay, ema), lists, grad = step(f"{ref}/latest.safetensors", x)
+loss = t.step(x, *lists, lr, decay, ema)
+check("loss of one further step", abs(loss - ours_loss), 1e-6)
+assert grad.keys() == t.grad.keys(), grad.keys() ^ t.grad.keys()
+check("its gradients", max((free(n, grad[n]) - free(n, g)).norm() / free(n, g).norm() for n, g in t.grad.items()), 1e-5)
+after = load_file(f"{tmp}/after.safetensors")
 for part, w in t.part.items():
-    for name, v in w.items():
-        v, got = v.detach().clone(), after[f"{part}.{name}"].clone()
-        if name.endswith("qkv.bias"):      # the key third's gradient is rounding alone
-            third = len(v) // 3
-            v[third:2 * third] = got[third:2 * third] = 0
-        worst[part] = max(worst.get(part, 0), (v - got).abs().max().item())
-for part, e in worst.items():
-    check(f"{part} after it", e, 4e-5)
-subprocess.run([sys.executable, f"{tmp}/out.py", f"{tmp}/ref/latest.safetensors", f"{tmp}/ref/back.pth.tar"], check=True)
-back = torch.load(f"{tmp}/ref/back.pth.tar", weights_only=True)
+    check(f"{part} after it", max((free(n, v.detach()) - free(n, after[f"{part}.{n}"])).abs().max() for n, v in w.items()), 4e-5)
+lines("and the way back", f"{tmp}/after.safetensors", f"{ref}/back.pth.tar")
+back = torch.load(f"{ref}/back.pth.tar", weights_only=True)
 assert {k: list(v) for k, v in module.items()} == {k: list(back[k]) for k in module}, "names or their order"
 t.opt.load_state_dict(back["opt"] | {"param_groups": t.opt.state_dict()["param_groups"]})
-subprocess.run([sys.executable, f"{tmp}/in.py", f"{tmp}/ref/back.pth.tar", f"{tmp}/ref/again.safetensors"], check=True)
-again = load_file(f"{tmp}/ref/again.safetensors")
-number = 0
-for part, name in ((p, n) for dims in (1, 0) for p in ("encoder", "predictor") for n in t.part[p] if (t.part[p][n].ndim > 1) == dims):
-    if "pos_embed" not in name:
-        for a, b in (("exp_avg", "m"), ("exp_avg_sq", "v")):
-            assert torch.equal(again[f"opt.state.{number}.{a}"], after[f"opt.{b}.{part}.{name}"]), name
-    number += 1
-assert again["opt.state.1.step"] == 4
-print("ok   the way back: moments, names and their order")
-# ---- other objectives: loss and gradients of an update that moves next to nothing, so that its checkpoint has the weights before it
+lines("### The reference's checkpoints", f"{ref}/back.pth.tar", f"{ref}/settings.txt", f"{ref}/again.safetensors")
+again = load_file(f"{ref}/again.safetensors")
+assert again.keys() == after.keys() and all(torch.equal(v, again[k]) for k, v in after.items())
+assert safe_open(f"{ref}/again.safetensors", "pt").metadata()["step"] == "4"
+print("ok   the way back: weights, moments, names and their order")
+assert "resumed at step 3" in run("train", "--data", "data/scenes", "--out", ref, "--resume")
+assert safe_open(f"{ref}/latest.safetensors", "pt").metadata()["step"] == "4"
+print("ok   train --resume goes on from it")
+# ---- other objectives: loss and gradients of a step
 for objective, settings in (("generative", ("--mask_mode", "random", "--num_pred_masks", 1, "--pred_mask_scale", "0.75,0.75")),
                          ("generative", ("--num_pred_masks", 2)), ("jepa", ("--mask_mode", "rasterized", "--num_pred_masks", 3)),
                          ("jepa", ("--vicreg", 0.05)),
                          ("joint", ("--vicreg", 0.1, "--pred_depth", 2)), ("joint", ("--pred_depth", 0))):
-    run("train", "--data", "data/scenes", "--steps", 1, "--batch_size", 8, "--warmup", 0, *shape, "--start_lr", 1e-30, "--lr", 1e-30, "--final_lr", 1e-30,
-        "--patch_size", 8, "--min_keep", 1, "--objective", objective, *settings, "--out", fresh(f"{tmp}/{objective}") + "/a", "--dump", fresh(f"{tmp}/dump"))
-    t = Step({k: v for k, v in load_file(f"{tmp}/{objective}/a/latest.safetensors").items() if not k.startswith("opt.")}, 3, 8, objective, settings[1] if settings[0] == "--vicreg" else 0)
-    loss = t.step(ours_dumped("images"), *(ours_dumped(f"masks.{k}") for k in ("context", "target")), 0, 0, 1)
-    log = open(f"{tmp}/{objective}/a/log.csv").read().split("\n")
-    check(f"loss of {objective}, {settings[0]} {settings[1]}", abs(loss - float(dict(zip(log[0].split(","), log[1].split(",")))["loss"])), 1e-6)
-    third = lambda n, g: torch.cat([g[:len(g) // 3], g[2 * len(g) // 3:]]) if n.endswith("qkv.bias") else g
-    check("its gradients", max((third(n, ours_dumped(f"grad.{n}")) - third(n, g)).norm() / third(n, g).norm() for n, g in t.grad.items()), 1e-5)
+    run("train", "--data", "data/scenes", "--steps", 1, "--batch_size", 8, "--warmup", 0, *shape,
+        "--patch_size", 8, "--min_keep", 1, "--objective", objective, *settings, "--out", fresh(f"{tmp}/{objective}") + "/a")
+    path = f"{tmp}/{objective}/a/latest.safetensors"
+    x = images(32, 16)[1] if objective == "joint" else images(32, 8)[1]
+    t = Step({k: v for k, v in load_file(path).items() if not k.startswith("opt.")}, 3, 8, objective, settings[1] if settings[0] == "--vicreg" else 0)
+    (ours_loss, lr, decay, ema), lists, grad = step(path, x)
+    loss = t.step(x, *lists, lr, decay, ema)
+    check(f"loss of {objective}, {settings[0]} {settings[1]}", abs(loss - ours_loss), 1e-6)
+    check("its gradients", max((free(n, grad[n]) - free(n, g)).norm() / free(n, g).norm() for n, g in t.grad.items()), 1e-5)
 print(f"{failed} failed")
 sys.exit(failed > 0)
