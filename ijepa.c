@@ -2891,6 +2891,17 @@ int ij_data_label(const ij_data *d, size_t i, size_t task)
 
 typedef struct { FILE *f; char path[2 * IJ_PATH], type; size_t width, height, most; } ij_pnm;
 
+/* What is wrong with the picture, after its name and the place where that was found. */
+static ij_status ij_pnm_fail(ij_error *why, ij_pnm *p, const char *format, ...)
+{
+    char text[128];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return ij_fail(why, IJ_EDATA, "%.300s: byte %ld: %s", p->path, ftell(p->f), text);
+}
+
 static int ij_is_white(int c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
 
 static ij_status ij_pnm_number(size_t *x, ij_pnm *p, const char *what, size_t low, size_t high,
@@ -2902,22 +2913,14 @@ static ij_status ij_pnm_number(size_t *x, ij_pnm *p, const char *what, size_t lo
         if (c == '#')
             while (c != '\n' && c != EOF) c = getc(p->f);
     } while (ij_is_white(c));
-    if (c < '0' || c > '9') {
-        char found[32];
-        snprintf(found, sizeof found, c == EOF ? "the end of the file" : "byte 0x%02x",
-                 (unsigned)c);
-        return ij_fail(why, IJ_EDATA, "%.300s: byte %ld: expected %s, found %s", p->path,
-                       ftell(p->f), what, found);
-    }
+    if (c == EOF) return ij_pnm_fail(why, p, "expected %s, found the end of the file", what);
+    if (c < '0' || c > '9') return ij_pnm_fail(why, p, "expected %s, found byte 0x%02x", what, c);
     for (*x = 0; c >= '0' && c <= '9'; c = getc(p->f))
         *x = IJ_MIN(*x, SIZE_MAX / 16) * 10 + (size_t)(c - '0');
     if (*x < low || *x > high)
-        return ij_fail(why, IJ_EDATA, "%.300s: byte %ld: %s is %.0f, expected %zu..%zu", p->path,
-                       ftell(p->f), what, (double)*x, low, high);
+        return ij_pnm_fail(why, p, "%s is %.0f, expected %zu..%zu", what, (double)*x, low, high);
     if (c != EOF && c != '#' && !ij_is_white(c))
-        return ij_fail(why, IJ_EDATA,
-                       "%.300s: byte %ld: expected white space after %s, found byte 0x%02x",
-                       p->path, ftell(p->f), what, (unsigned)c);
+        return ij_pnm_fail(why, p, "expected white space after %s, found byte 0x%02x", what, c);
     if (c == '#') ungetc(c, p->f);
     return IJ_OK;
 }
@@ -2949,38 +2952,33 @@ static ij_status ij_pnm_open(ij_pnm *p, const char *root, const char *name, ij_e
 /* rgb [h,w,3] from the raster: values become 0..255, grey three equal channels. */
 static ij_status ij_pnm_pixels(uint8_t *rgb, ij_pnm *p, ij_error *why)
 {
-    const int text = p->type < '5', bytes = p->most > 255 ? 2 : 1;
+    const int text = p->type < '5', wide = p->most > 255;
     const size_t each = p->type == '3' || p->type == '6' ? 3 : 1;
-    const size_t count = p->width * p->height * each;
+    const size_t count = p->width * p->height * each, most = p->most;
     ij_status s = IJ_OK;
-    if (!text && p->most == 255 && each == 3) {
+    if (!text && most == 255 && each == 3) {
         const size_t got = fread(rgb, 1, count, p->f);
         if (got < count)
-            s = ij_fail(why, IJ_EDATA, "%.300s: byte %ld: the raster ends after %zu of %zu bytes",
-                        p->path, ftell(p->f), got, count);
+            s = ij_pnm_fail(why, p, "the raster ends after %zu of %zu bytes", got, count);
     } else for (size_t i = 0; i < count && !s; i++) {
         size_t v = 0;
-        if (text) s = ij_pnm_number(&v, p, "a sample", 0, p->most, why);
-        else for (int k = 0; k < bytes && !s; k++) {
-            const int c = getc(p->f);
-            if (c == EOF)
-                s = ij_fail(why, IJ_EDATA,
-                            "%.300s: byte %ld: the raster ends after %zu of %zu samples",
-                            p->path, ftell(p->f), i, count);
-            v = v << 8 | (size_t)(c & 255);
+        if (text) s = ij_pnm_number(&v, p, "a sample", 0, most, why);
+        else {
+            const int high = wide ? getc(p->f) : 0, low = getc(p->f);
+            v = (size_t)high << 8 | (size_t)low;
+            if (low == EOF)
+                s = ij_pnm_fail(why, p, "the raster ends after %zu of %zu samples", i, count);
         }
-        if (!s && v > p->most)
-            s = ij_fail(why, IJ_EDATA, "%.300s: byte %ld: sample is %zu, expected 0..%zu", p->path,
-                        ftell(p->f), v, p->most);
-        const uint8_t value = (uint8_t)((v * 255 + p->most / 2) / p->most);
+        if (!s && v > most) s = ij_pnm_fail(why, p, "sample is %zu, expected 0..%zu", v, most);
+        const uint8_t value = (uint8_t)((v * 255 + most / 2) / most);
         if (each == 3) rgb[i] = value;
         else memset(rgb + 3 * i, value, 3);
     }
-    if (!s && !text && getc(p->f) != EOF)
-        s = ij_fail(why, IJ_EDATA,
-                    "%.300s: byte %ld: expected the end of the file after the raster", p->path,
-                    ftell(p->f) - 1);
-    return s;
+    if (s || text) return s;
+    const int more = getc(p->f);
+    if (more == EOF) return IJ_OK;
+    ungetc(more, p->f);
+    return ij_pnm_fail(why, p, "expected the end of the file after the raster");
 }
 
 /* -- binary sets -- */
@@ -3026,8 +3024,8 @@ static ij_status ij_data_add_source(ij_data *d, const char *path, ij_error *why)
         const char *foreign = got >= 8 ? ij_foreign_format(b) : NULL;
         return ij_fail(why, IJ_EDATA, "%.300s: %s of %zu bytes, expected PNM, CIFAR (records of "
                        "3073 or 3074 bytes with labels in range), STL-10 (27648) or IDX; README "
-                       "says how to convert pictures", path,
-                       foreign ? foreign : "unknown format", size);
+                       "says how to convert pictures", path, foreign ? foreign : "unknown format",
+                       size);
     }
     s->format = &ij_formats[k];
     if (s->format->side) {
@@ -3042,9 +3040,9 @@ static ij_status ij_data_add_source(ij_data *d, const char *path, ij_error *why)
         s->record = ij_mul(s->height, s->width);
         if (got < 16 || !s->record || s->record > IJ_PIXELS_MOST ||
             ij_mul(s->count, s->record) != size - 16)
-            return ij_fail(why, IJ_EDATA,
-                           "%.300s: byte 4: IDX of %zu images of %zux%zu in a file of %zu bytes",
-                           path, s->count, s->height, s->width, size);
+            return ij_fail(why, IJ_EDATA, "%.300s: byte 4: IDX of %zu images of %zux%zu in a file "
+                           "of %zu bytes", path, s->count, s->height, s->width,
+                           size);
     }
     if (!s->count) return ij_fail(why, IJ_EDATA, "%.300s: holds no image", path);
     d->all += s->count;
@@ -3090,7 +3088,8 @@ static ij_status ij_source_labels(int *label, size_t *classes, const ij_source *
         const int c = format->labels && fseek(f, at, SEEK_SET) ? EOF : getc(f);
         if (c < format->first || c > format->last)
             status = ij_fail(why, IJ_EDATA, "%.300s: label %zu: found %d, expected %d..%d for each "
-                             "of %zu images", path, i, c, format->first, format->last, s->count);
+                             "of %zu images", path, i, c, format->first, format->last,
+                             s->count);
         label[i] = c - format->first;
         *classes = IJ_MAX(*classes, (size_t)label[i] + 1);
     }
@@ -3188,7 +3187,8 @@ static ij_status ij_folder_labels(ij_data *d, ij_error *why)
         while (same < d->training && ij_path_order(ij_name_in_part(d, same), name, n) < 0) same++;
         if (same == d->training || strncmp(ij_name_in_part(d, same), name, n))
             return ij_fail(why, IJ_EDATA, "%.200s/%.200s: no training pictures of this class",
-                           d->path, d->file[i]);
+                           d->path,
+                           d->file[i]);
         d->label[i] = d->label[same];
     }
     if (classes < 2) return IJ_OK;
@@ -3262,7 +3262,8 @@ static ij_status ij_data_scenes(ij_data *d, ij_arena *a, const char *path, ij_er
     if (path[6] && (sscanf(path, "scenes:%zu:%zu%c", &count, &side, &rest) < 1 || rest ||
                     !count || count > 100000000 || !side || side > 4096))
         return ij_fail(why, IJ_EARG, "%.60s: expected scenes, scenes:COUNT or scenes:COUNT:SIDE "
-                       "with COUNT up to 100000000, SIDE up to 4096", path);
+                       "with COUNT up to 100000000, SIDE up to 4096",
+                       path);
     d->kind = IJ_SCENES;
     d->name = "scenes";
     d->side = side;
@@ -3566,7 +3567,8 @@ ij_status ij_view(ij_real *planes, const ij_image *from, const ij_config *c, ij_
     if (!from->height || !from->width) return ij_fail(why, IJ_EARG, "a picture without pixels");
     if (!work || size < need)
         return ij_fail(why, IJ_EMEM, "a view of %zux%zu pixels needs %zu bytes, has %zu",
-                       from->height, from->width, need, size);
+                       from->height, from->width, need,
+                       size);
     ij_arena a = { work, size, 0 };
     const ij_image small = { h, w, ij_take(&a, ij_mul(h, w), 3), 0 };
     const ij_box box = rng ? ij_random_crop(from, c->crop_scale, rng) : ij_central_crop(from, h, w);
@@ -3627,7 +3629,8 @@ static void ij_world_draw(ij_world *w, uint64_t seed, uint64_t index, int labels
 {
     static const double colour[8][3] = {
         { .34, .34, .34 }, { .68, .14, .14 }, { .16, .29, .84 }, { .11, .41, .08 },
-        { .50, .29, .10 }, { .50, .15, .75 }, { .16, .82, .82 }, { 1, .93, .20 } };
+        { .50, .29, .10 }, { .50, .15, .75 }, { .16, .82, .82 }, { 1, .93, .20 },
+    };
     uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
     state = ij_mix(&state) + index * 0xd1342543de82ef95u;
     labels[IJ_SCENE_COUNT] = (int)(ij_mix(&state) % IJ_OBJECTS_MOST);

@@ -259,9 +259,9 @@ ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const
                     size_t height, size_t width, void *work, size_t size, const ij_team *team);
 
 /* --------------------------------------------------------------- images ----
- * A set of images behind one path, recognised by content: a PNM file (P2 P3 P5 P6), a folder of them (with one
- * folder per class, or none), CIFAR-10, CIFAR-100, STL-10 or IDX binary files, a folder with such files, or the
- * word "scenes". Pixels are read on demand; only names are kept. */
+ * A set of images behind one path, recognised by content: a PNM file (P2 P3 P5 P6), a folder of
+ * them (with one folder per class, or none), CIFAR-10, CIFAR-100, STL-10 or IDX binary files, a
+ * folder with such files, or the word "scenes". Pixels are read on demand; only names are kept. */
 enum { IJ_TRAIN_PART, IJ_TEST_PART, IJ_WHOLE };
 enum { IJ_SCENES, IJ_PICTURES, IJ_RECORDS };
 typedef struct {                   /* a binary file of equal records */

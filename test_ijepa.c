@@ -1433,55 +1433,62 @@ static void test_status_strings(void)
 
 /* ---- image readers ---- */
 
-/* Opens path, reads every image; the first status that is not IJ_OK. Any message must name something. */
-static ij_status read_all(const char *path, ij_error *why, size_t *images)
+/* Opens path and reads image i of the part into to, whose pixels the caller frees; how many there are in count. */
+static ij_status read_one(ij_image *to, size_t *count, const char *path, int part, size_t i, ij_error *why)
 {
-    size_t size, h, w;
-    ij_data *d;
-    if (images) *images = 0;
-    snprintf(why->text, sizeof why->text, "nothing");
-    ij_status s = ij_data_size(&size, path, IJ_TRAIN_PART, 1, why);
+    size_t size;
+    ij_data d;
+    memset(to, 0, sizeof *to);
+    ij_status s = ij_data_size(&size, path, why);
     if (s) return s;
     void *mem = need(size);
-    s = ij_data_open(&d, mem, size, path, IJ_TRAIN_PART, 1, why);
-    for (size_t i = 0; !s && i < ij_data_count(d); i++) {
-        s = ij_data_shape(&h, &w, d, i, why);
-        if (s) break;
-        if (h * w > 1 << 20) { if (images) ++*images; continue; }
-        uint8_t *rgb = need(h * w * 3);
-        if (!s) s = ij_data_read(rgb, h * w * 3, d, i, why);
-        free(rgb);
-        if (images) *images += !s;
-        if (i == 0 && !s) CHECK(ij_data_read(NULL, h * w * 3 - 1, d, i, why) == IJ_EMEM, "too little memory is accepted");
+    s = ij_data_open(&d, mem, size, path, part, why);
+    if (!s) {
+        *count = d.count;
+        s = ij_data_read(to, &d, i, why);
+        const size_t pixels = to->height * to->width;
+        if (!s && pixels <= 1 << 20) {
+            to->rgb = need(3 * pixels);
+            to->size = 3 * pixels - 1;
+            CHECK(ij_data_read(to, &d, i, why) == IJ_EMEM, "too little memory is accepted");
+            to->size++;
+            s = ij_data_read(to, &d, i, why);
+        }
+        ij_data_close(&d);
     }
-    if (strcmp(why->text, "nothing") == 0 || !s) ij_data_close(d);
-    else if (s) ij_data_close(d);
     free(mem);
+    return s;
+}
+
+/* Reads every image; the first status that is not IJ_OK. */
+static ij_status read_all(const char *path, ij_error *why)
+{
+    size_t count = 1;
+    ij_status s = IJ_OK;
+    for (size_t i = 0; i < count && !s; i++) {
+        ij_image image;
+        s = read_one(&image, &count, path, IJ_WHOLE, i, why);
+        free(image.rgb);
+    }
     return s;
 }
 
 static void pnm_case(const char *name, const void *bytes, size_t n, const uint8_t *want, size_t h, size_t w)
 {
     ij_error why;
-    size_t size, gh, gw;
-    ij_data *d;
+    size_t count = 0;
+    ij_image image;
     const char *path = scratch(name);
-    uint8_t rgb[64];
     write_file(path, bytes, n);
-    CHECK(!ij_data_size(&size, path, 0, 0, &why), "%s", why.text);
-    void *mem = need(size);
-    CHECK(!ij_data_open(&d, mem, size, path, 0, 0, &why), "%s", why.text);
-    CHECK(!ij_data_shape(&gh, &gw, d, 0, &why) && gh == h && gw == w, "%s: %lux%lu", name, (unsigned long)gh, (unsigned long)gw);
-    CHECK(!ij_data_read(rgb, sizeof rgb, d, 0, &why), "%s", why.text);
-    CHECK(!memcmp(rgb, want, h * w * 3), "%s: wrong pixels", name);
-    CHECK(ij_data_tasks(d) == 0 && ij_data_label(d, 0, 0) == -1, "%s has labels", name);
-    ij_data_close(d);
-    free(mem);
+    CHECK(!read_one(&image, &count, path, IJ_TRAIN_PART, 0, &why) && count == 1, "%s", why.text);
+    CHECK(image.height == h && image.width == w, "%s: %zux%zu", name, image.height, image.width);
+    CHECK(image.rgb && !memcmp(image.rgb, want, h * w * 3), "%s: wrong pixels", name);
+    free(image.rgb);
     for (size_t cut = 0; cut < n; cut++) {              /* cut at every byte: refused, and the line names the file */
         if (n - cut == 1 && (((const char *)bytes)[n - 1] == '\n' || ((const char *)bytes)[1] < '5')) continue;
         if (((const char *)bytes)[1] < '5' && cut + 3 >= n) continue;   /* text: the last number may lose digits */
         write_file(path, bytes, cut);
-        CHECK(read_all(path, &why, NULL) != IJ_OK, "%s cut to %lu bytes is accepted", name, (unsigned long)cut);
+        CHECK(read_all(path, &why) != IJ_OK, "%s cut to %lu bytes is accepted", name, (unsigned long)cut);
         CHECK(strstr(why.text, path), "the message does not name the file: %s", why.text);
     }
     unsigned char other[256];
@@ -1491,12 +1498,12 @@ static void pnm_case(const char *name, const void *bytes, size_t n, const uint8_
             memcpy(other, bytes, n);
             other[i] = value[k];
             write_file(path, other, n);
-            if (read_all(path, &why, NULL)) CHECK(strlen(why.text) > 10 && strstr(why.text, path), "%s", why.text);
+            if (read_all(path, &why)) CHECK(strlen(why.text) > 10 && strstr(why.text, path), "%s", why.text);
         }
     memcpy(other, bytes, n);
     memcpy(other + n, "\0x", 2);
     write_file(path, other, n + 2);
-    if (other[1] >= '5') CHECK(read_all(path, &why, NULL) == IJ_EDATA, "%s: bytes after the raster are accepted", name);
+    if (other[1] >= '5') CHECK(read_all(path, &why) == IJ_EDATA, "%s: bytes after the raster are accepted", name);
 }
 
 static void test_pnm_flavours(void)
@@ -1520,7 +1527,7 @@ static void test_pnm_hostile(void)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         const char *path = scratch("hostile.ppm");
         write_file(path, bad[i], strlen(bad[i]));
-        const ij_status s = read_all(path, &why, NULL);
+        const ij_status s = read_all(path, &why);
         if (i + 1 < sizeof bad / sizeof *bad) CHECK(s == IJ_EDATA && strstr(why.text, "hostile.ppm"), "\"%s\": %s", bad[i], why.text);
         else CHECK(!s, "%s", why.text);
     }
@@ -1528,40 +1535,42 @@ static void test_pnm_hostile(void)
         { "\xff\xd8\xff\xe0....", 8, "JPEG" }, { "GIF89a..", 8, "GIF" }, { "PK\3\4....", 8, "zip" }, { "\x1f\x8b......", 8, "gzip" } };
     for (size_t i = 0; i < 5; i++) {
         write_file(scratch("x.ppm"), foreign[i].bytes, foreign[i].n);
-        CHECK(read_all(scratch("x.ppm"), &why, NULL) && strstr(why.text, foreign[i].name), "%s", why.text);
+        CHECK(read_all(scratch("x.ppm"), &why) && strstr(why.text, foreign[i].name), "%s", why.text);
     }
-    CHECK(read_all(scratch("absent.ppm"), &why, NULL) == IJ_EFILE && strstr(why.text, "absent.ppm"), "%s", why.text);
+    CHECK(read_all(scratch("absent.ppm"), &why) == IJ_EFILE && strstr(why.text, "absent.ppm"), "%s", why.text);
     write_file(scratch("empty.ppm"), "", 0);
-    CHECK(read_all(scratch("empty.ppm"), &why, NULL) == IJ_EDATA, "%s", why.text);
+    CHECK(read_all(scratch("empty.ppm"), &why) == IJ_EDATA, "%s", why.text);
 }
 
 static void check_record(const char *path, int part, size_t count, size_t i, int label, size_t pixel, const uint8_t want[3],
-                         const char *kind)
+                         const char *name)
 {
     ij_error why;
-    size_t size, h = 0, w = 0;
-    ij_data *d;
-    ij_status s = ij_data_size(&size, path, part, part < 0, &why);
+    size_t size;
+    ij_data d;
+    ij_image image = { 0 };
+    ij_status s = ij_data_size(&size, path, &why);
     CHECK(!s, "%s", why.text);
     if (s) return;
     void *mem = need(size);
-    s = ij_data_open(&d, mem, size, path, part, part < 0, &why);
+    s = ij_data_open(&d, mem, size, path, part, &why);
     CHECK(!s, "%s", why.text);
     if (!s) {
-        CHECK(ij_data_count(d) == count, "%s: %lu images, expected %lu", path, (unsigned long)ij_data_count(d), (unsigned long)count);
-        CHECK(!strcmp(ij_data_kind(d), kind), "%s: %s", path, ij_data_kind(d));
-        CHECK(ij_data_label(d, i, 0) == label, "%s: label %d, expected %d", path, ij_data_label(d, i, 0), label);
-        CHECK(!ij_data_shape(&h, &w, d, i, &why), "%s", why.text);
-        uint8_t *rgb = need(h * w * 3);
-        CHECK(!ij_data_read(rgb, h * w * 3, d, i, &why), "%s", why.text);
-        CHECK(!memcmp(rgb + 3 * pixel, want, 3), "%s: pixel %lu is %d %d %d", path, (unsigned long)pixel, rgb[3 * pixel],
-              rgb[3 * pixel + 1], rgb[3 * pixel + 2]);
-        CHECK(ij_data_shape(&h, &w, d, count, &why) == IJ_EARG, "an image past the end");
-        free(rgb);
-        ij_data_close(d);
+        CHECK(d.count == count, "%s: %zu images, expected %zu", path, d.count, count);
+        CHECK(!strcmp(d.name, name), "%s: %s", path, d.name);
+        CHECK(ij_data_label(&d, i, 0) == label, "%s: label %d, expected %d", path, ij_data_label(&d, i, 0), label);
+        CHECK(!ij_data_read(&image, &d, i, &why), "%s", why.text);
+        image.size = image.height * image.width * 3;
+        image.rgb = need(image.size);
+        CHECK(!ij_data_read(&image, &d, i, &why), "%s", why.text);
+        const uint8_t *got = image.rgb + 3 * pixel;
+        CHECK(!memcmp(got, want, 3), "%s: pixel %zu is %d %d %d", path, pixel, got[0], got[1], got[2]);
+        CHECK(ij_data_read(&image, &d, count, &why) == IJ_EARG, "an image past the end");
+        free(image.rgb);
+        ij_data_close(&d);
     }
     for (size_t less = 0; less < size; less += less / 3 + 1)     /* ladder */
-        CHECK(ij_data_open(&d, mem, less, path, part, part < 0, &why) == IJ_EMEM, "%lu bytes were enough", (unsigned long)less);
+        CHECK(ij_data_open(&d, mem, less, path, part, &why) == IJ_EMEM, "%zu bytes were enough", less);
     free(mem);
 }
 
@@ -1575,50 +1584,50 @@ static void test_records_formats(void)
     for (size_t i = 0; i < 4; i++) b[i * 3073] = (uint8_t)(i + 5);      /* CIFAR-10 */
     b[2 * 3073 + 1 + 40] = 11, b[2 * 3073 + 1 + 1024 + 40] = 22, b[2 * 3073 + 1 + 2048 + 40] = 33;
     write_file(scratch("c10.dat"), b, 4 * 3073);
-    check_record(scratch("c10.dat"), -1, 4, 2, 7, 40, want, "CIFAR-10");
+    check_record(scratch("c10.dat"), IJ_WHOLE, 4, 2, 7, 40, want, "CIFAR-10");
     snprintf(folder, sizeof folder, "%s", scratch("cifar"));
     mkdir(folder, 0700);
     snprintf(path, sizeof path, "%s/data_batch_1.bin", folder), write_file(path, b, 2 * 3073);
-    check_record(folder, -1, 2, 1, 6, 0, (const uint8_t[3]){ 0, 0, 0 }, "CIFAR-10");
+    check_record(folder, IJ_WHOLE, 2, 1, 6, 0, (const uint8_t[3]){ 0, 0, 0 }, "CIFAR-10");
     snprintf(path, sizeof path, "%s/data_batch_2.bin", folder), write_file(path, b, 3073);
     snprintf(path, sizeof path, "%s/test_batch.bin", folder), write_file(path, b + 3073, 3 * 3073);
     check_record(folder, IJ_TRAIN_PART, 3, 2, 5, 40, (const uint8_t[3]){ 0, 0, 0 }, "CIFAR-10");
     check_record(folder, IJ_TEST_PART, 3, 1, 7, 40, want, "CIFAR-10");
-    check_record(folder, -1, 6, 4, 7, 40, want, "CIFAR-10");
+    check_record(folder, IJ_WHOLE, 6, 4, 7, 40, want, "CIFAR-10");
 
     memset(b, 0, sizeof b);
     b[3074] = 19, b[3075] = 99, b[3076 + 7] = 11, b[3076 + 1024 + 7] = 22, b[3076 + 2048 + 7] = 33;     /* CIFAR-100 */
     write_file(scratch("c100.dat"), b, 2 * 3074);
-    check_record(scratch("c100.dat"), -1, 2, 1, 99, 7, want, "CIFAR-100");
+    check_record(scratch("c100.dat"), IJ_WHOLE, 2, 1, 99, 7, want, "CIFAR-100");
     b[3074] = 20;
     write_file(scratch("c100.dat"), b, 2 * 3074);
-    CHECK(read_all(scratch("c100.dat"), &why, NULL) == IJ_EDATA, "a coarse label of 20 is accepted");
+    CHECK(read_all(scratch("c100.dat"), &why) == IJ_EDATA, "a coarse label of 20 is accepted");
 
     memset(b, 0, sizeof b);                                     /* STL-10: column-major; y = 3, x = 5 */
     b[27648 + 96 * 5 + 3] = 11, b[27648 + 9216 + 96 * 5 + 3] = 22, b[27648 + 2 * 9216 + 96 * 5 + 3] = 33;
     write_file(scratch("train_X.bin"), b, 2 * 27648);
-    check_record(scratch("train_X.bin"), -1, 2, 1, -1, 3 * 96 + 5, want, "STL-10");
+    check_record(scratch("train_X.bin"), IJ_WHOLE, 2, 1, -1, 3 * 96 + 5, want, "STL-10");
     write_file(scratch("train_y.bin"), "\1\12", 2);
-    check_record(scratch("train_X.bin"), -1, 2, 1, 9, 3 * 96 + 5, want, "STL-10");
+    check_record(scratch("train_X.bin"), IJ_WHOLE, 2, 1, 9, 3 * 96 + 5, want, "STL-10");
     for (int bad = 0; bad < 4; bad++) {
         static const struct { const char *y; size_t n; } label[4] = { { "\1", 1 }, { "\0\1", 2 }, { "\1\13", 2 }, { "\1\1\1", 3 } };
         write_file(scratch("train_y.bin"), label[bad].y, label[bad].n);
-        CHECK(read_all(scratch("train_X.bin"), &why, NULL) == IJ_EDATA && strstr(why.text, "train_y.bin"), "labels %d: %s", bad, why.text);
+        CHECK(read_all(scratch("train_X.bin"), &why) == IJ_EDATA && strstr(why.text, "train_y.bin"), "labels %d: %s", bad, why.text);
     }
 
     memcpy(b, "\0\0\x08\3\0\0\0\3\0\0\0\2\0\0\0\2abcdefghijkl", 28);    /* IDX: 3 images of 2x2 */
     write_file(scratch("train-images-idx3-ubyte"), b, 28);
-    check_record(scratch("train-images-idx3-ubyte"), -1, 3, 1, -1, 2, (const uint8_t[3]){ 'g', 'g', 'g' }, "IDX");
+    check_record(scratch("train-images-idx3-ubyte"), IJ_WHOLE, 3, 1, -1, 2, (const uint8_t[3]){ 'g', 'g', 'g' }, "IDX");
     write_file(scratch("train-labels-idx1-ubyte"), "\0\0\x08\1\0\0\0\3\4\0\7", 11);
-    check_record(scratch("train-images-idx3-ubyte"), -1, 3, 2, 7, 3, (const uint8_t[3]){ 'l', 'l', 'l' }, "IDX");
+    check_record(scratch("train-images-idx3-ubyte"), IJ_WHOLE, 3, 2, 7, 3, (const uint8_t[3]){ 'l', 'l', 'l' }, "IDX");
     for (size_t cut = 0; cut < 28; cut++) {
         write_file(scratch("train-images-idx3-ubyte"), b, cut);
-        CHECK(read_all(scratch("train-images-idx3-ubyte"), &why, NULL) == IJ_EDATA, "IDX cut to %lu", (unsigned long)cut);
+        CHECK(read_all(scratch("train-images-idx3-ubyte"), &why) == IJ_EDATA, "IDX cut to %lu", (unsigned long)cut);
     }
     for (size_t cut = 0; cut < 11; cut++) {
         write_file(scratch("train-images-idx3-ubyte"), b, 28);
         write_file(scratch("train-labels-idx1-ubyte"), "\0\0\x08\1\0\0\0\3\4\0\7", cut);
-        CHECK(read_all(scratch("train-images-idx3-ubyte"), &why, NULL) == IJ_EDATA, "IDX labels cut to %lu", (unsigned long)cut);
+        CHECK(read_all(scratch("train-images-idx3-ubyte"), &why) == IJ_EDATA, "IDX labels cut to %lu", (unsigned long)cut);
     }
     for (size_t i = 0; i < 16; i++)
         for (int k = 0; k < 8; k++) {
@@ -1626,14 +1635,14 @@ static void test_records_formats(void)
             memcpy(other, b, 28);
             other[i] = (uint8_t)(1 << k);
             write_file(scratch("flip.idx"), other, 28);
-            if (read_all(scratch("flip.idx"), &why, NULL)) CHECK(strstr(why.text, "flip.idx"), "%s", why.text);
+            if (read_all(scratch("flip.idx"), &why)) CHECK(strstr(why.text, "flip.idx"), "%s", why.text);
         }
     write_file(scratch("huge.idx"), "\0\0\x08\3\377\377\377\377\377\377\377\377\377\377\377\377abc", 19);
-    CHECK(read_all(scratch("huge.idx"), &why, NULL) == IJ_EDATA, "an IDX that overflows is accepted");
+    CHECK(read_all(scratch("huge.idx"), &why) == IJ_EDATA, "an IDX that overflows is accepted");
     memset(b, 9, 3073 * 2);
     for (size_t cut = 1; cut < 2 * 3073; cut += 97) {
         write_file(scratch("cut.bin"), b, 2 * 3073 - cut);
-        if (cut != 3073) CHECK(read_all(scratch("cut.bin"), &why, NULL) == IJ_EDATA && strstr(why.text, "cut.bin"), "%s", why.text);
+        if (cut != 3073) CHECK(read_all(scratch("cut.bin"), &why) == IJ_EDATA && strstr(why.text, "cut.bin"), "%s", why.text);
     }
 }
 
@@ -1657,21 +1666,21 @@ static void test_folder_trees(void)
     char folder[300], name[64];
     snprintf(folder, sizeof folder, "%s", scratch("tree"));     /* class folders */
     mkdir(folder, 0700);
-    CHECK(read_all(folder, &why, NULL) == IJ_EDATA && strstr(why.text, "no .ppm"), "%s", why.text);
+    CHECK(read_all(folder, &why) == IJ_EDATA && strstr(why.text, "no .ppm"), "%s", why.text);
     put_ppm(folder, "note.txt", 0);
-    CHECK(read_all(folder, &why, NULL) == IJ_EDATA && strstr(why.text, ".txt"), "%s", why.text);
+    CHECK(read_all(folder, &why) == IJ_EDATA && strstr(why.text, ".txt"), "%s", why.text);
     for (int i = 0; i < 25; i++) {
         snprintf(name, sizeof name, "%s/deep/%02d.PPM", i < 10 ? "cat" : i < 18 ? "cat.big" : "dog", i);
         put_ppm(folder, name, i);
     }
-    check_record(folder, -1, 25, 12, 1, 0, (const uint8_t[3]){ 12, 12, 12 }, "folder of PNM");
+    check_record(folder, IJ_WHOLE, 25, 12, 1, 0, (const uint8_t[3]){ 12, 12, 12 }, "folder of PNM");
     check_record(folder, IJ_TEST_PART, 2, 1, 2, 0, (const uint8_t[3]){ 19, 19, 19 }, "folder of PNM");
     check_record(folder, IJ_TRAIN_PART, 23, 9, 1, 0, (const uint8_t[3]){ 10, 10, 10 }, "folder of PNM");
 
     snprintf(folder, sizeof folder, "%s", scratch("flat"));     /* no classes */
     mkdir(folder, 0700);
     for (int i = 0; i < 3; i++) snprintf(name, sizeof name, "%d.pnm", i), put_ppm(folder, name, i);
-    check_record(folder, -1, 3, 2, -1, 0, (const uint8_t[3]){ 2, 2, 2 }, "folder of PNM");
+    check_record(folder, IJ_WHOLE, 3, 2, -1, 0, (const uint8_t[3]){ 2, 2, 2 }, "folder of PNM");
 
     snprintf(folder, sizeof folder, "%s", scratch("pair"));     /* train and val */
     mkdir(folder, 0700);
@@ -1680,12 +1689,12 @@ static void test_folder_trees(void)
     check_record(folder, IJ_TRAIN_PART, 3, 0, 0, 0, (const uint8_t[3]){ 2, 2, 2 }, "folder of PNM");
     check_record(folder, IJ_TEST_PART, 2, 1, 2, 0, (const uint8_t[3]){ 4, 4, 4 }, "folder of PNM");
     put_ppm(folder, "val/zebra/1.ppm", 4);
-    CHECK(read_all(folder, &why, NULL) == IJ_EDATA && strstr(why.text, "zebra"), "%s", why.text);
+    CHECK(read_all(folder, &why) == IJ_EDATA && strstr(why.text, "zebra"), "%s", why.text);
 
     snprintf(folder, sizeof folder, "%s", scratch("deep"));
     mkdir(folder, 0700);
     put_ppm(folder, "1/2/3/4/5/6/7/8/9/a/b/c/d/e/f/g/h/i.ppm", 1);
-    CHECK(read_all(folder, &why, NULL) == IJ_EARG && strstr(why.text, "deep"), "%s", why.text);
+    CHECK(read_all(folder, &why) == IJ_EARG && strstr(why.text, "deep"), "%s", why.text);
 }
 
 static void test_held_out_tenth(void)                   /* disjoint, and together everything */
@@ -1694,10 +1703,12 @@ static void test_held_out_tenth(void)                   /* disjoint, and togethe
     for (size_t count = 1; count < 45; count++) {
         int seen[64] = { 0 };
         memset(&d, 0, sizeof d);
-        d.count = count;
-        for (d.part = 0; d.part < 2; d.part++)
-            for (size_t i = 0; i < ij_data_count(&d); i++) seen[ij_data_at(&d, i)]++;
-        for (size_t i = 0; i < count; i++) CHECK(seen[i] == 1, "image %lu of %lu is in %d parts", (unsigned long)i, (unsigned long)count, seen[i]);
+        d.all = count;
+        for (int part = 0; part < 2; part++) {
+            ij_data_choose(&d, part);
+            for (size_t i = 0; i < d.count; i++) seen[ij_data_at(&d, i)]++;
+        }
+        for (size_t i = 0; i < count; i++) CHECK(seen[i] == 1, "image %zu of %zu is in %d parts", i, count, seen[i]);
     }
 }
 
@@ -1715,17 +1726,18 @@ static void test_resize_golden(void)                    /* Pillow, to the bit */
         for (size_t i = 0; i < n; i++) src[i] = (uint8_t)in[i];
         snprintf(name, sizeof name, "i%d.box", k);
         double *b = golden_read(&g, name, &n);
-        const size_t box[4] = { (size_t)b[0], (size_t)b[1], (size_t)b[2], (size_t)b[3] };
+        const ij_box box = { (size_t)b[0], (size_t)b[1], (size_t)(b[3] - b[1]), (size_t)(b[2] - b[0]) };
         snprintf(name, sizeof name, "i%d.out", k);
         double *want = golden_read(&g, name, &n);
         const ij_entry *to = ij_file_find(&g.f, name);
-        const size_t size = ij_resize_size(box, to->dim[0], to->dim[1]);
-        void *work = need(size);
-        uint8_t *dst = need(n);
-        ij_resize(dst, to->dim[0], to->dim[1], src, from->dim[1], box, work);
-        for (size_t i = 0; i < n; i++) differ += (double)dst[i] != want[i];
-        CHECK(!differ, "i%d: %lu of %lu values differ", k, (unsigned long)differ, (unsigned long)n);
-        free(in), free(src), free(b), free(want), free(work), free(dst);
+        const ij_image whole = { from->dim[0], from->dim[1], src, 0 }, small = { to->dim[0], to->dim[1], need(n), 0 };
+        ij_arena a = { NULL, 0, 0 };
+        ij_resize(&small, &whole, &box, &a);
+        ij_arena work = { need(a.used), a.used, 0 };
+        ij_resize(&small, &whole, &box, &work);
+        for (size_t i = 0; i < n; i++) differ += (double)small.rgb[i] != want[i];
+        CHECK(!differ, "i%d: %zu of %zu values differ", k, differ, n);
+        free(in), free(src), free(b), free(want), free(work.base), free(small.rgb);
     }
     golden_close(&g);
 }
@@ -1737,21 +1749,44 @@ static void test_crop_and_normalise(void)
     double area = 0;
     ij_rng_seed(&rng, 1);
     for (size_t i = 0; i < 3000; i++) {
-        size_t box[4];
-        const size_t h = 1 + i % 97, w = 1 + i * 7 % 211;
-        ij_random_crop(box, h, w, scale, &rng);
-        CHECK(box[0] < box[2] && box[1] < box[3] && box[2] <= w && box[3] <= h, "box %lu %lu %lu %lu of %lux%lu", (unsigned long)box[0],
-              (unsigned long)box[1], (unsigned long)box[2], (unsigned long)box[3], (unsigned long)h, (unsigned long)w);
-        ij_random_crop(box, 100, 100, scale, &rng);
-        area += (double)((box[2] - box[0]) * (box[3] - box[1])) / 1e4 / 3000;
+        const ij_image odd = { 1 + i % 97, 1 + i * 7 % 211, NULL, 0 }, square = { 100, 100, NULL, 0 };
+        ij_box box = ij_random_crop(&odd, scale, &rng);
+        CHECK(box.width && box.height && box.x + box.width <= odd.width && box.y + box.height <= odd.height,
+              "box %zu %zu %zu %zu of %zux%zu", box.x, box.y, box.height, box.width, odd.height, odd.width);
+        box = ij_random_crop(&square, scale, &rng);
+        area += (double)(box.width * box.height) / 1e4 / 3000;
     }
     CHECK(area > 0.55 && area < 0.7, "mean area %g", area);
     const ij_config c = ij_config_default();
-    static const uint8_t rgb[6] = { 255, 0, 51, 0, 255, 102 };
+    uint8_t rgb[6] = { 255, 0, 51, 0, 255, 102 };
+    const ij_image two = { 1, 2, rgb, 0 };
     real planes[6];
-    ij_normalise(planes, rgb, 1, 2, &c, 1);                     /* mirrored */
+    ij_normalise(planes, &two, &c, 1);                          /* mirrored */
     const double want[6] = { (0 - .485) / .229, (1 - .485) / .229, (1 - .456) / .224, (0 - .456) / .224, (.4 - .406) / .225, (.2 - .406) / .225 };
     for (int i = 0; i < 6; i++) CHECK(fabs((double)planes[i] - want[i]) < 1e-6, "plane value %d: %g, expected %g", i, (double)planes[i], want[i]);
+}
+
+static void test_view(void)                             /* of a picture of columns */
+{
+    enum { H = 30, W = 70 };
+    static uint8_t rgb[H * W * 3];
+    ij_image from = { H, W, rgb, 0 };
+    ij_config c = ij_config_default();
+    ij_error why;
+    c.crop_size[0] = c.crop_size[1] = H;
+    for (size_t i = 0; i < sizeof rgb; i++) rgb[i] = (uint8_t)(i / 3 % W);
+    const size_t size = ij_view_size(H, W, &c);
+    uint8_t *work = need(size);
+    real *planes = need(3 * H * H * sizeof *planes);
+    CHECK(!ij_view(planes, &from, &c, NULL, work, size, &why), "%s", why.text);
+    for (size_t i = 0; i < H * H; i++)
+        CHECK(work[3 * i] == 20 + i % H && fabs((double)planes[i] - (work[3 * i] / 255.0 - c.mean[0]) / c.std[0]) < 1e-5,
+              "pixel %zu of the middle is %d, %g", i, work[3 * i], (double)planes[i]);
+    for (size_t less = 0; less < size; less += less / 3 + 1)
+        CHECK(ij_view(planes, &from, &c, NULL, work, less, &why) == IJ_EMEM, "%zu bytes were enough", less);
+    from.width = 0;
+    CHECK(ij_view(planes, &from, &c, NULL, work, size, &why) == IJ_EARG, "a picture without pixels is seen");
+    free(work), free(planes);
 }
 
 /* ---- scenes ---- */
@@ -1844,24 +1879,19 @@ static void test_scenes(void)
 
 static void test_data_scenes_kept(void)                 /* data/scenes holds the first of seed 0 */
 {
-    static uint8_t drawn[32 * 32 * 3], kept[32 * 32 * 3];
+    static uint8_t drawn[32 * 32 * 3];
     ij_error why;
-    size_t size, h, w;
-    ij_data *d;
-    CHECK(!ij_data_size(&size, "data/scenes", 0, 1, &why), "%s", why.text);
-    void *mem = need(size);
-    CHECK(!ij_data_open(&d, mem, size, "data/scenes", 0, 1, &why), "%s", why.text);
-    CHECK(ij_data_count(d) == 36, "%lu images", (unsigned long)ij_data_count(d));
-    for (size_t i = 0; i < ij_data_count(d); i++) {
+    size_t count = 0;
+    for (size_t i = 0; i < 36; i++) {
+        ij_image kept;
         int label[3], worst = 0;
-        CHECK(!ij_data_shape(&h, &w, d, i, &why) && h == 32 && w == 32, "%s", why.text);
-        CHECK(!ij_data_read(kept, sizeof kept, d, i, &why), "%s", why.text);
+        CHECK(!read_one(&kept, &count, "data/scenes", IJ_WHOLE, i, &why), "%s", why.text);
+        CHECK(count == 36 && kept.height == 32 && kept.width == 32, "%zu images, %zux%zu", count, kept.height, kept.width);
         ij_scene(drawn, 32, 0, i, label);
-        for (size_t k = 0; k < sizeof kept; k++) worst = IJ_MAX(worst, abs(kept[k] - drawn[k]));
-        CHECK(worst <= 1, "scene %lu differs by %d grey levels", (unsigned long)i, worst);
+        for (size_t k = 0; k < sizeof drawn && kept.rgb; k++) worst = IJ_MAX(worst, abs(kept.rgb[k] - drawn[k]));
+        CHECK(worst <= 1, "scene %zu differs by %d grey levels", i, worst);
+        free(kept.rgb);
     }
-    ij_data_close(d);
-    free(mem);
 }
 
 /* ---- safetensors ---- */
@@ -3550,7 +3580,7 @@ static void test_rom_equals_encode(void)        /* to the last bit, of the same 
         uint8_t *rgb = need(h * w * 3);
         for (size_t i = 0; i < h * w * 3; i++) rgb[i] = (uint8_t)(random_unit(&state) * 127 + 128);
         real *image = need(3 * h * w * sizeof *image), *token = need(n * d * sizeof *token), pooled[24], feature[24];
-        ij_normalise(image, rgb, h, w, &c, 0);
+        ij_normalise(image, &(ij_image){ h, w, rgb, 0 }, &c, 0);
         CHECK(d == 24 && !ij_encode_size(&work_size, &c, 1, h, w, &why), "%s", why.text);
         void *work = need(work_size);
         CHECK(!ij_encode(token, pooled, &m.target_encoder, image, 1, h, w, work, work_size, NULL), "encode failed");
@@ -3654,7 +3684,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(encode_one_image_shared), TEST(init_statistics),
     TEST(settings_round_trip), TEST(settings_bad_values), TEST(settings_files), TEST(checkpoint_refuses),
     TEST(readme_names_exist), TEST(status_strings), TEST(pnm_flavours), TEST(pnm_hostile), TEST(records_formats),
-    TEST(folder_trees), TEST(held_out_tenth), TEST(resize_golden), TEST(crop_and_normalise), TEST(color_jitter), TEST(scenes),
+    TEST(folder_trees), TEST(held_out_tenth), TEST(resize_golden), TEST(crop_and_normalise), TEST(view), TEST(color_jitter), TEST(scenes),
     TEST(data_scenes_kept), TEST(safetensors_roundtrip), TEST(safetensors_text), TEST(safetensors_cut),
     TEST(safetensors_flipped), TEST(safetensors_hostile), TEST(safetensors_accepts), TEST(safetensors_capacity),
     TEST(safetensors_half), TEST(safetensors_numbers), TEST(safetensors_ladder), TEST(safetensors_changed),
