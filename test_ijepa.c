@@ -1433,62 +1433,84 @@ static void test_status_strings(void)
 
 /* ---- image readers ---- */
 
-/* Opens path and reads image i of the part into to, whose pixels the caller frees; how many there are in count. */
-static ij_status read_one(ij_image *to, size_t *count, const char *path, int part, size_t i, ij_error *why)
+/* Opens path; mem is the caller's to free. */
+static ij_status open_set(ij_data *d, void **mem, const char *path, int part, ij_error *why)
 {
     size_t size;
-    ij_data d;
-    memset(to, 0, sizeof *to);
-    ij_status s = ij_data_size(&size, path, why);
+    *mem = NULL;
+    memset(d, 0, sizeof *d);
+    const ij_status s = ij_data_size(&size, path, why);
     if (s) return s;
-    void *mem = need(size);
-    s = ij_data_open(&d, mem, size, path, part, why);
-    if (!s) {
-        *count = d.count;
-        s = ij_data_read(to, &d, i, why);
-        const size_t pixels = to->height * to->width;
-        if (!s && pixels <= 1 << 20) {
-            to->rgb = need(3 * pixels);
-            to->size = 3 * pixels - 1;
-            CHECK(ij_data_read(to, &d, i, why) == IJ_EMEM, "too little memory is accepted");
-            to->size++;
-            s = ij_data_read(to, &d, i, why);
-        }
-        ij_data_close(&d);
-    }
-    free(mem);
-    return s;
+    *mem = need(size);
+    for (size_t less = 0; less < size; less += (size - less + 1) / 2)
+        CHECK(ij_data_open(d, *mem, less, path, part, why) == IJ_EMEM, "%zu bytes were enough", less);
+    return ij_data_open(d, *mem, size, path, part, why);
+}
+
+/* Image i of the part; its pixels, NULL if there are very many, are the caller's to free. */
+static ij_status read_image(ij_image *to, ij_data *d, size_t i, ij_error *why)
+{
+    memset(to, 0, sizeof *to);
+    const ij_status s = ij_data_read(to, d, i, why);
+    const size_t size = to->height * to->width * 3;
+    if (s || size > 1 << 22) return s;
+    to->rgb = need(size);
+    to->size = size - 1;
+    CHECK(ij_data_read(to, d, i, why) == IJ_EMEM, "too little memory is accepted");
+    to->size = size;
+    return ij_data_read(to, d, i, why);
 }
 
 /* Reads every image; the first status that is not IJ_OK. */
 static ij_status read_all(const char *path, ij_error *why)
 {
-    size_t count = 1;
-    ij_status s = IJ_OK;
-    for (size_t i = 0; i < count && !s; i++) {
-        ij_image image;
-        s = read_one(&image, &count, path, IJ_WHOLE, i, why);
+    void *mem;
+    ij_data d;
+    ij_image image;
+    ij_status s = open_set(&d, &mem, path, IJ_WHOLE, why);
+    for (size_t i = 0; !s && i < d.count; i++) {
+        s = read_image(&image, &d, i, why);
         free(image.rgb);
     }
+    ij_data_close(&d);
+    free(mem);
     return s;
 }
 
-static void pnm_case(const char *name, const void *bytes, size_t n, const uint8_t *want, size_t h, size_t w)
+static void check_record(const char *path, int part, size_t count, size_t i, int label, size_t pixel, const uint8_t want[3],
+                         const char *name)
 {
     ij_error why;
-    size_t count = 0;
+    void *mem;
+    ij_data d;
     ij_image image;
+    const ij_status s = open_set(&d, &mem, path, part, &why);
+    CHECK(!s, "%s", why.text);
+    if (!s) {
+        CHECK(d.count == count, "%s: %zu images, expected %zu", path, d.count, count);
+        CHECK(!strcmp(d.name, name), "%s: %s", path, d.name);
+        CHECK(ij_data_label(&d, i, 0) == label, "%s: label %d, expected %d", path, ij_data_label(&d, i, 0), label);
+        CHECK(!read_image(&image, &d, i, &why), "%s", why.text);
+        const uint8_t *got = image.rgb + 3 * pixel;
+        CHECK(!memcmp(got, want, 3), "%s: pixel %zu is %d %d %d", path, pixel, got[0], got[1], got[2]);
+        free(image.rgb);
+        CHECK(read_image(&image, &d, count, &why) == IJ_EARG, "an image past the end");
+    }
+    ij_data_close(&d);
+    free(mem);
+}
+
+static void pnm_case(const char *name, const void *bytes, size_t n, const uint8_t want[6])     /* two pixels */
+{
+    ij_error why;
     const char *path = scratch(name);
     write_file(path, bytes, n);
-    CHECK(!read_one(&image, &count, path, IJ_TRAIN_PART, 0, &why) && count == 1, "%s", why.text);
-    CHECK(image.height == h && image.width == w, "%s: %zux%zu", name, image.height, image.width);
-    CHECK(image.rgb && !memcmp(image.rgb, want, h * w * 3), "%s: wrong pixels", name);
-    free(image.rgb);
+    for (size_t pixel = 0; pixel < 2; pixel++) check_record(path, IJ_TEST_PART, 1, 0, -1, pixel, want + 3 * pixel, "PNM");
     for (size_t cut = 0; cut < n; cut++) {              /* cut at every byte: refused, and the line names the file */
         if (n - cut == 1 && (((const char *)bytes)[n - 1] == '\n' || ((const char *)bytes)[1] < '5')) continue;
         if (((const char *)bytes)[1] < '5' && cut + 3 >= n) continue;   /* text: the last number may lose digits */
         write_file(path, bytes, cut);
-        CHECK(read_all(path, &why) != IJ_OK, "%s cut to %lu bytes is accepted", name, (unsigned long)cut);
+        CHECK(read_all(path, &why) != IJ_OK, "%s cut to %zu bytes is accepted", name, cut);
         CHECK(strstr(why.text, path), "the message does not name the file: %s", why.text);
     }
     unsigned char other[256];
@@ -1510,12 +1532,12 @@ static void test_pnm_flavours(void)
 {
     static const uint8_t grey[6] = { 0, 0, 0, 255, 255, 255 }, rgb[6] = { 1, 2, 3, 250, 128, 0 }, half[6] = { 128, 128, 128, 64, 64, 64 };
     static const uint8_t wide[6] = { 255, 0, 128, 0, 255, 64 };
-    pnm_case("a.pgm", "P5\n2 1\n255\n\0\377", 13, grey, 1, 2);
-    pnm_case("b.ppm", "P6 # note\n2\t1 #more\n255\n\1\2\3\372\200\0", 30, rgb, 1, 2);
-    pnm_case("c.pgm", "P2\n# a comment\n2 1\n15\n0 15\n", 26, grey, 1, 2);
-    pnm_case("d.ppm", "P3\r\n2 1 255\r\n1 2 3\r\n250 128 0\r\n", 32, rgb, 1, 2);
-    pnm_case("e.pgm", "P5 2 1 65535 \200\0\100\0", 17, half, 1, 2);
-    pnm_case("f.ppm", "P6 2 1 1000 \003\350\0\0\001\366\0\0\003\350\0\372", 24, wide, 1, 2);
+    pnm_case("a.pgm", "P5\n2 1\n255\n\0\377", 13, grey);
+    pnm_case("b.ppm", "P6 # note\n2\t1 #more\n255\n\1\2\3\372\200\0", 30, rgb);
+    pnm_case("c.pgm", "P2\n# a comment\n2 1\n15\n0 15\n", 26, grey);
+    pnm_case("d.ppm", "P3\r\n2 1 255\r\n1 2 3\r\n250 128 0\r\n", 32, rgb);
+    pnm_case("e.pgm", "P5 2 1 65535 \200\0\100\0", 17, half);
+    pnm_case("f.ppm", "P6 2 1 1000 \003\350\0\0\001\366\0\0\003\350\0\372", 24, wide);
 }
 
 static void test_pnm_hostile(void)
@@ -1540,38 +1562,6 @@ static void test_pnm_hostile(void)
     CHECK(read_all(scratch("absent.ppm"), &why) == IJ_EFILE && strstr(why.text, "absent.ppm"), "%s", why.text);
     write_file(scratch("empty.ppm"), "", 0);
     CHECK(read_all(scratch("empty.ppm"), &why) == IJ_EDATA, "%s", why.text);
-}
-
-static void check_record(const char *path, int part, size_t count, size_t i, int label, size_t pixel, const uint8_t want[3],
-                         const char *name)
-{
-    ij_error why;
-    size_t size;
-    ij_data d;
-    ij_image image = { 0 };
-    ij_status s = ij_data_size(&size, path, &why);
-    CHECK(!s, "%s", why.text);
-    if (s) return;
-    void *mem = need(size);
-    s = ij_data_open(&d, mem, size, path, part, &why);
-    CHECK(!s, "%s", why.text);
-    if (!s) {
-        CHECK(d.count == count, "%s: %zu images, expected %zu", path, d.count, count);
-        CHECK(!strcmp(d.name, name), "%s: %s", path, d.name);
-        CHECK(ij_data_label(&d, i, 0) == label, "%s: label %d, expected %d", path, ij_data_label(&d, i, 0), label);
-        CHECK(!ij_data_read(&image, &d, i, &why), "%s", why.text);
-        image.size = image.height * image.width * 3;
-        image.rgb = need(image.size);
-        CHECK(!ij_data_read(&image, &d, i, &why), "%s", why.text);
-        const uint8_t *got = image.rgb + 3 * pixel;
-        CHECK(!memcmp(got, want, 3), "%s: pixel %zu is %d %d %d", path, pixel, got[0], got[1], got[2]);
-        CHECK(ij_data_read(&image, &d, count, &why) == IJ_EARG, "an image past the end");
-        free(image.rgb);
-        ij_data_close(&d);
-    }
-    for (size_t less = 0; less < size; less += less / 3 + 1)     /* ladder */
-        CHECK(ij_data_open(&d, mem, less, path, part, &why) == IJ_EMEM, "%zu bytes were enough", less);
-    free(mem);
 }
 
 static void test_records_formats(void)
@@ -1622,12 +1612,12 @@ static void test_records_formats(void)
     check_record(scratch("train-images-idx3-ubyte"), IJ_WHOLE, 3, 2, 7, 3, (const uint8_t[3]){ 'l', 'l', 'l' }, "IDX");
     for (size_t cut = 0; cut < 28; cut++) {
         write_file(scratch("train-images-idx3-ubyte"), b, cut);
-        CHECK(read_all(scratch("train-images-idx3-ubyte"), &why) == IJ_EDATA, "IDX cut to %lu", (unsigned long)cut);
+        CHECK(read_all(scratch("train-images-idx3-ubyte"), &why) == IJ_EDATA, "IDX cut to %zu", cut);
     }
     for (size_t cut = 0; cut < 11; cut++) {
         write_file(scratch("train-images-idx3-ubyte"), b, 28);
         write_file(scratch("train-labels-idx1-ubyte"), "\0\0\x08\1\0\0\0\3\4\0\7", cut);
-        CHECK(read_all(scratch("train-images-idx3-ubyte"), &why) == IJ_EDATA, "IDX labels cut to %lu", (unsigned long)cut);
+        CHECK(read_all(scratch("train-images-idx3-ubyte"), &why) == IJ_EDATA, "IDX labels cut to %zu", cut);
     }
     for (size_t i = 0; i < 16; i++)
         for (int k = 0; k < 8; k++) {
@@ -1832,7 +1822,7 @@ static void test_color_jitter(void)
         const double bright = (grey[0][0] + grey[1][0]) / 230.0, of[3] = { bright, (grey[1][0] - grey[0][0]) / 80.0 / bright, length[0] / spread };
         for (int k = 0; k < 3 && !out; k++) low[k] = of[k] < low[k] ? of[k] : low[k], high[k] = of[k] > high[k] ? of[k] : high[k];
     }
-    CHECK(same > 340 && same < 470 && clipped < 200, "%lu of 2,000 are as they were, %lu clipped", (unsigned long)same, (unsigned long)clipped);
+    CHECK(same > 340 && same < 470 && clipped < 200, "%zu of 2,000 are as they were, %zu clipped", same, clipped);
     CHECK(fabs(turn) < 0.1 * turns && turns > 0.1, "hue %g of %g", turn, turns);
     for (int k = 0; k < 3; k++) CHECK(fabs(low[k] - 0.76) < 0.04 && fabs(high[k] - 1.24) < 0.04, "brightness, contrast, saturation: %d from %g to %g", k, low[k], high[k]);
 }
@@ -1842,33 +1832,33 @@ static void test_scenes(void)
     static uint8_t a[33 * 33 * 3], b[33 * 33 * 3];
     size_t count[8] = { 0 }, dist[6] = { 0 }, kind[3] = { 0 };
     enum { N = 12000 };
-    for (uint64_t i = 0; i < N; i++) {
+    for (size_t i = 0; i < N; i++) {
         int label[3];
         double nearest = 0;
         ij_world w;
         ij_world_draw(&w, 0, i, label);
         count[label[0]]++, dist[label[1]]++, kind[label[2]]++;
-        CHECK(w.objects == label[0] + 1 && w.object[0].kind == label[2], "scene %lu: labels", (unsigned long)i);
+        CHECK(w.objects == label[0] + 1 && w.object[0].kind == label[2], "scene %zu: labels", i);
         for (int k = 0; k < w.objects; k++) {
             const ij_object *o = &w.object[k];
             const double far = sqrt(o->x * o->x + o->y * o->y + (w.height - o->size) * (w.height - o->size));
             if (!k) nearest = far;
-            CHECK(!k || far > nearest, "scene %lu: object %d is nearer than the nearest", (unsigned long)i, k);
+            CHECK(!k || far > nearest, "scene %zu: object %d is nearer than the nearest", i, k);
             for (int j = 0; j < k; j++) {
                 const double dx = o->x - w.object[j].x, dy = o->y - w.object[j].y;
-                CHECK(sqrt(dx * dx + dy * dy) > 1.4 * (o->size + w.object[j].size), "scene %lu: objects %d and %d touch", (unsigned long)i, j, k);
+                CHECK(sqrt(dx * dx + dy * dy) > 1.4 * (o->size + w.object[j].size), "scene %zu: objects %d and %d touch", i, j, k);
             }
         }
         const int bin = (int)floor(log(nearest / ij_nearest) / log(ij_distance_ratio));
-        CHECK(bin == label[1], "scene %lu: distance %g is not of class %d", (unsigned long)i, nearest, label[1]);
+        CHECK(bin == label[1], "scene %zu: distance %g is not of class %d", i, nearest, label[1]);
     }
-    for (int i = 0; i < 8; i++) CHECK(fabs((double)count[i] / N - 1.0 / 8) < 0.012, "count %d: %lu", i, (unsigned long)count[i]);
-    for (int i = 0; i < 6; i++) CHECK(fabs((double)dist[i] / N - 1.0 / 6) < 0.013, "distance %d: %lu", i, (unsigned long)dist[i]);
-    for (int i = 0; i < 3; i++) CHECK(fabs((double)kind[i] / N - 1.0 / 3) < 0.017, "kind %d: %lu", i, (unsigned long)kind[i]);
+    for (int i = 0; i < 8; i++) CHECK(fabs((double)count[i] / N - 1.0 / 8) < 0.012, "count %d: %zu", i, count[i]);
+    for (int i = 0; i < 6; i++) CHECK(fabs((double)dist[i] / N - 1.0 / 6) < 0.013, "distance %d: %zu", i, dist[i]);
+    for (int i = 0; i < 3; i++) CHECK(fabs((double)kind[i] / N - 1.0 / 3) < 0.017, "kind %d: %zu", i, kind[i]);
     for (size_t side = 1; side <= 33; side += 16) {
         int x[3], y[3], z[3];
         ij_scene(a, side, 5, 7, x), ij_scene(b, side, 5, 7, y), ij_scene(NULL, side, 5, 7, z);
-        CHECK(!memcmp(a, b, side * side * 3) && !memcmp(x, y, sizeof x) && !memcmp(x, z, sizeof x), "side %lu is not deterministic", (unsigned long)side);
+        CHECK(!memcmp(a, b, side * side * 3) && !memcmp(x, y, sizeof x) && !memcmp(x, z, sizeof x), "side %zu is not deterministic", side);
     }
     int label[3];
     ij_scene(a, 33, 5, 7, label), ij_scene(b, 33, 5, 8, label);
@@ -1880,18 +1870,21 @@ static void test_scenes(void)
 static void test_data_scenes_kept(void)                 /* data/scenes holds the first of seed 0 */
 {
     static uint8_t drawn[32 * 32 * 3];
-    ij_error why;
-    size_t count = 0;
-    for (size_t i = 0; i < 36; i++) {
+    ij_error why = { "" };
+    void *mem;
+    ij_data d;
+    CHECK(!open_set(&d, &mem, "data/scenes", IJ_WHOLE, &why) && d.count == 36, "%s, or %zu images", why.text, d.count);
+    for (size_t i = 0; i < d.count; i++) {
         ij_image kept;
         int label[3], worst = 0;
-        CHECK(!read_one(&kept, &count, "data/scenes", IJ_WHOLE, i, &why), "%s", why.text);
-        CHECK(count == 36 && kept.height == 32 && kept.width == 32, "%zu images, %zux%zu", count, kept.height, kept.width);
+        CHECK(!read_image(&kept, &d, i, &why) && kept.size == sizeof drawn, "%s, or %zu bytes", why.text, kept.size);
         ij_scene(drawn, 32, 0, i, label);
-        for (size_t k = 0; k < sizeof drawn && kept.rgb; k++) worst = IJ_MAX(worst, abs(kept.rgb[k] - drawn[k]));
+        for (size_t k = 0; k < sizeof drawn; k++) worst = IJ_MAX(worst, abs(kept.rgb[k] - drawn[k]));
         CHECK(worst <= 1, "scene %zu differs by %d grey levels", i, worst);
         free(kept.rgb);
     }
+    ij_data_close(&d);
+    free(mem);
 }
 
 /* ---- safetensors ---- */
