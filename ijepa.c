@@ -3399,16 +3399,19 @@ ij_status ij_data_read(ij_image *to, ij_data *d, size_t i, ij_error *why)
 
 /* One axis of Pillow's antialiased bilinear filter, to the bit: in each line, `in` pixels of so
  * many bytes become `out`, by the weights of a triangle as numbers with a fixed point. */
-typedef struct { size_t in, out, lines, stride, bytes; } ij_axis;
+typedef struct { size_t in, out, lines, stride; } ij_axis;
 
 static size_t ij_axis_taps(const ij_axis *x)
 {
     return (size_t)ceil(IJ_MAX((double)x->in / (double)x->out, 1)) * 2 + 1;
 }
 
-static void ij_resample(uint8_t *to, const uint8_t *from, const ij_axis *x, int32_t *weight)
+static uint8_t ij_byte(int32_t v) { return (uint8_t)IJ_MAX(0, IJ_MIN(v, 255)); }
+
+static void ij_resample(uint8_t *to, const uint8_t *from, const ij_axis *x, size_t bytes,
+                        int32_t *weight)
 {
-    enum { BITS = 22 };
+    enum { BITS = 22, half = 1 << (BITS - 1) };
     const double scale = (double)x->in / (double)x->out, support = IJ_MAX(scale, 1);
     for (size_t j = 0; j < x->out; j++) {
         const double centre = ((double)j + 0.5) * scale;
@@ -3423,12 +3426,13 @@ static void ij_resample(uint8_t *to, const uint8_t *from, const ij_axis *x, int3
                 else weight[k] = (int32_t)(0.5 + w / sum * (1 << BITS));
             }
         for (size_t line = 0; line < x->lines; line++)
-            for (size_t i = 0; i < x->bytes; i++) {
-                const uint8_t *in = from + line * x->stride + first * x->bytes + i;
-                int32_t v = 1 << (BITS - 1);
-                for (size_t k = 0; k < taps; k++) v += weight[k] * in[k * x->bytes];
-                v >>= BITS;
-                to[(line * x->out + j) * x->bytes + i] = (uint8_t)IJ_MAX(0, IJ_MIN(v, 255));
+            for (size_t i = 0; i < bytes; i += 3) {
+                const uint8_t *in = from + line * x->stride + first * bytes + i;
+                int32_t v[3] = { half, half, half };
+                for (size_t k = 0; k < taps; k++)
+                    for (size_t c = 0; c < 3; c++) v[c] += weight[k] * in[k * bytes + c];
+                for (size_t c = 0; c < 3; c++)
+                    to[(line * x->out + j) * bytes + i + c] = ij_byte(v[c] >> BITS);
             }
     }
 }
@@ -3438,13 +3442,13 @@ typedef struct { size_t x, y, height, width; } ij_box;
 /* The box of `from` resized to the size of `to`; with an arena without memory it only adds up. */
 static void ij_resize(const ij_image *to, const ij_image *from, const ij_box *b, ij_arena *a)
 {
-    const ij_axis across = { b->width, to->width, b->height, 3 * from->width, 3 };
-    const ij_axis down = { b->height, to->height, 1, 0, 3 * to->width };
+    const ij_axis across = { b->width, to->width, b->height, 3 * from->width };
+    const ij_axis down = { b->height, to->height, 1, 0 };
     int32_t *weight = ij_take(a, ij_axis_taps(&across) + ij_axis_taps(&down), sizeof *weight);
     uint8_t *middle = ij_take(a, ij_mul(b->height, to->width), 3);
     if (!a->base) return;
-    ij_resample(middle, from->rgb + (b->y * from->width + b->x) * 3, &across, weight);
-    ij_resample(to->rgb, middle, &down, weight);
+    ij_resample(middle, from->rgb + (b->y * from->width + b->x) * 3, &across, 3, weight);
+    ij_resample(to->rgb, middle, &down, 3 * to->width, weight);
 }
 
 /* torch's uniform_ on one float: fmaf(u, h - l, l), but not by libm's, which is wrong in places
