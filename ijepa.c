@@ -2835,7 +2835,7 @@ static void ij_slashes(int argc, char **argv)           /* Windows takes both, t
 }
 #endif
 
-/* ---- helpers of the readers -------------------------------------------------------------------------------------- */
+/* ---- helpers of the readers ------------------------------------------------------------------ */
 
 /* Heap sort: in place, and unlike qsort it never allocates. */
 static void ij_swap(unsigned char *a, unsigned char *b, size_t size)
@@ -2847,13 +2847,14 @@ static void ij_swap(unsigned char *a, unsigned char *b, size_t size)
     }
 }
 
-static void ij_sort(void *base, size_t count, size_t size, int (*compare)(const void *, const void *))
+static void ij_sort(void *base, size_t count, size_t size,
+                    int (*compare)(const void *, const void *))
 {
     unsigned char *x = base;
     for (size_t built = count / 2, end = count; end > 1;) {     /* x[built..end) is a heap */
-        size_t at;
+        size_t at = 0;
         if (built) at = --built;
-        else ij_swap(x, x + --end * size, size), at = 0;
+        else ij_swap(x, x + --end * size, size);
         for (size_t child; (child = 2 * at + 1) < end; at = child) {
             if (child + 1 < end && compare(x + child * size, x + (child + 1) * size) < 0) child++;
             if (compare(x + at * size, x + child * size) >= 0) break;
@@ -2872,15 +2873,19 @@ static uint64_t ij_little(const unsigned char *p, size_t bytes)
 /* What a file is that was given by mistake, by its first bytes; NULL if that is not known. */
 static const char *ij_foreign_format(const unsigned char *b)
 {
-    static const struct { const char *bytes; size_t n; const char *name; } known[] = {
-        { "\x89PNG", 4, "a PNG picture (magick FILE.png FILE.ppm)" }, { "\xff\xd8\xff", 3, "a JPEG picture (magick FILE.jpg FILE.ppm)" },
-        { "GIF8", 4, "a GIF picture (magick 'FILE.gif[0]' FILE.ppm)" }, { "BM", 2, "a BMP picture (magick FILE.bmp FILE.ppm)" },
-        { "RIFF", 4, "a WebP or other RIFF file (magick FILE.webp FILE.ppm)" },
-        { "PK\x03\x04", 4, "a zip or .pth.tar archive (README, Interchange: torch.load, save_file)" },
-        { "\x80", 1, "a Python pickle (README, Interchange: torch.load, save_file)" }, { "\x1f\x8b", 2, "a gzip archive (gunzip)" },
-        { "\x89HDF", 4, "an HDF5 file (h5py.File, safetensors.numpy.save_file)" }, { "\x93NUMPY", 6, "a NumPy file (numpy.load)" } };
+    static const char *const known[][2] = {
+        { "\x89PNG", "a PNG picture (magick FILE.png FILE.ppm)" },
+        { "\xff\xd8\xff", "a JPEG picture (magick FILE.jpg FILE.ppm)" },
+        { "GIF8", "a GIF picture (magick 'FILE.gif[0]' FILE.ppm)" },
+        { "BM", "a BMP picture (magick FILE.bmp FILE.ppm)" },
+        { "RIFF", "a WebP or other RIFF file (magick FILE.webp FILE.ppm)" },
+        { "PK\x03\x04", "a zip or .pth.tar archive (README, Interchange: torch.load, save_file)" },
+        { "\x80", "a Python pickle (README, Interchange: torch.load, save_file)" },
+        { "\x1f\x8b", "a gzip archive (gunzip)" },
+        { "\x89HDF", "an HDF5 file (h5py.File, safetensors.numpy.save_file)" },
+        { "\x93NUMPY", "a NumPy file (numpy.load)" } };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (!memcmp(b, known[i].bytes, known[i].n)) return known[i].name;
+        if (!memcmp(b, known[i][0], strlen(known[i][0]))) return known[i][1];
     return NULL;
 }
 
@@ -2915,86 +2920,91 @@ static ij_status ij_commit(FILE *f, const char *aside, const char *path, ij_erro
     return IJ_OK;
 }
 
-/* ---- image readers -----------------------------------------------------------------------------------------------
- * A path becomes a list of images, first of the training part and then of the test part. Only names, counts and labels
- * are kept; pixels are read when asked for. The same routine adds up the memory and fills it.                        */
+/* ---- image readers ------------------------------------------------------------------------------
+ * A path becomes a list of images, first of the training part and then of the test part. Only
+ * names, counts and labels are kept; pixels are read when asked for. The same routine adds up
+ * the memory and fills it. */
 
-enum { IJ_TEST_SEED = 2 };     /* of the scenes' test part; the training part's is 0, and 1 was used to choose settings */
-enum { IJ_SOURCES = 8, IJ_PIXELS_MOST = 1 << 28 };
+/* The seed of the scenes' test part; the training part's is 0, 1 was used to choose settings. */
+enum { IJ_TEST_SEED = 2 };
+enum { IJ_PIXELS_MOST = 1 << 28 };
 enum { IJ_PLANES, IJ_PLANES_BY_COLUMN, IJ_GREY };      /* how a record holds its pixels */
 
-typedef struct {                /* one binary file of equal records */
-    FILE *stream;
-    const char *kind;
-    char path[IJ_PATH];
-    size_t start, record, count, pixels_at, height, width, classes;
+/* The binary sets: files of equal records, each some labels of a byte, then the pixels.
+ * Another one is a row here, and the names of its files in ij_data_usual_files and, if labels
+ * are in a file of their own, ij_labels_beside. */
+struct ij_format {
+    const char *name;
     int layout;
-} ij_source;
-
-struct ij_data {
-    const char *kind;
-    char root[IJ_PATH];
-    int part, whole, pair;
-    size_t count, training;     /* of all images, and of those in the training part */
-    size_t sources; ij_source source[IJ_SOURCES];
-    const char **name;          /* [count] of a folder, relative to root */
-    int *label;                 /* [count] for each task */
-    size_t tasks, classes[3];
-    size_t side;                /* of scenes; 0: no scenes */
+    size_t side;                /* 0: a header says it, and begins with image_mark */
+    size_t labels;              /* in a record, the class last; 0: in a file beside */
+    int coarse, first, last;    /* their values: the class first..last, one before it 0..coarse */
+    const char *image_mark, *label_mark;
 };
+static const struct ij_format ij_formats[] = {
+    { .name = "IDX", .layout = IJ_GREY, .last = 255,
+      .image_mark = "\0\0\x08\x03", .label_mark = "\0\0\x08\x01" },
+    { .name = "CIFAR-10", .side = 32, .labels = 1, .last = 9 },
+    { .name = "CIFAR-100", .side = 32, .labels = 2, .coarse = 19, .last = 99 },
+    { .name = "STL-10", .layout = IJ_PLANES_BY_COLUMN, .side = 96, .first = 1, .last = 10 } };
+enum { IJ_FORMATS = sizeof ij_formats / sizeof *ij_formats };
 
-static size_t ij_data_at(const ij_data *d, size_t i)   /* from the part's numbering to that of all images */
+/* From the part's numbering to that of all images. */
+static size_t ij_data_at(const ij_data *d, size_t i)
 {
-    if (d->whole) return i;
+    if (d->part == IJ_WHOLE) return i;
     if (d->pair) return d->part == IJ_TEST_PART ? d->training + i : i;
     return d->part == IJ_TEST_PART ? 10 * i + 9 : i + i / 9;
 }
 
-size_t ij_data_count(const ij_data *d)
+static void ij_data_choose(ij_data *d, int part)
 {
-    if (d->whole) return d->count;
-    const size_t test = d->pair ? d->count - d->training : d->count / 10;
-    return d->part == IJ_TEST_PART ? test : d->count - test;
-}
-
-const char *ij_data_kind(const ij_data *d) { return d->kind; }
-size_t ij_data_tasks(const ij_data *d) { return d->tasks; }
-
-const char *ij_data_task(const ij_data *d, size_t task, size_t *classes)
-{
-    static const char *const scene[3] = { "count", "dist", "kind" };
-    if (task >= d->tasks) return NULL;
-    if (classes) *classes = d->classes[task];
-    return d->side ? scene[task] : "label";
+    const size_t test = d->pair ? d->all - d->training : d->all / 10;
+    d->part = part;
+    d->count = d->all;
+    if (part == IJ_TRAIN_PART) d->count -= test;
+    if (part == IJ_TEST_PART) d->count = test;
 }
 
 int ij_data_label(const ij_data *d, size_t i, size_t task)
 {
-    return task < d->tasks && i < ij_data_count(d) ? d->label[task * d->count + ij_data_at(d, i)] : -1;
+    return task < d->tasks && i < d->count ? d->label[task * d->all + ij_data_at(d, i)] : -1;
 }
 
 /* -- PNM: P, a digit, width, height, maxval, one white space, raster; # begins a comment -- */
 
 typedef struct { FILE *f; char path[2 * IJ_PATH], type; size_t width, height, most; } ij_pnm;
 
-static ij_status ij_pnm_number(size_t *x, ij_pnm *p, const char *what, size_t low, size_t high, ij_error *why)
+/* What is wrong with the picture, after its name and the place where that was found. */
+static ij_status ij_pnm_fail(ij_error *why, ij_pnm *p, const char *format, ...)
+{
+    char text[128];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return ij_fail(why, IJ_EDATA, "%.300s: byte %ld: %s", p->path, ftell(p->f), text);
+}
+
+static int ij_is_white(int c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+
+static ij_status ij_pnm_number(size_t *x, ij_pnm *p, const char *what, size_t low, size_t high,
+                               ij_error *why)
 {
     int c;
     do {
         c = getc(p->f);
         if (c == '#')
             while (c != '\n' && c != EOF) c = getc(p->f);
-    } while (c == ' ' || c == '\t' || c == '\r' || c == '\n');
-    if (c < '0' || c > '9') {
-        char found[32];
-        snprintf(found, sizeof found, c == EOF ? "the end of the file" : "byte 0x%02x", (unsigned)c);
-        return ij_fail(why, IJ_EDATA, "%.300s: byte %ld: expected %s, found %s", p->path, ftell(p->f), what, found);
-    }
-    for (*x = 0; c >= '0' && c <= '9'; c = getc(p->f)) *x = IJ_MIN(*x, SIZE_MAX / 16) * 10 + (size_t)(c - '0');
+    } while (ij_is_white(c));
+    if (c == EOF) return ij_pnm_fail(why, p, "expected %s, found the end of the file", what);
+    if (c < '0' || c > '9') return ij_pnm_fail(why, p, "expected %s, found byte 0x%02x", what, c);
+    for (*x = 0; c >= '0' && c <= '9'; c = getc(p->f))
+        *x = IJ_MIN(*x, SIZE_MAX / 16) * 10 + (size_t)(c - '0');
     if (*x < low || *x > high)
-        return ij_fail(why, IJ_EDATA, "%.300s: byte %ld: %s is %.0f, expected %zu..%zu", p->path, ftell(p->f), what, (double)*x, low, high);
-    if (c != EOF && c != ' ' && c != '\t' && c != '\r' && c != '\n' && c != '#')
-        return ij_fail(why, IJ_EDATA, "%.300s: byte %ld: expected white space after %s, found byte 0x%02x", p->path, ftell(p->f), what, (unsigned)c);
+        return ij_pnm_fail(why, p, "%s is %.0f, expected %zu..%zu", what, (double)*x, low, high);
+    if (c != EOF && c != '#' && !ij_is_white(c))
+        return ij_pnm_fail(why, p, "expected white space after %s, found byte 0x%02x", what, c);
     if (c == '#') ungetc(c, p->f);
     return IJ_OK;
 }
@@ -3007,13 +3017,15 @@ static ij_status ij_pnm_open(ij_pnm *p, const char *root, const char *name, ij_e
     snprintf(p->path, sizeof p->path, "%s%s%s", root, name ? "/" : "", name ? name : "");
     p->f = fopen(p->path, "rb");
     if (!p->f) return ij_fail(why, IJ_EFILE, "%.300s: %s", p->path, strerror(errno));
-    const size_t got = fread(b, 1, 8, p->f);
+    const char *foreign = fread(b, 1, 8, p->f) == 8 ? ij_foreign_format(b) : NULL;
     ij_status s = IJ_OK;
-    if (got < 2 || b[0] != 'P' || !(b[1] == '2' || b[1] == '3' || b[1] == '5' || b[1] == '6'))
-        s = ij_fail(why, IJ_EDATA, "%.300s: byte 0: expected a PNM image (P2, P3, P5, P6), found %s", p->path,
-                    got == 8 && ij_foreign_format(b) ? ij_foreign_format(b) : "something else (README says how to convert)");
-    p->type = (char)b[1];
-    if (!s && fseek(p->f, 2, SEEK_SET)) s = ij_fail(why, IJ_EFILE, "%.300s: cannot be read", p->path);
+    if (b[0] == 'P' && b[1] >= '1' && b[1] <= '7') p->type = (char)b[1];
+    if (!p->type || !strchr("2356", p->type))
+        s = ij_fail(why, IJ_EDATA,
+                    "%.300s: byte 0: expected a PNM image (P2, P3, P5, P6), found %s", p->path,
+                    foreign ? foreign : "something else (README says how to convert)");
+    else if (fseek(p->f, 2, SEEK_SET))
+        s = ij_fail(why, IJ_EFILE, "%.300s: cannot be read", p->path);
     if (!s) s = ij_pnm_number(&p->width, p, "width", 1, IJ_PIXELS_MOST, why);
     if (!s) s = ij_pnm_number(&p->height, p, "height", 1, IJ_PIXELS_MOST / p->width, why);
     if (!s) s = ij_pnm_number(&p->most, p, "maxval", 1, 65535, why);
@@ -3024,125 +3036,148 @@ static ij_status ij_pnm_open(ij_pnm *p, const char *root, const char *name, ij_e
 /* rgb [h,w,3] from the raster: values become 0..255, grey three equal channels. */
 static ij_status ij_pnm_pixels(uint8_t *rgb, ij_pnm *p, ij_error *why)
 {
-    const int text = p->type < '5', bytes = p->most > 255 ? 2 : 1;
-    const size_t each = p->type == '3' || p->type == '6' ? 3 : 1, count = p->width * p->height * each;
+    const int text = p->type < '5', wide = p->most > 255;
+    const size_t each = p->type == '3' || p->type == '6' ? 3 : 1;
+    const size_t count = p->width * p->height * each, most = p->most;
     ij_status s = IJ_OK;
-    if (!text && bytes == 1 && p->most == 255 && each == 3) {
+    if (!text && most == 255 && each == 3) {
         const size_t got = fread(rgb, 1, count, p->f);
-        if (got < count) s = ij_fail(why, IJ_EDATA, "%.300s: byte %ld: the raster ends after %zu of %zu bytes", p->path, ftell(p->f), got, count);
+        if (got < count)
+            s = ij_pnm_fail(why, p, "the raster ends after %zu of %zu bytes", got, count);
     } else for (size_t i = 0; i < count && !s; i++) {
         size_t v = 0;
-        if (text) s = ij_pnm_number(&v, p, "a sample", 0, p->most, why);
-        else for (int k = 0; k < bytes && !s; k++) {
-            const int c = getc(p->f);
-            if (c == EOF) s = ij_fail(why, IJ_EDATA, "%.300s: byte %ld: the raster ends after %zu of %zu samples", p->path, ftell(p->f), i, count);
-            v = v << 8 | (size_t)(c & 255);
+        if (text) s = ij_pnm_number(&v, p, "a sample", 0, most, why);
+        else {
+            const int high = wide ? getc(p->f) : 0, low = getc(p->f);
+            v = (size_t)high << 8 | (size_t)low;
+            if (low == EOF)
+                s = ij_pnm_fail(why, p, "the raster ends after %zu of %zu samples", i, count);
         }
-        if (!s && v > p->most)
-            s = ij_fail(why, IJ_EDATA, "%.300s: byte %ld: sample is %zu, expected 0..%zu", p->path, ftell(p->f), v, p->most);
-        const uint8_t value = (uint8_t)((v * 255 + p->most / 2) / p->most);
+        if (!s && v > most) s = ij_pnm_fail(why, p, "sample is %zu, expected 0..%zu", v, most);
+        const uint8_t value = (uint8_t)((v * 255 + most / 2) / most);
         if (each == 3) rgb[i] = value;
         else memset(rgb + 3 * i, value, 3);
     }
-    if (!s && !text && getc(p->f) != EOF)
-        s = ij_fail(why, IJ_EDATA, "%.300s: byte %ld: expected the end of the file after the raster", p->path, ftell(p->f) - 1);
-    return s;
+    if (s || text) return s;
+    const int more = getc(p->f);
+    if (more == EOF) return IJ_OK;
+    ungetc(more, p->f);
+    return ij_pnm_fail(why, p, "expected the end of the file after the raster");
 }
 
-/* -- binary sets: equal records -- */
+/* -- binary sets -- */
 
-static size_t ij_big(const unsigned char *b) { return (size_t)b[0] << 24 | (size_t)b[1] << 16 | (size_t)b[2] << 8 | b[3]; }
-
-/* All labels at byte `at` of each record are below `classes`. */
-static int ij_labels_fit(FILE *f, size_t size, size_t record, size_t at, size_t classes)
+static size_t ij_big(const unsigned char *b)
 {
-    for (size_t i = at; i < size; i += record) {
-        const int c = fseek(f, (long)i, SEEK_SET) ? EOF : getc(f);
-        if (c == EOF || (size_t)c >= classes) return 0;
-    }
-    return size > 0;
+    return (size_t)b[0] << 24 | (size_t)b[1] << 16 | (size_t)b[2] << 8 | b[3];
 }
 
-/* Recognises a binary file by its first bytes and its size. Whatever comes of it, ij_data_close closes it. */
+/* Whether a file of so many bytes, beginning with b, has the mark, or whole records with labels. */
+static int ij_format_fits(const struct ij_format *f, FILE *stream, const unsigned char *b,
+                          size_t size)
+{
+    const size_t record = f->labels + 3 * f->side * f->side;
+    if (f->image_mark) return !memcmp(b, f->image_mark, 4);
+    if (!size || size % record) return 0;
+    for (size_t i = 0; i < size; i += record)
+        for (size_t k = 0; k < f->labels; k++) {
+            const int c = fseek(stream, (long)(i + k), SEEK_SET) ? EOF : getc(stream);
+            if (c == EOF || c > (k + 1 < f->labels ? f->coarse : f->last)) return 0;
+        }
+    return 1;
+}
+
+/* Recognises a binary file by its first bytes and its size; ij_data_close closes it. */
 static ij_status ij_data_add_source(ij_data *d, const char *path, ij_error *why)
 {
     unsigned char b[16] = { 0 };
     ij_source *s = &d->source[d->sources];
-    strcpy(s->path, path);                              /* shorter than IJ_PATH: ij_data_build has seen to it */
+    strcpy(s->path, path);      /* shorter than IJ_PATH: ij_data_find has seen to it */
     FILE *f = s->stream = fopen(path, "rb");
     if (!f) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
     d->sources++;
     const size_t got = fread(b, 1, sizeof b, f);
     const long end = fseek(f, 0, SEEK_END) ? -1 : ftell(f);
-    const size_t size = end < 0 ? 0 : (size_t)end;
-    s->height = s->width = 32;
-    if (end < 0) return ij_fail(why, IJ_EFILE, "%.300s: cannot be read, or too large for this platform", path);
-    if (got >= 4 && !memcmp(b, "\0\0\x08\x03", 4)) {
-        s->kind = "IDX", s->start = 16, s->layout = IJ_GREY;
-        s->count = ij_big(b + 4), s->height = ij_big(b + 8), s->width = ij_big(b + 12);
-        s->record = ij_mul(s->height, s->width);
-        if (got < 16 || !s->record || s->record > IJ_PIXELS_MOST || ij_mul(s->count, s->record) != size - 16)
-            return ij_fail(why, IJ_EDATA, "%.300s: byte 4: IDX of %zu images of %zux%zu in a file of %zu bytes", path,
-                           s->count, s->height, s->width, size);
-    } else if (size % 3073 == 0 && ij_labels_fit(f, size, 3073, 0, 10))
-        s->kind = "CIFAR-10", s->record = 3073, s->pixels_at = 1, s->classes = 10;
-    else if (size % 3074 == 0 && ij_labels_fit(f, size, 3074, 0, 20) && ij_labels_fit(f, size, 3074, 1, 100))
-        s->kind = "CIFAR-100", s->record = 3074, s->pixels_at = 2, s->classes = 100;
-    else if (size && size % 27648 == 0)
-        s->kind = "STL-10", s->record = 27648, s->height = s->width = 96, s->layout = IJ_PLANES_BY_COLUMN;
-    else
-        return ij_fail(why, IJ_EDATA, "%.300s: %s of %zu bytes, expected PNM, CIFAR (records of 3073 or 3074 bytes with labels "
-                       "in range), STL-10 (27648) or IDX; README says how to convert pictures", path,
-                       got >= 8 && ij_foreign_format(b) ? ij_foreign_format(b) : "unknown format", size);
-    if (s->kind[0] != 'I') s->count = size / s->record;
-    if (!s->count) return ij_fail(why, IJ_EDATA, "%.300s: holds no image", path);
-    d->count += s->count, d->kind = s->kind;
-    if (!strcmp(d->kind, d->source[0].kind)) return IJ_OK;
-    return ij_fail(why, IJ_EDATA, "%.300s: %s beside %s", path, s->kind, d->source[0].kind);
-}
-
-/* The file of labels that belongs to an STL or IDX file: train_X.bin, train_y.bin; train-images-idx3, train-labels-idx1. */
-static int ij_label_path(char to[IJ_PATH], const char *path)
-{
-    static const char *const pair[][2] = { { "_X.bin", "_y.bin" }, { "images-idx3", "labels-idx1" }, { "images.idx3", "labels.idx1" } };
-    for (size_t i = 0; i < 3; i++) {
-        const char *at = strstr(path, pair[i][0]);
-        if (!at) continue;
-        strcpy(to, path);
-        memcpy(to + (at - path), pair[i][1], strlen(pair[i][1]));
-        return 1;
+    if (end < 0)
+        return ij_fail(why, IJ_EFILE, "%.300s: cannot be read, or too large for this platform",
+                       path);
+    const size_t size = (size_t)end;
+    size_t k = 0;
+    while (k < IJ_FORMATS && !ij_format_fits(&ij_formats[k], f, b, size)) k++;
+    if (k == IJ_FORMATS) {
+        const char *foreign = got >= 8 ? ij_foreign_format(b) : NULL;
+        return ij_fail(why, IJ_EDATA, "%.300s: %s of %zu bytes, expected PNM, CIFAR (records of "
+                       "3073 or 3074 bytes with labels in range), STL-10 (27648) or IDX; README "
+                       "says how to convert pictures", path, foreign ? foreign : "unknown format",
+                       size);
     }
-    return 0;
+    s->format = &ij_formats[k];
+    if (s->format->side) {
+        s->height = s->width = s->format->side;
+        s->record = s->format->labels + 3 * s->height * s->width;
+        s->count = size / s->record;
+    } else {
+        s->start = 16;
+        s->count = ij_big(b + 4);
+        s->height = ij_big(b + 8);
+        s->width = ij_big(b + 12);
+        s->record = ij_mul(s->height, s->width);
+        if (got < 16 || !s->record || s->record > IJ_PIXELS_MOST ||
+            ij_mul(s->count, s->record) != size - 16)
+            return ij_fail(why, IJ_EDATA, "%.300s: byte 4: IDX of %zu images of %zux%zu in a file "
+                           "of %zu bytes", path, s->count, s->height, s->width,
+                           size);
+    }
+    if (!s->count) return ij_fail(why, IJ_EDATA, "%.300s: holds no image", path);
+    d->all += s->count;
+    d->kind = IJ_RECORDS;
+    d->name = s->format->name;
+    if (s->format == d->source[0].format) return IJ_OK;
+    return ij_fail(why, IJ_EDATA, "%.300s: %s beside %s", path, d->name, d->source[0].format->name);
 }
 
-/* Labels of one source into label (NULL: only their number of classes is found). *classes 0: it has none. */
+/* The file of labels of an STL or IDX file: train_X.bin, train_y.bin; train-images-idx3,
+ * train-labels-idx1. */
+static FILE *ij_labels_beside(char path[IJ_PATH])
+{
+    static const char *const pair[3][2] = { { "_X.bin", "_y.bin" },
+                                            { "images-idx3", "labels-idx1" },
+                                            { "images.idx3", "labels.idx1" } };
+    for (size_t i = 0; i < 3; i++) {
+        char *at = strstr(path, pair[i][0]);
+        if (!at) continue;
+        memcpy(at, pair[i][1], strlen(pair[i][1]));
+        return fopen(path, "rb");
+    }
+    return NULL;
+}
+
+/* Labels of one source. *classes 0: it has none. */
 static ij_status ij_source_labels(int *label, size_t *classes, const ij_source *s, ij_error *why)
 {
+    const struct ij_format *format = s->format;
     char path[IJ_PATH];
-    *classes = s->classes;
-    if (s->classes) {                                   /* CIFAR: in the record, the fine one for CIFAR-100 */
-        for (size_t i = 0; label && i < s->count; i++) {
-            const int c = fseek(s->stream, (long)(i * s->record + s->pixels_at - 1), SEEK_SET) ? EOF : getc(s->stream);
-            if (c == EOF || (size_t)c >= s->classes) return ij_fail(why, IJ_EDATA, "%.300s: label %zu", s->path, i);
-            label[i] = c;
-        }
-        return IJ_OK;
-    }
-    FILE *f = ij_label_path(path, s->path) ? fopen(path, "rb") : NULL;
-    if (!f) return IJ_OK;
-    const int idx = s->kind[0] == 'I', base = idx ? 0 : 1;     /* STL counts from 1 */
     unsigned char b[8];
     ij_status status = IJ_OK;
-    if (idx && (fread(b, 1, 8, f) != 8 || memcmp(b, "\0\0\x08\x01", 4) || ij_big(b + 4) != s->count))
-        status = ij_fail(why, IJ_EDATA, "%.300s: byte 0: expected IDX labels of %zu images", path, s->count);
+    strcpy(path, s->path);
+    *classes = format->labels ? (size_t)format->last + 1 : 0;
+    FILE *f = format->labels ? s->stream : ij_labels_beside(path);
+    if (!f) return IJ_OK;
+    if (format->label_mark && (fread(b, 1, 8, f) != 8 || memcmp(b, format->label_mark, 4) ||
+                               ij_big(b + 4) != s->count))
+        status = ij_fail(why, IJ_EDATA, "%.300s: byte 0: expected IDX labels of %zu images", path,
+                         s->count);
     for (size_t i = 0; i < s->count && !status; i++) {
-        const int c = getc(f);
-        if (c == EOF || c < base || (!idx && c > 10))
-            status = ij_fail(why, IJ_EDATA, "%.300s: label %zu: found %d, expected %d..%d for each of %zu images", path,
-                             i, c, base, idx ? 255 : 10, s->count);
-        else if (label) label[i] = c - base;
-        *classes = IJ_MAX(*classes, (size_t)(c - base + 1));
+        const long at = (long)(i * s->record + format->labels - 1);
+        const int c = format->labels && fseek(f, at, SEEK_SET) ? EOF : getc(f);
+        if (c < format->first || c > format->last)
+            status = ij_fail(why, IJ_EDATA, "%.300s: label %zu: found %d, expected %d..%d for each "
+                             "of %zu images", path, i, c, format->first, format->last,
+                             s->count);
+        label[i] = c - format->first;
+        *classes = IJ_MAX(*classes, (size_t)label[i] + 1);
     }
+    if (format->labels) return status;
     if (!status && getc(f) != EOF)
         status = ij_fail(why, IJ_EDATA, "%.300s: more labels than %zu images", path, s->count);
     fclose(f);
@@ -3153,26 +3188,58 @@ static ij_status ij_source_labels(int *label, size_t *classes, const ij_source *
 static ij_status ij_data_source_labels(ij_data *d, ij_arena *a, ij_error *why)
 {
     size_t classes, at = 0;
+    ij_status s = IJ_OK;
+    d->label = ij_take(a, d->all, sizeof(int));
     d->tasks = 1;
-    d->label = ij_take(a, d->count, sizeof(int));
-    for (size_t i = 0; i < d->sources; at += d->source[i++].count) {
-        const ij_status s = ij_source_labels(d->label ? d->label + at : NULL, &classes, &d->source[i], why);
-        if (s) return s;
+    for (size_t i = 0; d->label && i < d->sources && !s; at += d->source[i++].count) {
+        s = ij_source_labels(d->label + at, &classes, &d->source[i], why);
         if (!classes) d->tasks = 0;
         d->classes[0] = IJ_MAX(d->classes[0], classes);
+    }
+    return s;
+}
+
+/* A folder with binary files of the usual names: up to five for training, and one for tests. */
+static ij_status ij_data_usual_files(ij_data *d, const char *path, ij_error *why)
+{
+    enum { TEST = 5 };
+    static const char *const set[][TEST + 1] = {
+        { "data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin",
+          "data_batch_5.bin", "test_batch.bin" },
+        { "train.bin", [TEST] = "test.bin" },
+        { "train_X.bin", [TEST] = "test_X.bin" },
+        { "unlabeled_X.bin" },
+        { "train-images-idx3-ubyte", [TEST] = "t10k-images-idx3-ubyte" },
+        { "train-images.idx3-ubyte", [TEST] = "t10k-images.idx3-ubyte" } };
+    char at[IJ_PATH];
+    for (size_t k = 0; k < sizeof set / sizeof *set && !d->sources; k++) {
+        for (size_t i = 0; i <= TEST; i++) {
+            if (i == TEST) d->training = d->all;
+            if (!set[k][i]) continue;
+            snprintf(at, sizeof at, "%.950s/%s", path, set[k][i]);
+            FILE *f = fopen(at, "rb");
+            if (!f) continue;
+            fclose(f);
+            const ij_status s = ij_data_add_source(d, at, why);
+            if (s) return s;
+        }
+        d->pair = d->training && d->all > d->training;
     }
     return IJ_OK;
 }
 
 /* -- folders -- */
 
-/* Byte order with '/' before everything: folders stand in the order of their names. At most n bytes count. */
+/* Byte order with '/' before everything: folders stand in the order of their names.
+ * At most n bytes count. */
 static int ij_path_order(const char *a, const char *b, size_t n)
 {
-    while (n && *a && *a == *b) a++, b++, n--;
-    if (!n || *a == *b) return 0;
-    const int x = *a == '/' ? 1 : (unsigned char)*a + 1, y = *b == '/' ? 1 : (unsigned char)*b + 1;
-    return *a && (!*b || x > y) ? 1 : -1;
+    size_t i = 0;
+    while (i < n && a[i] && a[i] == b[i]) i++;
+    if (i == n || a[i] == b[i]) return 0;
+    const int x = a[i] == '/' ? 1 : (unsigned char)a[i] + 1;
+    const int y = b[i] == '/' ? 1 : (unsigned char)b[i] + 1;
+    return a[i] && (!b[i] || x > y) ? 1 : -1;
 }
 
 static int ij_by_name(const void *a, const void *b)
@@ -3180,133 +3247,150 @@ static int ij_by_name(const void *a, const void *b)
     return ij_path_order(*(const char *const *)a, *(const char *const *)b, SIZE_MAX);
 }
 
-/* Classes are the first folders of the training part, in order; of the test part, the ones of the same name. */
-static ij_status ij_folder_labels(ij_data *d, const size_t prefix[2], ij_error *why)
+/* The name of picture i below its part's folder. */
+static const char *ij_name_in_part(const ij_data *d, size_t i)
 {
-    size_t classes = 0, same = 0;                       /* same: the first training picture not before the class of test picture i */
-    for (size_t i = 0; i < d->count; i++) {
-        const char *name = d->name[i] + prefix[i >= d->training], *slash = strchr(name, '/');
+    return d->pair ? strchr(d->file[i], '/') + 1 : d->file[i];
+}
+
+/* Classes are the first folders of the training part, in order; of the test part, the ones of
+ * the same name. */
+static ij_status ij_folder_labels(ij_data *d, ij_error *why)
+{
+    size_t classes = 0;
+    size_t same = 0;    /* the first training picture not before the class of test picture i */
+    for (size_t i = 0; i < d->all; i++) {
+        const char *name = ij_name_in_part(d, i), *slash = strchr(name, '/');
         if (!slash) return IJ_OK;                       /* a picture outside all classes */
         const size_t n = (size_t)(slash + 1 - name);
         if (i < d->training) {
-            if (!i || strncmp(name, d->name[i - 1] + prefix[0], n)) classes++;
+            if (!i || strncmp(name, ij_name_in_part(d, i - 1), n)) classes++;
             d->label[i] = (int)classes - 1;
             continue;
         }
-        while (same < d->training && ij_path_order(d->name[same] + prefix[0], name, n) < 0) same++;
-        if (same == d->training || strncmp(d->name[same] + prefix[0], name, n))
-            return ij_fail(why, IJ_EDATA, "%.200s/%.200s: no training pictures of this class", d->root, d->name[i]);
+        while (same < d->training && ij_path_order(ij_name_in_part(d, same), name, n) < 0) same++;
+        if (same == d->training || strncmp(ij_name_in_part(d, same), name, n))
+            return ij_fail(why, IJ_EDATA, "%.200s/%.200s: no training pictures of this class",
+                           d->path,
+                           d->file[i]);
         d->label[i] = d->label[same];
     }
-    if (classes > 1) d->tasks = 1, d->classes[0] = classes;
+    if (classes < 2) return IJ_OK;
+    d->tasks = 1;
+    d->classes[0] = classes;
     return IJ_OK;
+}
+
+static int ij_has_folder(const char *path, const char *name)
+{
+    char at[IJ_PATH];
+    snprintf(at, sizeof at, "%.1000s%s", path, name);
+    return ij_is_folder(at);
+}
+
+/* Walks the folder, or its training part and then its test part. */
+static ij_status ij_folder_parts(ij_walk *w, ij_data *d, const char *path, ij_error *why)
+{
+    const char *const test = ij_has_folder(path, "/test") ? "/test" : "/val";
+    d->pair = ij_has_folder(path, "/train") && ij_has_folder(path, test);
+    const char *const part[2] = { d->pair ? "/train" : "", test };
+    ij_status s = IJ_OK;
+    for (int k = 0; k <= d->pair && !s; k++) {
+        char at[IJ_PATH];
+        snprintf(at, sizeof at, "%.1000s%s", path, part[k]);
+        s = ij_folder_walk(w, at, strlen(path) + 1, 0, why);
+        if (!k) d->training = w->count;
+    }
+    return s;
 }
 
 static ij_status ij_data_folder(ij_data *d, ij_arena *a, const char *path, ij_error *why)
 {
-    static const char *const part[3] = { "train", "test", "val" };
-    char at[IJ_PATH];
-    size_t root = strlen(path) + 1, found[3], prefix[2] = { 0, 0 }, bytes = 0;
-    for (size_t i = 0; i < 3; i++) {
-        snprintf(at, sizeof at, "%.1000s/%s", path, part[i]);
-        found[i] = (size_t)ij_is_folder(at);
-    }
-    d->pair = found[0] && (found[1] || found[2]);
-    const char *const second = found[1] ? "test" : "val";
-    ij_walk w;
-    for (int pass = 0; pass < 2; pass++) {              /* count, then note */
-        memset(&w, 0, sizeof w);
-        if (pass) {
-            w.room_names = d->count, w.room_text = bytes;
-            w.name = d->name = ij_take(a, d->count, sizeof *d->name);
-            w.text = ij_take(a, bytes, 1);
-            d->label = ij_take(a, d->count, sizeof(int));
-            if (!d->name) return IJ_OK;                 /* adding up only */
-        }
-        for (int k = 0; k < (d->pair ? 2 : 1); k++) {
-            snprintf(at, sizeof at, d->pair ? "%.1000s/%s" : "%.1000s", path, k ? second : "train");
-            prefix[k] = d->pair ? strlen(k ? second : "train") + 1 : 0;
-            const ij_status s = ij_folder_walk(&w, at, root, 0, why);
-            if (s) return s;
-            if (!k) d->training = w.count;
-        }
-        if (!w.count)
-            return ij_fail(why, IJ_EDATA, "%.300s: no .ppm, .pgm or .pnm file in it, but %zu others (%s): README says how to convert",
-                           path, w.others, w.others ? w.other : "none");
-        if (pass && w.count != d->count) return ij_fail(why, IJ_EDATA, "%.300s: files were removed while it was read", path);
-        d->count = w.count, bytes = w.bytes;
-    }
-    d->kind = "folder of PNM";
-    ij_sort(d->name, d->training, sizeof *d->name, ij_by_name);
-    ij_sort(d->name + d->training, d->count - d->training, sizeof *d->name, ij_by_name);
-    return ij_folder_labels(d, prefix, why);
+    ij_walk found = { 0 }, noted = { 0 };
+    ij_status s = ij_folder_parts(&found, d, path, why);
+    if (s) return s;
+    if (!found.count)
+        return ij_fail(why, IJ_EDATA, "%.300s: no .ppm, .pgm or .pnm file in it, but %zu others "
+                       "(%s): README says how to convert", path, found.others,
+                       found.others ? found.other : "none");
+    d->name = "folder of PNM";
+    d->all = noted.room_names = found.count;
+    noted.room_text = found.bytes;
+    noted.name = d->file = ij_take(a, d->all, sizeof *d->file);
+    noted.text = ij_take(a, found.bytes, 1);
+    d->label = ij_take(a, d->all, sizeof(int));
+    if (!d->file) return IJ_OK;                         /* adding up only */
+    s = ij_folder_parts(&noted, d, path, why);
+    if (s) return s;
+    if (noted.count != d->all)
+        return ij_fail(why, IJ_EDATA, "%.300s: files were removed while it was read", path);
+    ij_sort(d->file, d->training, sizeof *d->file, ij_by_name);
+    ij_sort(d->file + d->training, d->all - d->training, sizeof *d->file, ij_by_name);
+    return ij_folder_labels(d, why);
 }
 
-/* A folder with binary files of the usual names: training files, then test files. 0: there are none. */
-static int ij_data_known_files(ij_data *d, const char *path, ij_status *status, ij_error *why)
+/* -- scenes, and the door -- */
+
+static void ij_data_scene(uint8_t *rgb, const ij_data *d, size_t at, int label[IJ_SCENE_TASKS])
 {
-    static const char *const set[][8] = {       /* training names, "", test names */
-        { "data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin", "", "test_batch.bin", NULL },
-        { "train.bin", "", "test.bin", NULL }, { "train_X.bin", "", "test_X.bin", NULL }, { "unlabeled_X.bin", NULL },
-        { "train-images-idx3-ubyte", "", "t10k-images-idx3-ubyte", NULL },
-        { "train-images.idx3-ubyte", "", "t10k-images.idx3-ubyte", NULL } };
-    char at[IJ_PATH];
-    for (size_t k = 0; k < sizeof set / sizeof *set && !d->sources; k++) {
-        int test = 0;
-        for (size_t i = 0; set[k][i] && !*status; i++) {
-            if (!*set[k][i]) { test = 1, d->training = d->count; continue; }
-            snprintf(at, sizeof at, "%.950s/%s", path, set[k][i]);
-            FILE *f = fopen(at, "rb");
-            if (!f) continue;
-            fclose(f);
-            *status = ij_data_add_source(d, at, why);
-        }
-        d->pair = test && d->training && d->count > d->training;
-    }
-    return d->sources > 0;
+    if (at < d->training) ij_scene(rgb, d->side, 0, at, label);
+    else ij_scene(rgb, d->side, IJ_TEST_SEED, at - d->training, label);
 }
 
 static ij_status ij_data_scenes(ij_data *d, ij_arena *a, const char *path, ij_error *why)
 {
-    unsigned long count = 10000, side = 32;
+    static const char *const task[IJ_SCENE_TASKS] = { "count", "dist", "kind" };
+    static const size_t classes[IJ_SCENE_TASKS] = { 8, 6, 3 };
+    size_t count = 10000, side = 32;
     char rest = 0;
-    if (path[6] && (sscanf(path, "scenes:%lu:%lu%c", &count, &side, &rest) < 1 || rest || !count || count > 100000000 || !side || side > 4096))
-        return ij_fail(why, IJ_EARG, "%.60s: expected scenes, scenes:COUNT or scenes:COUNT:SIDE with COUNT up to 100000000, SIDE up to 4096", path);
-    d->kind = "scenes", d->side = side, d->pair = 1;
-    d->training = count, d->count = count + (count + 3) / 4;    /* the test part: a quarter more, of another seed */
-    d->tasks = 3, d->classes[0] = 8, d->classes[1] = 6, d->classes[2] = 3;
-    d->label = ij_take(a, ij_mul(3, d->count), sizeof(int));
-    for (size_t i = 0; d->label && i < d->count; i++) {
+    if (path[6] && (sscanf(path, "scenes:%zu:%zu%c", &count, &side, &rest) < 1 || rest ||
+                    !count || count > 100000000 || !side || side > 4096))
+        return ij_fail(why, IJ_EARG, "%.60s: expected scenes, scenes:COUNT or scenes:COUNT:SIDE "
+                       "with COUNT up to 100000000, SIDE up to 4096",
+                       path);
+    d->kind = IJ_SCENES;
+    d->name = "scenes";
+    d->side = side;
+    d->pair = 1;
+    d->training = count;
+    d->all = count + (count + 3) / 4;   /* the test part: a quarter more, of another seed */
+    d->tasks = IJ_SCENE_TASKS;
+    memcpy(d->task, task, sizeof task);
+    memcpy(d->classes, classes, sizeof classes);
+    d->label = ij_take(a, ij_mul(IJ_SCENE_TASKS, d->all), sizeof(int));
+    for (size_t i = 0; d->label && i < d->all; i++) {
         int label[IJ_SCENE_TASKS];
-        const size_t test = i >= d->training;
-        ij_scene(NULL, side, test ? IJ_TEST_SEED : 0, test ? i - d->training : i, label);
-        for (size_t t = 0; t < 3; t++) d->label[t * d->count + i] = label[t];
+        ij_data_scene(NULL, d, i, label);
+        for (size_t t = 0; t < IJ_SCENE_TASKS; t++) d->label[t * d->all + i] = label[t];
     }
     return IJ_OK;
 }
 
-static ij_status ij_data_build(ij_data *d, ij_arena *a, const char *path, int part, int whole, ij_error *why)
+static ij_status ij_data_find(ij_data *d, ij_arena *a, const char *path, ij_error *why)
 {
-    ij_status s = IJ_OK;
-    memset(d, 0, sizeof *d);
-    d->part = part, d->whole = whole;
-    if (strlen(path) >= sizeof d->root) return ij_fail(why, IJ_EARG, "%.60s...: the path is too long", path);
-    strcpy(d->root, path);
-    if (!strncmp(path, "scenes", 6) && (!path[6] || path[6] == ':')) return ij_data_scenes(d, a, path, why);
-    if (ij_data_known_files(d, path, &s, why) || s) return s ? s : ij_data_source_labels(d, a, why);
-    if (ij_is_folder(path)) return ij_data_folder(d, a, path, why);
     ij_pnm p;
-    FILE *f = fopen(path, "rb");
-    if (!f) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
-    const int first = getc(f), second = getc(f);
-    fclose(f);
-    if (first != 'P' || second < '1' || second > '7') {
+    memset(d, 0, sizeof *d);
+    d->kind = IJ_PICTURES;
+    d->task[0] = "label";
+    if (strlen(path) >= IJ_PATH)
+        return ij_fail(why, IJ_EARG, "%.60s...: the path is too long", path);
+    char *own = ij_take(a, strlen(path) + 1, 1);
+    if (own) d->path = strcpy(own, path);
+    if (!strncmp(path, "scenes", 6) && (!path[6] || path[6] == ':'))
+        return ij_data_scenes(d, a, path, why);
+    ij_status s = ij_data_usual_files(d, path, why);
+    if (s) return s;
+    if (d->sources) return ij_data_source_labels(d, a, why);
+    if (ij_is_folder(path)) return ij_data_folder(d, a, path, why);
+    s = ij_pnm_open(&p, path, NULL, why);
+    if (!p.type) {
         s = ij_data_add_source(d, path, why);
         return s ? s : ij_data_source_labels(d, a, why);
     }
-    if ((s = ij_pnm_open(&p, path, NULL, why)) != IJ_OK) return s;
+    if (s) return s;
     fclose(p.f);
-    d->kind = "PNM", d->count = 1, d->whole = 1;
+    d->name = "PNM";
+    d->all = 1;
     return IJ_OK;
 }
 
@@ -3316,260 +3400,296 @@ void ij_data_close(ij_data *d)
     d->sources = 0;
 }
 
-ij_status ij_data_size(size_t *size, const char *path, int part, int whole, ij_error *why)
+ij_status ij_data_size(size_t *size, const char *path, ij_error *why)
 {
     ij_data d;
     ij_arena a = { NULL, 0, 0 };
-    ij_take(&a, 1, sizeof d);
-    ij_status s = ij_data_build(&d, &a, path, part, whole, why);
+    ij_status s = ij_data_find(&d, &a, path, why);
     ij_data_close(&d);
-    if (!s && a.used == SIZE_MAX) s = ij_fail(why, IJ_EMEM, "%.300s: too many images to address", path);
+    if (!s && a.used == SIZE_MAX)
+        s = ij_fail(why, IJ_EMEM, "%.300s: too many images to address", path);
     *size = a.used;
     return s;
 }
 
-ij_status ij_data_open(ij_data **d, void *mem, size_t size, const char *path, int part, int whole, ij_error *why)
+ij_status ij_data_open(ij_data *d, void *mem, size_t size, const char *path, int part,
+                       ij_error *why)
 {
     size_t need;
     ij_arena a = { mem, size, 0 };
-    ij_status s = ij_data_size(&need, path, part, whole, why);
+    ij_status s = ij_data_size(&need, path, why);
     if (s) return s;
-    if (!mem || size < need) return ij_fail(why, IJ_EMEM, "%.300s: needs %zu bytes, has %zu", path, need, size);
-    *d = ij_take(&a, 1, sizeof **d);
-    s = ij_data_build(*d, &a, path, part, whole, why);
-    if (!s && !ij_data_count(*d))
-        s = ij_fail(why, IJ_EDATA, "%.300s: no image in the %s part", path, part == IJ_TEST_PART ? "test" : "training");
-    if (s) ij_data_close(*d);
+    if (!mem || size < need)
+        return ij_fail(why, IJ_EMEM, "%.300s: needs %zu bytes, has %zu", path, need, size);
+    s = ij_data_find(d, &a, path, why);
+    ij_data_choose(d, d->kind == IJ_PICTURES && !d->file ? IJ_WHOLE : part);      /* one PNM file */
+    if (!s && !d->count)
+        s = ij_fail(why, IJ_EDATA, "%.300s: no image in the %s part", path,
+                    part == IJ_TEST_PART ? "test" : "training");
+    if (s) ij_data_close(d);
     return s;
-}
-
-
-static const ij_source *ij_data_source(const ij_data *d, size_t *at)
-{
-    const ij_source *s = d->source;
-    for (; *at >= s->count; s++) *at -= s->count;
-    return s;
-}
-
-ij_status ij_data_shape(size_t *height, size_t *width, ij_data *d, size_t i, ij_error *why)
-{
-    ij_pnm p;
-    size_t at = ij_data_at(d, i);
-    if (i >= ij_data_count(d)) return ij_fail(why, IJ_EARG, "%.300s: no image %zu", d->root, i);
-    if (d->side) *height = *width = d->side;
-    else if (d->sources) {
-        const ij_source *s = ij_data_source(d, &at);
-        *height = s->height, *width = s->width;
-    } else {
-        const ij_status status = ij_pnm_open(&p, d->root, d->name ? d->name[at] : NULL, why);
-        if (status) return status;
-        *height = p.height, *width = p.width;
-        fclose(p.f);
-    }
-    return IJ_OK;
 }
 
 /* One record, channel by channel. */
 static ij_status ij_source_read(uint8_t *rgb, const ij_source *s, size_t at, ij_error *why)
 {
-    const size_t h = s->height, w = s->width, planes = s->layout == IJ_GREY ? 1 : 3;
-    const uint64_t place = (uint64_t)s->start + (uint64_t)at * s->record + s->pixels_at;
-    uint8_t buffer[4096];
-    if (place > LONG_MAX || fseek(s->stream, (long)place, SEEK_SET))
-        return ij_fail(why, IJ_EFILE, "%.300s: byte %.0f cannot be reached", s->path, (double)place);
-    for (size_t n = 0, have = 0, used = 0; n < planes * h * w; n++, used++) {
-        if (used == have) {
-            have = fread(buffer, 1, IJ_MIN(sizeof buffer, planes * h * w - n), s->stream), used = 0;
-            if (!have) return ij_fail(why, IJ_EFILE, "%.300s: image %zu cannot be read", s->path, at);
-        }
-        const size_t plane = n / (h * w), k = n % (h * w);
-        const size_t pixel = s->layout == IJ_PLANES_BY_COLUMN ? k % h * w + k / h : k;
-        for (size_t c = plane; c < (planes == 1 ? 3 : plane + 1); c++) rgb[3 * pixel + c] = buffer[used];
+    const size_t h = s->height, w = s->width, place = s->start + at * s->record + s->format->labels;
+    const int grey = s->format->layout == IJ_GREY;
+    int c = fseek(s->stream, (long)place, SEEK_SET) ? EOF : getc(s->stream);
+    for (size_t n = 0; n < (grey ? 1 : 3) * h * w; n++, c = getc(s->stream)) {
+        const size_t k = n % (h * w);
+        const size_t pixel = s->format->layout == IJ_PLANES_BY_COLUMN ? k % h * w + k / h : k;
+        if (c == EOF)
+            return ij_fail(why, IJ_EFILE, "%.300s: image %zu cannot be read", s->path, at);
+        if (grey) memset(rgb + 3 * pixel, c, 3);
+        else rgb[3 * pixel + n / (h * w)] = (uint8_t)c;
     }
     return IJ_OK;
 }
 
-ij_status ij_data_read(uint8_t *rgb, size_t size, ij_data *d, size_t i, ij_error *why)
+ij_status ij_data_read(ij_image *to, ij_data *d, size_t i, ij_error *why)
 {
-    ij_pnm p;
-    size_t h, w, at = ij_data_at(d, i);
+    ij_pnm p = { 0 };
     int label[IJ_SCENE_TASKS];
-    ij_status s = ij_data_shape(&h, &w, d, i, why);
-    if (s) return s;
-    if (size < h * w * 3) return ij_fail(why, IJ_EMEM, "%.300s: image %zu needs %zu bytes, has %zu", d->root, i, h * w * 3, size);
-    if (d->side) ij_scene(rgb, d->side, at < d->training ? 0 : IJ_TEST_SEED, at < d->training ? at : at - d->training, label);
-    else if (d->sources) {
-        const ij_source *source = ij_data_source(d, &at);
-        return ij_source_read(rgb, source, at, why);
+    size_t at = ij_data_at(d, i);
+    const ij_source *source = d->source;
+    ij_status s = IJ_OK;
+    if (i >= d->count) return ij_fail(why, IJ_EARG, "%.300s: no image %zu", d->path, i);
+    if (d->kind == IJ_SCENES) to->height = to->width = d->side;
+    else if (d->kind == IJ_RECORDS) {
+        for (; at >= source->count; source++) at -= source->count;
+        to->height = source->height;
+        to->width = source->width;
     } else {
-        if ((s = ij_pnm_open(&p, d->root, d->name ? d->name[at] : NULL, why)) != IJ_OK) return s;
-        if (p.height * p.width > h * w) s = ij_fail(why, IJ_EDATA, "%.300s: the file changed while it was read", p.path);
-        if (!s) s = ij_pnm_pixels(rgb, &p, why);
-        fclose(p.f);
+        s = ij_pnm_open(&p, d->path, d->file ? d->file[at] : NULL, why);
+        if (s) return s;
+        to->height = p.height;
+        to->width = p.width;
     }
+    const size_t need = to->height * to->width * 3;
+    if (to->rgb && to->size < need)
+        s = ij_fail(why, IJ_EMEM, "%.300s: image %zu needs %zu bytes, has %zu", d->path, i, need,
+                    to->size);
+    else if (to->rgb && d->kind == IJ_SCENES) ij_data_scene(to->rgb, d, at, label);
+    else if (to->rgb && d->kind == IJ_RECORDS) s = ij_source_read(to->rgb, source, at, why);
+    else if (to->rgb) s = ij_pnm_pixels(to->rgb, &p, why);
+    if (p.f) fclose(p.f);
     return s;
 }
 
-/* ---- augmentation ------------------------------------------------------------------------------------------------
- * Random-resized crop, as torchvision draws it and Pillow resizes it; no colour, no blur (the paper's point).       */
+/* ---- augmentation -------------------------------------------------------------------------------
+ * Random-resized crop, as torchvision draws it and Pillow resizes it; no colour, no blur (the
+ * paper's point). */
 
-enum { IJ_RESIZE_BITS = 22 };
+/* One axis of Pillow's antialiased bilinear filter, to the bit: in each line, `in` pixels of so
+ * many bytes become `out`, by the weights of a triangle as numbers with a fixed point. */
+typedef struct { size_t in, out, lines, stride; } ij_axis;
 
-/* For each output pixel of one axis: its first input pixel and `taps` fixed-point weights of a triangle. */
-typedef struct { size_t taps, *first, *used; int32_t *weight; } ij_axis;
-
-static void ij_axis_place(ij_axis *x, ij_arena *a, size_t in, size_t out)
+static size_t ij_axis_taps(const ij_axis *x)
 {
-    const double scale = (double)in / (double)out;
-    x->taps = (size_t)ceil(IJ_MAX(scale, 1)) * 2 + 1;
-    x->first = ij_take(a, out, sizeof *x->first);
-    x->used = ij_take(a, out, sizeof *x->used);
-    x->weight = ij_take(a, ij_mul(out, x->taps), sizeof *x->weight);
+    return (size_t)ceil(IJ_MAX((double)x->in / (double)x->out, 1)) * 2 + 1;
 }
 
-static void ij_axis_weights(const ij_axis *x, size_t in, size_t out)
+static uint8_t ij_byte(int32_t v) { return (uint8_t)IJ_MAX(0, IJ_MIN(v, 255)); }
+
+static void ij_resample(uint8_t *to, const uint8_t *from, const ij_axis *x, size_t bytes,
+                        int32_t *weight)
 {
-    const double scale = (double)in / (double)out, support = IJ_MAX(scale, 1);
-    for (size_t i = 0; i < out; i++) {
-        const double centre = ((double)i + 0.5) * scale, low = centre - support + 0.5, high = centre + support + 0.5;
-        const size_t first = low > 0 ? (size_t)low : 0, last = IJ_MIN((size_t)high, in);
+    enum { BITS = 22, half = 1 << (BITS - 1) };
+    const double scale = (double)x->in / (double)x->out, support = IJ_MAX(scale, 1);
+    for (size_t j = 0; j < x->out; j++) {
+        const double centre = ((double)j + 0.5) * scale;
+        const double low = centre - support + 0.5, high = centre + support + 0.5;
+        const size_t first = low > 0 ? (size_t)low : 0, taps = IJ_MIN((size_t)high, x->in) - first;
         double sum = 0;
-        x->first[i] = first, x->used[i] = last - first;
         for (int pass = 0; pass < 2; pass++)
-            for (size_t k = first; k < last; k++) {
-                const double away = fabs(((double)k - centre + 0.5) * (1 / support)), w = away < 1 ? 1 - away : 0;
+            for (size_t k = 0; k < taps; k++) {
+                const double away = fabs(((double)(first + k) - centre + 0.5) * (1 / support));
+                const double w = away < 1 ? 1 - away : 0;
                 if (!pass) sum += w;
-                else x->weight[i * x->taps + k - first] = (int32_t)(0.5 + w / sum * (1 << IJ_RESIZE_BITS));
+                else weight[k] = (int32_t)(0.5 + w / sum * (1 << BITS));
+            }
+        for (size_t line = 0; line < x->lines; line++)
+            for (size_t i = 0; i < bytes; i += 3) {
+                const uint8_t *in = from + line * x->stride + first * bytes + i;
+                int32_t v[3] = { half, half, half };
+                for (size_t k = 0; k < taps; k++)
+                    for (size_t c = 0; c < 3; c++) v[c] += weight[k] * in[k * bytes + c];
+                for (size_t c = 0; c < 3; c++)
+                    to[(line * x->out + j) * bytes + i + c] = ij_byte(v[c] >> BITS);
             }
     }
 }
 
-static void ij_resize_place(ij_axis axis[2], uint8_t **middle, ij_arena *a, const size_t box[4], size_t dh, size_t dw)
+typedef struct { size_t x, y, height, width; } ij_box;
+
+/* The box of `from` resized to the size of `to`; with an arena without memory it only adds up. */
+static void ij_resize(const ij_image *to, const ij_image *from, const ij_box *b, ij_arena *a)
 {
-    ij_axis_place(&axis[0], a, box[2] - box[0], dw);
-    ij_axis_place(&axis[1], a, box[3] - box[1], dh);
-    *middle = ij_take(a, ij_mul(ij_mul(box[3] - box[1], dw), 3), 1);
+    const ij_axis across = { b->width, to->width, b->height, 3 * from->width };
+    const ij_axis down = { b->height, to->height, 1, 0 };
+    int32_t *weight = ij_take(a, ij_axis_taps(&across) + ij_axis_taps(&down), sizeof *weight);
+    uint8_t *middle = ij_take(a, ij_mul(b->height, to->width), 3);
+    if (!a->base) return;
+    ij_resample(middle, from->rgb + (b->y * from->width + b->x) * 3, &across, 3, weight);
+    ij_resample(to->rgb, middle, &down, 3 * to->width, weight);
 }
 
-size_t ij_resize_size(const size_t box[4], size_t dst_height, size_t dst_width)
-{
-    ij_axis axis[2];
-    uint8_t *middle;
-    ij_arena a = { NULL, 0, 0 };
-    ij_resize_place(axis, &middle, &a, box, dst_height, dst_width);
-    return a.used;
-}
-
-static uint8_t ij_resize_clip(int32_t sum)
-{
-    const int32_t v = sum >> IJ_RESIZE_BITS;
-    return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
-}
-
-void ij_resize(uint8_t *dst, size_t dst_height, size_t dst_width, const uint8_t *src, size_t src_width, const size_t box[4],
-               void *work)
-{
-    ij_axis axis[2];
-    uint8_t *middle;                                    /* [box height, dw, 3] */
-    ij_arena a = { work, ij_resize_size(box, dst_height, dst_width), 0 };
-    ij_resize_place(axis, &middle, &a, box, dst_height, dst_width);
-    ij_axis_weights(&axis[0], box[2] - box[0], dst_width);
-    ij_axis_weights(&axis[1], box[3] - box[1], dst_height);
-    for (size_t y = 0; y < box[3] - box[1]; y++)
-        for (size_t x = 0; x < dst_width; x++) {
-            const uint8_t *from = src + ((box[1] + y) * src_width + box[0] + axis[0].first[x]) * 3;
-            const int32_t *w = axis[0].weight + x * axis[0].taps;
-            int32_t sum[3] = { 1 << (IJ_RESIZE_BITS - 1), 1 << (IJ_RESIZE_BITS - 1), 1 << (IJ_RESIZE_BITS - 1) };
-            for (size_t k = 0; k < axis[0].used[x]; k++)
-                for (size_t c = 0; c < 3; c++) sum[c] += w[k] * from[3 * k + c];
-            for (size_t c = 0; c < 3; c++) middle[(y * dst_width + x) * 3 + c] = ij_resize_clip(sum[c]);
-        }
-    for (size_t y = 0; y < dst_height; y++)
-        for (size_t i = 0; i < dst_width * 3; i++) {
-            const uint8_t *from = middle + axis[1].first[y] * dst_width * 3 + i;
-            int32_t sum = 1 << (IJ_RESIZE_BITS - 1);
-            for (size_t k = 0; k < axis[1].used[y]; k++) sum += axis[1].weight[y * axis[1].taps + k] * from[k * dst_width * 3];
-            dst[y * dst_width * 3 + i] = ij_resize_clip(sum);
-        }
-}
-
-/* torch's uniform_ on one float: fmaf(u, h - l, l), but not by libm's, which is wrong in places (mingw, m68k under QEMU).
- * 24 bits times 24, plus l: a double holds that sum whole unless the range is under 1/64 of its end. */
+/* torch's uniform_ on one float: fmaf(u, h - l, l), but not by libm's, which is wrong in places
+ * (mingw, m68k under QEMU). 24 bits times 24, plus l: a double holds that sum whole unless the
+ * range is under 1/64 of its end. */
 static double ij_uniform_float(ij_rng *rng, double low, double high)
 {
     const float l = (float)low, h = (float)high, range = h - l;
     return (double)(float)(ij_rng_uniform(rng) * (double)range + (double)l);
 }
 
-void ij_random_crop(size_t box[4], size_t height, size_t width, const double scale[2], ij_rng *rng)
+/* In the middle, and at least a pixel of the image: the largest box of a possible shape. */
+static ij_box ij_central(ij_box b, const ij_image *from)
 {
-    const double area = (double)height * (double)width;
+    b.height = IJ_MAX(IJ_MIN(b.height, from->height), 1);
+    b.width = IJ_MAX(IJ_MIN(b.width, from->width), 1);
+    b.y = (from->height - b.height) / 2;
+    b.x = (from->width - b.width) / 2;
+    return b;
+}
+
+/* torchvision's RandomResizedCrop. */
+static ij_box ij_random_crop(const ij_image *from, const double scale[2], ij_rng *rng)
+{
+    const double height = (double)from->height, width = (double)from->width;
+    ij_box b = { 0, 0, from->height, from->width };
     for (int i = 0; i < 10; i++) {
-        const double part = area * ij_uniform_float(rng, scale[0], scale[1]);
+        const double part = height * width * ij_uniform_float(rng, scale[0], scale[1]);
         const double ratio = exp(ij_uniform_float(rng, log(3.0 / 4), log(4.0 / 3)));
         const double w = rint(sqrt(part * ratio)), h = rint(sqrt(part / ratio));
-        if (w < 1 || h < 1 || w > (double)width || h > (double)height) continue;
-        box[1] = ij_rng_below(rng, height - (size_t)h + 1), box[0] = ij_rng_below(rng, width - (size_t)w + 1);
-        box[2] = box[0] + (size_t)w, box[3] = box[1] + (size_t)h;
-        return;
+        if (w < 1 || h < 1 || w > width || h > height) continue;
+        b.height = (size_t)h;
+        b.width = (size_t)w;
+        b.y = ij_rng_below(rng, from->height - b.height + 1);
+        b.x = ij_rng_below(rng, from->width - b.width + 1);
+        return b;
     }
-    const double ratio = (double)width / (double)height;        /* the largest central box of a possible shape */
-    size_t w = width, h = height;
-    if (ratio < 3.0 / 4) h = (size_t)rint((double)width / (3.0 / 4));
-    else if (ratio > 4.0 / 3) w = (size_t)rint((double)height * (4.0 / 3));
-    w = IJ_MAX(IJ_MIN(w, width), 1), h = IJ_MAX(IJ_MIN(h, height), 1);
-    box[0] = (width - w) / 2, box[1] = (height - h) / 2, box[2] = box[0] + w, box[3] = box[1] + h;
+    if (width / height < 3.0 / 4) b.height = (size_t)rint(width / (3.0 / 4));
+    if (width / height > 4.0 / 3) b.width = (size_t)rint(height * (4.0 / 3));
+    return ij_central(b, from);
+}
+
+/* The largest central box of the shape height : width. */
+static ij_box ij_central_crop(const ij_image *from, size_t height, size_t width)
+{
+    ij_box b = { 0, 0, from->height, from->height * width / height };
+    if (b.width > from->width || !b.width) {
+        b.width = from->width;
+        b.height = from->width * height / width;
+    }
+    return ij_central(b, from);
 }
 
 /* A byte of channel k becomes byte * scale - shift. */
 static void ij_byte_scale(real *scale, real *shift, const ij_config *c, size_t k)
 {
-    *scale = (real)(1 / (255 * c->std[k])), *shift = (real)(c->mean[k] / c->std[k]);
+    *scale = (real)(1 / (255 * c->std[k]));
+    *shift = (real)(c->mean[k] / c->std[k]);
 }
 
-void ij_normalise(ij_real *planes, const uint8_t *rgb, size_t height, size_t width, const ij_config *c, int flip)
+static void ij_normalise(real *planes, const ij_image *from, const ij_config *c, int flip)
 {
     for (size_t k = 0; k < 3; k++) {
         real scale, shift;
         ij_byte_scale(&scale, &shift, c, k);
-        for (size_t y = 0; y < height; y++)
-            for (size_t x = 0; x < width; x++)
-                planes[(k * height + y) * width + x] =
-                    (real)rgb[(y * width + (flip ? width - 1 - x : x)) * 3 + k] * scale - shift;
+        for (size_t y = 0; y < from->height; y++)
+            for (size_t x = 0; x < from->width; x++) {
+                const size_t pixel = y * from->width + (flip ? from->width - 1 - x : x);
+                *planes++ = (real)from->rgb[pixel * 3 + k] * scale - shift;
+            }
     }
 }
 
-void ij_color_jitter(uint8_t *rgb, size_t pixels, double strength, double gray, ij_rng *rng)
+/* SimCLR's jitter, by chance 0.8, as one map: brightness, contrast and saturation times 1 -+ 0.8
+ * strength, hue turned by -+ 0.2 strength of the circle around the grey axis; and, in a share
+ * `gray` of images, no colour left. */
+static void ij_color_jitter(uint8_t *rgb, size_t pixels, double strength, double gray, ij_rng *rng)
 {
     static const double luma[3] = { 0.299, 0.587, 0.114 };
     double u[6], mean = 0;
     for (int i = 0; i < 6; i++) u[i] = ij_rng_uniform(rng);
-    const double on = u[0] < 0.8 ? strength : 0, bright = 1 + 0.8 * on * (2 * u[1] - 1), contrast = 1 + 0.8 * on * (2 * u[2] - 1);
-    const double chroma = u[5] < gray ? 0 : 1 + 0.8 * on * (2 * u[3] - 1), hue = 2 * IJ_PI * 0.2 * on * (2 * u[4] - 1);
+    const double on = u[0] < 0.8 ? strength : 0;
+    const double bright = 1 + 0.8 * on * (2 * u[1] - 1), contrast = 1 + 0.8 * on * (2 * u[2] - 1);
+    const double chroma = u[5] < gray ? 0 : 1 + 0.8 * on * (2 * u[3] - 1);
+    const double hue = 2 * IJ_PI * 0.2 * on * (2 * u[4] - 1);
     for (size_t i = 0; i < 3 * pixels; i++) mean += luma[i % 3] * rgb[i] / (double)pixels;
-    for (size_t i = 0; i < pixels; i++) {
+    for (size_t i = 0; i < pixels; i++, rgb += 3) {
         double y = 0, x[3], sum = 0;
-        for (size_t k = 0; k < 3; k++) y += luma[k] * rgb[i * 3 + k];
-        for (size_t k = 0; k < 3; k++) x[k] = rgb[i * 3 + k] - y, sum += x[k] / 3;
-        for (size_t k = 0; k < 3; k++) {                   /* hue turns what differs from the grey axis around it */
-            const double turned = sum + (x[k] - sum) * cos(hue) + (x[(k + 1) % 3] - x[(k + 2) % 3]) * sin(hue) / sqrt(3);
+        for (size_t k = 0; k < 3; k++) y += luma[k] * rgb[k];
+        for (size_t k = 0; k < 3; k++) {
+            x[k] = rgb[k] - y;
+            sum += x[k] / 3;
+        }
+        for (size_t k = 0; k < 3; k++) {    /* hue turns what differs from the grey axis */
+            const double turned = sum + (x[k] - sum) * cos(hue) +
+                (x[(k + 1) % 3] - x[(k + 2) % 3]) * sin(hue) / sqrt(3);
             const double v = bright * (mean + contrast * (y + chroma * turned - mean));
-            rgb[i * 3 + k] = (uint8_t)(IJ_MAX(0, IJ_MIN(v, 255)) + 0.5);
+            rgb[k] = (uint8_t)(IJ_MAX(0, IJ_MIN(v, 255)) + 0.5);
         }
     }
 }
 
-/* ---- built-in scenes ---------------------------------------------------------------------------------------------
- * One to eight spheres, cubes and cylinders on a grey ground, after CLEVR: data that needs no download, with the labels
- * of the paper's low-level tasks. The camera stands at (0,0,height) and looks along y, down on the ground z = 0. It
- * rises with its distance, and objects spread over the picture alike at every distance, anywhere in it: what tells how
- * far the nearest one is, is how large objects look, not where they are nor how bright a pixel is. Classes are balanced. */
+size_t ij_view_size(size_t height, size_t width, const ij_config *c)
+{
+    const ij_image from = { height, width, NULL, 0 };
+    const ij_image small = { c->crop_size[0], c->crop_size[1], NULL, 0 };
+    const ij_box whole = { 0, 0, height, width };
+    ij_arena a = { NULL, 0, 0 };
+    ij_take(&a, ij_mul(small.height, small.width), 3);
+    ij_resize(&small, &from, &whole, &a);
+    return a.used;
+}
+
+ij_status ij_view(ij_real *planes, const ij_image *from, const ij_config *c, ij_rng *rng,
+                  void *work, size_t size, ij_error *why)
+{
+    const size_t h = c->crop_size[0], w = c->crop_size[1];
+    const size_t need = ij_view_size(from->height, from->width, c);
+    int flip = 0;
+    if (!from->height || !from->width) return ij_fail(why, IJ_EARG, "a picture without pixels");
+    if (!work || size < need)
+        return ij_fail(why, IJ_EMEM, "a view of %zux%zu pixels needs %zu bytes, has %zu",
+                       from->height, from->width, need,
+                       size);
+    ij_arena a = { work, size, 0 };
+    const ij_image small = { h, w, ij_take(&a, ij_mul(h, w), 3), 0 };
+    const ij_box box = rng ? ij_random_crop(from, c->crop_scale, rng) : ij_central_crop(from, h, w);
+    ij_resize(&small, from, &box, &a);
+    if (rng) {
+        flip = ij_rng_uniform(rng) < 0.5 && c->use_horizontal_flip;
+        if (c->color_jitter > 0 || c->gray > 0)
+            ij_color_jitter(small.rgb, h * w, c->color_jitter, c->gray, rng);
+    }
+    ij_normalise(planes, &small, c, flip);
+    return IJ_OK;
+}
+
+/* ---- built-in scenes ----------------------------------------------------------------------------
+ * One to eight spheres, cubes and cylinders on a grey ground, after CLEVR: data that needs no
+ * download, with the labels of the paper's low-level tasks. The camera stands at (0,0,height)
+ * and looks along y, down on the ground z = 0. It rises with its distance, and objects spread
+ * over the picture alike at every distance, anywhere in it: what tells how far the nearest one
+ * is, is how large objects look, not where they are nor how bright a pixel is. Classes are
+ * balanced. */
 
 enum { IJ_SPHERE, IJ_CUBE, IJ_CYLINDER, IJ_OBJECTS_MOST = 8, IJ_DISTANCES = 6 };
-static const double ij_nearest = 5.0, ij_distance_ratio = 1.22, ij_view = 0.40;       /* tan of half the angle of view */
+static const double ij_nearest = 5.0, ij_distance_ratio = 1.22;
+static const double ij_sight = 0.40;    /* tan of half the angle of view */
 
-typedef struct { int kind; double x, y, u, v, size, c, s; const double *colour; } ij_object;     /* size: half its height; */
-typedef struct {                                                                   /* u, v: where in the picture, -view..view */
+typedef struct {
+    int kind;
+    double x, y, size;          /* on the ground; half its height */
+    double u, v;                /* in the picture, -sight..sight */
+    double c, s;                /* of the angle by which it is turned */
+    const double *colour;
+} ij_object;
+typedef struct {
     int objects;
     ij_object object[IJ_OBJECTS_MOST];
     double height, pitch, light[3], ground, bright;
@@ -3580,12 +3700,14 @@ static double ij_pick(uint64_t *state, double low, double high)
     return low + (high - low) * (double)(ij_mix(state) >> 11) / 9007199254740992.0;
 }
 
-/* Apart on the ground, and apart in the picture: the eye and a patch of four pixels can tell them from one another. */
+/* Apart on the ground, and apart in the picture: the eye and a patch of four pixels can tell them
+ * from one another. */
 static int ij_world_free(const ij_world *w, const ij_object *o, double gap)
 {
     for (int i = 0; i < w->objects; i++) {
         const ij_object *p = &w->object[i];
-        const double dx = o->x - p->x, dy = o->y - p->y, apart = 1.45 * (o->size + p->size), du = o->u - p->u, dv = o->v - p->v;
+        const double dx = o->x - p->x, dy = o->y - p->y, apart = 1.45 * (o->size + p->size);
+        const double du = o->u - p->u, dv = o->v - p->v;
         if (dx * dx + dy * dy < apart * apart || du * du + dv * dv < gap * gap) return 0;
     }
     return 1;
@@ -3593,13 +3715,16 @@ static int ij_world_free(const ij_world *w, const ij_object *o, double gap)
 
 static void ij_world_draw(ij_world *w, uint64_t seed, uint64_t index, int labels[IJ_SCENE_TASKS])
 {
-    static const double colour[8][3] = { { .34, .34, .34 }, { .68, .14, .14 }, { .16, .29, .84 }, { .11, .41, .08 },
-        { .50, .29, .10 }, { .50, .15, .75 }, { .16, .82, .82 }, { 1, .93, .20 } };
+    static const double colour[8][3] = {
+        { .34, .34, .34 }, { .68, .14, .14 }, { .16, .29, .84 }, { .11, .41, .08 },
+        { .50, .29, .10 }, { .50, .15, .75 }, { .16, .82, .82 }, { 1, .93, .20 },
+    };
     uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
     state = ij_mix(&state) + index * 0xd1342543de82ef95u;
     labels[IJ_SCENE_COUNT] = (int)(ij_mix(&state) % IJ_OBJECTS_MOST);
     labels[IJ_SCENE_DIST] = (int)(ij_mix(&state) % IJ_DISTANCES);
-    const double near = ij_nearest * pow(ij_distance_ratio, labels[IJ_SCENE_DIST] + ij_pick(&state, 0, 1));
+    const double step = labels[IJ_SCENE_DIST] + ij_pick(&state, 0, 1);
+    const double near = ij_nearest * pow(ij_distance_ratio, step);
     w->pitch = ij_pick(&state, 0.85, 1.05);
     const double cp = cos(w->pitch), sp = sin(w->pitch);
     w->objects = 0;
@@ -3609,74 +3734,99 @@ static void ij_world_draw(ij_world *w, uint64_t seed, uint64_t index, int labels
         o.colour = colour[ij_mix(&state) % 8];
         o.size = ij_pick(&state, 0.60, 0.65);
         const double turn = ij_pick(&state, 0, 2 * IJ_PI);
-        o.c = cos(turn), o.s = sin(turn);
+        o.c = cos(turn);
+        o.s = sin(turn);
         double gap = 0.12;
-        for (int tries = 0; tries < 4000; tries++) {    /* smaller and closer, if there is no room */
-            if (tries % 40 == 39) o.size *= 0.96, gap *= 0.96;
-            o.u = ij_pick(&state, -0.85, 0.85) * ij_view;
-            o.v = i ? ij_pick(&state, w->object[0].v, 0.85 * ij_view) : ij_pick(&state, -0.8, 0) * ij_view;
+        for (int tries = 0; tries < 4000; tries++) {    /* smaller and closer if there is no room */
+            if (tries % 40 == 39) {
+                o.size *= 0.96;
+                gap *= 0.96;
+            }
+            o.u = ij_pick(&state, -0.85, 0.85) * ij_sight;
+            if (i) o.v = ij_pick(&state, w->object[0].v, 0.85 * ij_sight);
+            else o.v = ij_pick(&state, -0.8, 0) * ij_sight;
             const double ray = sqrt(1 + o.u * o.u + o.v * o.v), down = sp - o.v * cp;
             if (!i) w->height = o.size + near * down / ray;
             const double t = (w->height - o.size) / down;
-            o.x = t * o.u, o.y = t * (cp + o.v * sp);
+            o.x = t * o.u;
+            o.y = t * (cp + o.v * sp);
             if ((!i || t * ray > near) && ij_world_free(w, &o, gap)) break;
         }
         w->object[w->objects++] = o;
     }
     labels[IJ_SCENE_KIND] = w->object[0].kind;
-    const double a = ij_pick(&state, -1, 1), b = ij_pick(&state, -1, 0.3), n = sqrt(a * a + b * b + 1.7 * 1.7);
-    w->light[0] = a / n, w->light[1] = b / n, w->light[2] = 1.7 / n;
-    w->ground = ij_pick(&state, 0.48, 0.52), w->bright = ij_pick(&state, 0.9, 1.1);
+    const double a = ij_pick(&state, -1, 1), b = ij_pick(&state, -1, 0.3);
+    const double n = sqrt(a * a + b * b + 1.7 * 1.7);
+    w->light[0] = a / n;
+    w->light[1] = b / n;
+    w->light[2] = 1.7 / n;
+    w->ground = ij_pick(&state, 0.48, 0.52);
+    w->bright = ij_pick(&state, 0.9, 1.1);
 }
 
-static double ij_dot3(const double a[3], const double b[3]) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
+static double ij_dot3(const double a[3], const double b[3])
+{
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+}
 
-/* Nearest hit of the slabs |p| <= half along `axes` axes: the distance, and the axis it entered by. */
-static double ij_hit_slabs(const double o[3], const double d[3], double half, int from, int to, double *leave, int *axis)
+/* Nearest hit of the slabs |p| <= half along the axes from `axis`: the distance there and to where
+ * it leaves, and the axis it entered by. */
+static double ij_hit_slabs(const double o[3], const double d[3], double half, double *leave,
+                           int *axis)
 {
     double enter = -1e30;
-    for (int k = from; k < to; k++) {
+    *leave = 1e30;
+    for (int k = *axis; k < 3; k++) {
         if (d[k] > -1e-12 && d[k] < 1e-12) {
             if (o[k] < -half || o[k] > half) return 1e30;
             continue;
         }
-        const double t1 = (-half - o[k]) / d[k], t2 = (half - o[k]) / d[k], low = IJ_MIN(t1, t2), high = IJ_MAX(t1, t2);
-        if (low > enter) enter = low, *axis = k;
-        *leave = IJ_MIN(*leave, high);
+        const double t1 = (-half - o[k]) / d[k], t2 = (half - o[k]) / d[k];
+        if (IJ_MIN(t1, t2) > enter) {
+            enter = IJ_MIN(t1, t2);
+            *axis = k;
+        }
+        *leave = IJ_MIN(*leave, IJ_MAX(t1, t2));
     }
     return enter;
 }
 
 /* Distance along the ray to the object and the normal there; 1e30 if it is missed. */
-static double ij_hit(double normal[3], const ij_object *q, const double from[3], const double ray[3])
+static double ij_hit(double normal[3], const ij_object *q, const double from[3],
+                     const double ray[3])
 {
     const double o[3] = { from[0] - q->x, from[1] - q->y, from[2] - q->size };
-    const double round = q->kind == IJ_SPHERE ? 1 : q->kind == IJ_CUBE ? 3 : 2, half = q->size;       /* bounding sphere */
+    const double half = q->size, round = q->kind == IJ_SPHERE ? 1 : q->kind == IJ_CUBE ? 3 : 2;
     const double b = ij_dot3(o, ray), disc = b * b - ij_dot3(o, o) + round * half * half;
-    if (disc <= 0) return 1e30;
+    if (disc <= 0) return 1e30;                         /* misses the bounding sphere */
     if (q->kind == IJ_SPHERE) {
         const double t = -b - sqrt(disc);
         for (int k = 0; k < 3; k++) normal[k] = (o[k] + t * ray[k]) / half;
         return t;
     }
-    double leave = 1e30;
-    int axis = 0;
+    double leave, n[3] = { 0, 0, 0 };
     if (q->kind == IJ_CUBE) {                           /* in the cube's own axes */
         const double oo[3] = { q->c * o[0] + q->s * o[1], q->c * o[1] - q->s * o[0], o[2] };
-        const double dd[3] = { q->c * ray[0] + q->s * ray[1], q->c * ray[1] - q->s * ray[0], ray[2] };
-        const double t = ij_hit_slabs(oo, dd, half, 0, 3, &leave, &axis);
+        const double dd[3] = { q->c * ray[0] + q->s * ray[1], q->c * ray[1] - q->s * ray[0],
+                               ray[2] };
+        int axis = 0;
+        const double t = ij_hit_slabs(oo, dd, half, &leave, &axis);
         if (t > leave) return 1e30;
-        const double sign = dd[axis] > 0 ? -1 : 1, n[3] = { axis == 0 ? sign : 0, axis == 1 ? sign : 0, axis == 2 ? sign : 0 };
-        normal[0] = q->c * n[0] - q->s * n[1], normal[1] = q->s * n[0] + q->c * n[1], normal[2] = n[2];
+        n[axis] = dd[axis] > 0 ? -1 : 1;
+        normal[0] = q->c * n[0] - q->s * n[1];
+        normal[1] = q->s * n[0] + q->c * n[1];
+        normal[2] = n[2];
         return t;
     }
-    const double cap = ij_hit_slabs(o, ray, half, 2, 3, &leave, &axis), a = ray[0] * ray[0] + ray[1] * ray[1];
-    const double h = o[0] * ray[0] + o[1] * ray[1], c = o[0] * o[0] + o[1] * o[1] - half * half, side = h * h - a * c;
+    int axis = 2;                                       /* the cylinder between its caps */
+    const double cap = ij_hit_slabs(o, ray, half, &leave, &axis);
+    const double a = ray[0] * ray[0] + ray[1] * ray[1], h = o[0] * ray[0] + o[1] * ray[1];
+    const double c = o[0] * o[0] + o[1] * o[1] - half * half, side = h * h - a * c;
     if (side <= 0) return 1e30;
     const double enter = (-h - sqrt(side)) / a, out = (-h + sqrt(side)) / a, t = IJ_MAX(enter, cap);
     if (t > IJ_MIN(out, leave)) return 1e30;
     const int top = cap > enter;
-    normal[0] = top ? 0 : (o[0] + t * ray[0]) / half, normal[1] = top ? 0 : (o[1] + t * ray[1]) / half;
+    for (int k = 0; k < 2; k++) normal[k] = top ? 0 : (o[k] + t * ray[k]) / half;
     normal[2] = top ? (ray[2] > 0 ? -1 : 1) : 0;
     return t;
 }
@@ -3688,37 +3838,43 @@ static void ij_world_ray(double rgb[3], const ij_world *w, const double ray[3])
     const ij_object *hit = NULL;
     for (int i = 0; i < w->objects; i++) {
         const double t = ij_hit(normal, &w->object[i], from, ray);
-        if (t > 0 && t < best) best = t, hit = &w->object[i], memcpy(n, normal, sizeof n);
+        if (!(t > 0 && t < best)) continue;
+        best = t;
+        hit = &w->object[i];
+        memcpy(n, normal, sizeof n);
     }
-    const double at[3] = { ray[0] * best + n[0] * 1e-6, ray[1] * best + n[1] * 1e-6, w->height + ray[2] * best + n[2] * 1e-6 };
-    double light = IJ_MAX(0, ij_dot3(n, w->light));
+    double at[3], light = IJ_MAX(0, ij_dot3(n, w->light));
+    for (int k = 0; k < 3; k++) at[k] = from[k] + ray[k] * best + n[k] * 1e-6;
     for (int i = 0; i < w->objects && light > 0; i++) {         /* shadow */
         const double t = ij_hit(normal, &w->object[i], at, w->light);
         if (t > 1e-6 && t < 1e29) light = 0;
     }
-    for (int k = 0; k < 3; k++) rgb[k] += w->bright * (hit ? hit->colour[k] : w->ground) * (0.35 + 0.75 * light);
+    for (int k = 0; k < 3; k++)
+        rgb[k] += w->bright * (hit ? hit->colour[k] : w->ground) * (0.35 + 0.75 * light);
 }
 
 void ij_scene(uint8_t *rgb, size_t side, uint64_t seed, uint64_t index, int labels[IJ_SCENE_TASKS])
 {
-    enum { SAMPLES = 2 };
+    enum { SAMPLES = 2 };                               /* of a pixel, in each direction */
     ij_world w;
     ij_world_draw(&w, seed, index, labels);
-    if (!rgb) return;
-    const double cp = cos(w.pitch), sp = sin(w.pitch), view = ij_view / (double)(side * SAMPLES) * 2;
-    for (size_t y = 0; y < side; y++)
-        for (size_t x = 0; x < side; x++) {
-            double sum[3] = { 0, 0, 0 };
-            for (size_t k = 0; k < SAMPLES * SAMPLES; k++) {
-                const double u = ((double)(x * SAMPLES + k % SAMPLES) + 0.5 - (double)(side * SAMPLES) / 2) * view;
-                const double v = ((double)(side * SAMPLES) / 2 - (double)(y * SAMPLES + k / SAMPLES) - 0.5) * view;
-                const double d[3] = { u, cp + v * sp, v * cp - sp }, r = 1 / sqrt(ij_dot3(d, d));
-                const double ray[3] = { d[0] * r, d[1] * r, d[2] * r };
-                ij_world_ray(sum, &w, ray);
-            }
-            for (size_t k = 0; k < 3; k++)
-                rgb[(y * side + x) * 3 + k] = (uint8_t)(255 * IJ_MIN(sum[k] / (SAMPLES * SAMPLES), 1) + 0.5);
+    const double cp = cos(w.pitch), sp = sin(w.pitch);
+    const double half = (double)(side * SAMPLES) / 2;
+    const double view = ij_sight / (double)(side * SAMPLES) * 2;
+    for (size_t i = 0; rgb && i < side * side; i++) {
+        double sum[3] = { 0, 0, 0 };
+        for (size_t k = 0; k < SAMPLES * SAMPLES; k++) {
+            const double x = (double)(i % side * SAMPLES + k % SAMPLES);
+            const double y = (double)(i / side * SAMPLES + k / SAMPLES);
+            const double u = (x + 0.5 - half) * view, v = (half - y - 0.5) * view;
+            double ray[3] = { u, cp + v * sp, v * cp - sp };
+            const double r = 1 / sqrt(ij_dot3(ray, ray));
+            for (size_t c = 0; c < 3; c++) ray[c] *= r;
+            ij_world_ray(sum, &w, ray);
         }
+        for (size_t c = 0; c < 3; c++)
+            rgb[3 * i + c] = (uint8_t)(255 * IJ_MIN(sum[c] / (SAMPLES * SAMPLES), 1) + 0.5);
+    }
 }
 
 /* ---- safetensors -------------------------------------------------------------------------------
@@ -5679,19 +5835,21 @@ static void ij_parse_arguments(ij_options *o, int argc, char **argv, int setting
 static void ij_pick_preset(ij_options *o)
 {
     ij_error why;
-    ij_data *d;
-    size_t size, h, w;
+    ij_data d;
+    ij_image first = { 0 };
+    size_t size;
     const char *path = o->data ? o->data : "scenes";
-    ij_must(ij_data_size(&size, path, IJ_TRAIN_PART, 1, &why), &why);
+    ij_must(ij_data_size(&size, path, &why), &why);
     void *mem = ij_alloc(size);
-    ij_must(ij_data_open(&d, mem, size, path, IJ_TRAIN_PART, 1, &why), &why);
-    ij_must(ij_data_shape(&h, &w, d, 0, &why), &why);
+    ij_must(ij_data_open(&d, mem, size, path, IJ_WHOLE, &why), &why);
+    ij_must(ij_data_read(&first, &d, 0, &why), &why);
     o->picked = 1;
-    o->preset = !strcmp(ij_data_kind(d), "scenes") ? "scenes" : "cifar";
-    fprintf(stderr, "preset: %s, for images of %zu x %zu (--preset NAME takes another)\n", o->preset, w, h);
-    if (IJ_MAX(h, w) > 48)
+    o->preset = d.kind == IJ_SCENES ? "scenes" : "cifar";
+    fprintf(stderr, "preset: %s, for images of %zu x %zu (--preset NAME takes another)\n", o->preset,
+            first.width, first.height);
+    if (IJ_MAX(first.height, first.width) > 48)
         fprintf(stderr, "preset: it trains on 32 x 32 pixels: data/results.md has settings for larger ones\n");
-    ij_data_close(d);
+    ij_data_close(&d);
     free(mem);
 }
 
@@ -5726,7 +5884,8 @@ static ij_command_run *ij_parse(ij_options *o, int argc, char **argv)
 
 /* ---- images for training and scoring ---- */
 
-typedef struct { uint8_t *rgb, *small; void *work; size_t rgb_size, work_size, height, width; } ij_slot;
+/* small: work of ij_view, at its beginning the bytes of the resized picture */
+typedef struct { ij_image full; uint8_t *small; size_t small_size; } ij_slot;
 
 typedef struct {                /* one part of a data set, and buffers for a batch of it */
     ij_data *d;
@@ -5742,28 +5901,29 @@ static void ij_scene_task(void *arg, size_t i)
 {
     ij_error why;
     const ij_images *s = arg;
-    const size_t bytes = s->slot->height * s->slot->width * 3;
-    ij_must(ij_data_read(s->drawn + i * bytes, bytes, s->d, i, &why), &why);
+    ij_image to = s->slot->full;
+    to.size = to.height * to.width * 3;
+    to.rgb = s->drawn + i * to.size;
+    ij_must(ij_data_read(&to, s->d, i, &why), &why);
 }
 
-typedef struct { const char *path; int part, whole; } ij_set;  /* what ij_data_open asks for */
-
-static ij_images ij_images_open(const ij_set *set, const ij_config *c, size_t slots, const ij_team *team)
+static ij_images ij_images_open(const char *path, int part, const ij_config *c, size_t slots,
+                                const ij_team *team)
 {
     ij_error why;
     size_t size;
     ij_images s = { 0 };
-    ij_must(ij_data_size(&size, set->path, set->part, set->whole, &why), &why);
-    ij_must(ij_data_open(&s.d, ij_alloc(size), size, set->path, set->part, set->whole, &why), &why);
-    s.count = ij_data_count(s.d);
+    s.d = ij_alloc(sizeof *s.d);
+    ij_must(ij_data_size(&size, path, &why), &why);
+    ij_must(ij_data_open(s.d, ij_alloc(size), size, path, part, &why), &why);
+    s.count = s.d->count;
     s.slots = slots;
     s.c = *c;
     s.slot = ij_zeros(ij_mul(slots, sizeof *s.slot));
-    for (size_t i = 0; i < slots; i++) s.slot[i].small = ij_alloc(ij_mul(3, ij_mul(c->crop_size[0], c->crop_size[1])));
     s.images = ij_alloc(ij_mul(ij_mul(slots, 3 * sizeof(real)), ij_mul(c->crop_size[0], c->crop_size[1])));
-    if (slots > 1 && !strcmp(ij_data_kind(s.d), "scenes")) {     /* for one slot, each is drawn when it is read */
-        ij_must(ij_data_shape(&s.slot->height, &s.slot->width, s.d, 0, &why), &why);
-        s.drawn = ij_alloc(ij_mul(s.count, s.slot->height * s.slot->width * 3));
+    if (slots > 1 && s.d->kind == IJ_SCENES) {          /* for one slot, each is drawn when it is read */
+        ij_must(ij_data_read(&s.slot->full, s.d, 0, &why), &why);
+        s.drawn = ij_alloc(ij_mul(s.count, s.slot->full.height * s.slot->full.width * 3));
         ij_each(team, s.count, ij_scene_task, &s);
     }
     return s;
@@ -5772,12 +5932,18 @@ static ij_images ij_images_open(const ij_set *set, const ij_config *c, size_t sl
 static void ij_images_read(ij_images *s, size_t slot, size_t image)
 {
     ij_error why;
-    ij_slot *k = &s->slot[slot];
-    ij_must(ij_data_shape(&k->height, &k->width, s->d, image, &why), &why);
-    const size_t need = k->height * k->width * 3;
-    if (need > k->rgb_size) free(k->rgb), k->rgb = ij_alloc(need), k->rgb_size = need;
-    if (s->drawn) memcpy(k->rgb, s->drawn + image * need, need);
-    else ij_must(ij_data_read(k->rgb, need, s->d, image, &why), &why);
+    ij_image *to = &s->slot[slot].full, shape = { 0 };
+    ij_must(ij_data_read(&shape, s->d, image, &why), &why);
+    const size_t need = shape.height * shape.width * 3;
+    if (need > to->size) {
+        free(to->rgb);
+        to->rgb = ij_alloc(need);
+        to->size = need;
+    }
+    to->height = shape.height;
+    to->width = shape.width;
+    if (s->drawn) memcpy(to->rgb, s->drawn + image * need, need);
+    else ij_must(ij_data_read(to, s->d, image, &why), &why);
 }
 
 /* Reads picture i of n that are spread evenly over the set; its place there. */
@@ -5796,42 +5962,33 @@ static void ij_count_shown(const char *what, size_t done, size_t all, double *sh
     fprintf(stderr, "\r%s: %zu of %zu images%s", what, done, all, done == all ? "\n" : "");
 }
 
-static void ij_images_resize(ij_slot *k, const ij_config *c, const size_t box[4])
+/* A picture as the model sees it: changed at random by rng, or without one its middle. */
+static void ij_images_view(const ij_images *s, size_t slot, ij_rng *rng)
 {
-    const size_t need = ij_resize_size(box, c->crop_size[0], c->crop_size[1]);
-    if (need > k->work_size) free(k->work), k->work = ij_alloc(need), k->work_size = need;
-    ij_resize(k->small, c->crop_size[0], c->crop_size[1], k->rgb, k->width, box, k->work);
+    ij_error why;
+    ij_slot *k = &s->slot[slot];
+    real *planes = s->images + slot * 3 * s->c.crop_size[0] * s->c.crop_size[1];
+    const size_t need = ij_view_size(k->full.height, k->full.width, &s->c);
+    if (need > k->small_size) {
+        free(k->small);
+        k->small = ij_alloc(need);
+        k->small_size = need;
+    }
+    ij_must(ij_view(planes, &k->full, &s->c, rng, k->small, k->small_size, &why), &why);
 }
 
-/* The training image: a random-resized crop, maybe mirrored; its draws depend on seed, batch and place only. */
+/* The training image: its draws depend on seed, batch and place only. */
 static void ij_augment_task(void *arg, size_t slot)
 {
     const ij_images *s = arg;
-    ij_slot *k = &s->slot[slot];
     uint64_t state = s->stream + slot;
-    size_t box[4];
     ij_rng rng;
     ij_rng_seed(&rng, ij_mix(&state));
-    ij_random_crop(box, k->height, k->width, s->c.crop_scale, &rng);
-    ij_images_resize(k, &s->c, box);
-    const int flip = ij_rng_uniform(&rng) < 0.5 && s->c.use_horizontal_flip;
-    if (s->c.color_jitter > 0 || s->c.gray > 0)
-        ij_color_jitter(k->small, s->c.crop_size[0] * s->c.crop_size[1], s->c.color_jitter, s->c.gray, &rng);
-    ij_normalise(s->images + slot * 3 * s->c.crop_size[0] * s->c.crop_size[1], k->small, s->c.crop_size[0], s->c.crop_size[1], &s->c, flip);
+    ij_images_view(s, slot, &rng);
 }
 
-/* The image to be scored: its largest central part of the training shape, resized. */
-static void ij_centre_task(void *arg, size_t slot)
-{
-    const ij_images *s = arg;
-    ij_slot *k = &s->slot[slot];
-    const size_t h = s->c.crop_size[0], w = s->c.crop_size[1];
-    size_t bh = k->height, bw = k->height * w / h;
-    if (bw > k->width || !bw) bw = k->width, bh = IJ_MAX(1, IJ_MIN(k->height, k->width * h / w));
-    const size_t x = (k->width - bw) / 2, y = (k->height - bh) / 2, box[4] = { x, y, x + bw, y + bh };
-    ij_images_resize(k, &s->c, box);
-    ij_normalise(s->images + slot * 3 * h * w, k->small, h, w, &s->c, 0);
-}
+/* The image to be scored. */
+static void ij_centre_task(void *arg, size_t slot) { ij_images_view(arg, slot, NULL); }
 
 typedef struct {                /* of a set: x[] is NULL, what was not asked for, or [n,width] */
     real *x[3];
@@ -5854,10 +6011,11 @@ static ij_features ij_features_from(ij_images *s, const ij_model *const model[2]
     int *label[3];
     ij_images p = *s;           /* the same pictures at another size */
     for (int i = 0; i < 2; i++) p.c.crop_size[i] = IJ_MIN(p.c.crop_size[i], IJ_PIXEL_SIDE);
-    ij_features f = { .n = most && most < s->count ? most : s->count, .tasks = ij_data_tasks(s->d) };
+    ij_features f = { .n = most && most < s->count ? most : s->count, .tasks = s->d->tasks };
     for (size_t t = 0; t < f.tasks; t++) {
         f.label[t] = label[t] = ij_alloc(f.n * sizeof(int));
-        f.task[t] = ij_data_task(s->d, t, &f.classes[t]);
+        f.task[t] = s->d->task[t];
+        f.classes[t] = s->d->classes[t];
     }
     f.width[IJ_TRAINED] = f.width[IJ_RANDOM] = c->embed_dim * (tokens ? tokens : 1);
     f.width[IJ_PIXELS] = 3 * p.c.crop_size[0] * p.c.crop_size[1];
@@ -5892,10 +6050,10 @@ static ij_features ij_features_from(ij_images *s, const ij_model *const model[2]
     return f;
 }
 
-static ij_features ij_features_of(const ij_set *set, const ij_model *const model[2], int pixels, size_t most, size_t tokens,
-                                  const ij_team *team)
+static ij_features ij_features_of(const char *path, int part, const ij_model *const model[2], int pixels, size_t most,
+                                  size_t tokens, const ij_team *team)
 {
-    ij_images s = ij_images_open(set, &model[0]->config, IJ_FEATURE_BATCH, team);
+    ij_images s = ij_images_open(path, part, &model[0]->config, IJ_FEATURE_BATCH, team);
     const ij_features f = ij_features_from(&s, model, pixels, most, tokens, team);
     ij_data_close(s.d);
     if (ij_interrupted) exit(130);
@@ -6123,7 +6281,7 @@ static void ij_dry_run(const ij_config *c, const ij_images *data, const ij_team 
     printf("work         %.1f MFLOP per image, %.3g TFLOP in all\n", flops / 1e6, flops * total / 1e12);
     memory -= m.work_size - work;
     memory += c->batch_size * ij_views(c) * pixels * (sizeof(real) + 1) + images * sizeof(size_t) + ij_watch_size(c);
-    if (data->drawn) memory += images * data->slot->height * data->slot->width * 3;
+    if (data->drawn) memory += images * data->slot->full.height * data->slot->full.width * 3;
     printf("memory       %.1f MiB\n", (double)memory / 1048576);
     printf("time         about %.0f s at %.0f GFLOP/s\n", flops * total / rate / 1e9, rate);
 }
@@ -6202,7 +6360,6 @@ static void ij_train_start(ij_run *t, ij_options *o)
     ij_error why;
     ij_config *c = &o->c;
     ij_file f;
-    const ij_set set = { o->data, IJ_TRAIN_PART, o->test != NULL };
     if (o->out) {
         FILE *old = fopen(ij_path(t->latest, o->out, "latest.safetensors"), "rb");
         if (old && !o->resume && !o->dry_run)
@@ -6212,7 +6369,7 @@ static void ij_train_start(ij_run *t, ij_options *o)
     if (o->resume) ij_resume_config(&f, c, t->latest, (o->preset && !o->picked) || o->config || o->configured);
     ij_must(ij_config_check(c, &why), &why);
     t->team = ij_team_start(o->threads);
-    t->s = ij_images_open(&set, c, c->batch_size * ij_views(c), &t->team);
+    t->s = ij_images_open(o->data, o->test ? IJ_WHOLE : IJ_TRAIN_PART, c, c->batch_size * ij_views(c), &t->team);
     const size_t update = c->batch_size * c->accumulate, ipe = t->s.count / update;
     if (!ipe)
         ij_die(1, "%s: %zu images in the training part, fewer than one update's batch_size * accumulate = %zu",
@@ -6220,7 +6377,7 @@ static void ij_train_start(ij_run *t, ij_options *o)
     if (o->resume && ipe != c->ipe)
         ij_die(1, "%s: %zu updates in an epoch, the run to be resumed has %zu: other images?", o->data, ipe, c->ipe);
     c->ipe = ipe;
-    fprintf(stderr, "data: %s: %s, %zu training images\n", o->data, ij_data_kind(t->s.d), t->s.count);
+    fprintf(stderr, "data: %s: %s, %zu training images\n", o->data, t->s.d->name, t->s.count);
     if (o->dry_run) {
         ij_print_config(stdout, c);
         ij_dry_run(c, &t->s, &t->team);
@@ -6428,14 +6585,13 @@ static int ij_probe(ij_options *o)
     static const char *const score[2] = { "k-NN", "linear" };
     if (!o->model) ij_die(2, "probe needs --model FILE");
     const char *data = o->data ? o->data : "scenes";
-    const ij_set training = { data, IJ_TRAIN_PART, o->test != NULL };
-    const ij_set test = { o->test ? o->test : data, IJ_TEST_PART, o->test != NULL };
     const ij_team team = ij_team_start(o->threads);
     const ij_model trained = ij_trained(o), random = ij_model_for(&trained.config, IJ_INFER);
     const ij_model *const model[2] = { &trained, &random };
     const size_t most = o->images ? o->images : 10000;
-    ij_features a = ij_features_of(&training, model, 1, most, 0, &team);
-    const ij_features b = ij_features_of(&test, model, 1, most, 0, &team);
+    ij_features a = ij_features_of(data, o->test ? IJ_WHOLE : IJ_TRAIN_PART, model, 1, most, 0, &team);
+    const ij_features b = o->test ? ij_features_of(o->test, IJ_WHOLE, model, 1, most, 0, &team)
+                                  : ij_features_of(data, IJ_TEST_PART, model, 1, most, 0, &team);
     double percent[2][3][3];    /* [k-NN, linear][features][task] */
     if (!a.tasks || a.tasks != b.tasks)
         ij_die(1, "%s: no labels: a probe needs them (folders per class, or a labelled format)", data);
@@ -6473,9 +6629,9 @@ static int ij_features_command(ij_options *o)
     const ij_team team = ij_team_start(o->threads);
     const ij_model m = ij_trained(o);
     const ij_model *const model[2] = { &m, NULL };
-    const ij_set all = { o->data ? o->data : "scenes", IJ_TRAIN_PART, 1 };
+    const char *data = o->data ? o->data : "scenes";
     const size_t n = ij_patches(&m.config), d = m.config.embed_dim;
-    const ij_features f = ij_features_of(&all, model, 0, o->images, o->tokens ? n : 0, &team);
+    const ij_features f = ij_features_of(data, IJ_WHOLE, model, 0, o->images, o->tokens ? n : 0, &team);
     const ij_item x = { o->out, sizeof(real) == 8 ? IJ_F64 : IJ_F32, o->tokens ? 3 : 2,
                         { f.n, o->tokens ? n : d, d }, f.x[0] };
     ij_write_npy(&x);
@@ -6604,8 +6760,7 @@ static int ij_export_c(const ij_options *o, const ij_model *m)
     ij_must(ij_rom_size(&size, m, o->int8, &why), &why);
     ij_must(ij_rom_init(&r, ij_alloc(size), size, m, o->int8, &why), &why);
     ij_must(ij_encode_size(&work_size, &m->config, 1, r.height, r.width, &why), &why);
-    const ij_set set = { o->data ? o->data : "scenes", IJ_TEST_PART, 0 };
-    ij_images s = ij_images_open(&set, &m->config, 1, NULL);
+    ij_images s = ij_images_open(o->data ? o->data : "scenes", IJ_TEST_PART, &m->config, 1, NULL);
     void *work = ij_alloc(work_size), *arena = ij_alloc(ij_rom_arena(&r));
     real *feature = ij_alloc(2 * d * sizeof *feature);
     const size_t images = IJ_MIN(o->images ? o->images : 100, s.count);
@@ -6850,8 +7005,7 @@ static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targe
     ij_arena room = { NULL, 0, 0 };
     ij_step_place(&r->step, &room, &c, &most);
     r->m.work = ij_alloc(room.used), r->m.work_size = room.used;
-    const ij_set set = { o->reference ? o->reference : "scenes:1000", IJ_TRAIN_PART, 0 };
-    ij_images data = ij_images_open(&set, &c, 1, team);
+    ij_images data = ij_images_open(o->reference ? o->reference : "scenes:1000", IJ_TRAIN_PART, &c, 1, team);
     const size_t d = ij_target_dim(&c), n = ij_rows(&r->m.encoder_pos);
     r->m.team = *team, r->h = c.crop_size[0], r->w = c.crop_size[1], r->p = c.patch_size, r->gw = r->w / r->p;
     r->images = IJ_MIN(data.count, IJ_REFERENCE), r->patches = r->images * n;
@@ -6971,7 +7125,7 @@ static void ij_show_write(const char *path, const uint8_t *rgb, size_t h, size_t
 }
 
 /* Takes the panels apart, reads the images, and computes what the panels need. */
-static void ij_show_open(ij_show *s, const ij_options *o, const char *names, size_t images, int whole, const ij_team *team)
+static void ij_show_open(ij_show *s, const ij_options *o, const char *names, size_t images, int part, const ij_team *team)
 {
     int predicts = 0, masked = 0;
     *s = (ij_show){ .c = o->c };
@@ -6991,8 +7145,7 @@ static void ij_show_open(ij_show *s, const ij_options *o, const char *names, siz
         for (size_t i = 0; i < many; i++) s->column[s->columns] = k, s->which[s->columns++] = ij_panels[k].which + i;
     }
     if (!s->columns) ij_die(2, "--panels names no panel");
-    const ij_set set = { o->data ? o->data : "scenes:100", IJ_TEST_PART, whole };
-    ij_images data = ij_images_open(&set, &s->c, 1, team);
+    ij_images data = ij_images_open(o->data ? o->data : "scenes:100", part, &s->c, 1, team);
     s->images = IJ_MIN(images, data.count);
     s->rgb = ij_alloc(ij_mul(s->images, h * w * 3));
     real *pixels = ij_alloc(ij_mul(s->images, 3 * h * w * sizeof *pixels));
@@ -7035,7 +7188,7 @@ static int ij_show_command(ij_options *o)
         ij_die(2, "the model has its settings: give --model or settings");
     if (!o->out && !ij_colours())
         ij_die(2, "--out FILE.png (or .ppm) is needed: standard output is no terminal");
-    ij_show_open(&s, o, o->panels ? o->panels : names, o->images ? o->images : 4, 1, &team);
+    ij_show_open(&s, o, o->panels ? o->panels : names, o->images ? o->images : 4, IJ_WHOLE, &team);
     const size_t h = s.c.crop_size[0], w = s.c.crop_size[1];
     size_t zoom = 1;
     while (o->out && (zoom + 1) * IJ_MAX(h, w) <= 160 && s.columns * (zoom + 1) * w < IJ_FIT) zoom++;
@@ -7198,15 +7351,11 @@ static void ij_html_scores(FILE *f, const char *folder)
 enum { IJ_ASKS = 5, IJ_NEAR = 6, IJ_ANSWERS = 1000 };
 typedef struct { ij_images part[2]; ij_features x[2]; } ij_neighbours;     /* what asks, what answers */
 
-static void ij_neighbours_read(ij_neighbours *n, const ij_model *m, const ij_set *asks, const ij_set *answers,
-                               const ij_team *team)
+static void ij_neighbours_read(ij_neighbours *n, const ij_model *m, const ij_team *team)
 {
     const ij_model *const model[2] = { m, NULL };
-    for (int k = 0; k < 2; k++) {
-        n->part[k] = ij_images_open(k ? answers : asks, &m->config, 1, team);
-        n->x[k] = ij_features_from(&n->part[k], model, 0, k ? IJ_ANSWERS : IJ_ASKS, 0, team);
-        if (ij_interrupted) exit(130);
-    }
+    for (int k = 0; k < 2; k++) n->x[k] = ij_features_from(&n->part[k], model, 0, k ? IJ_ANSWERS : IJ_ASKS, 0, team);
+    if (ij_interrupted) exit(130);
 }
 
 static void ij_html_neighbours(FILE *f, ij_neighbours *n)
@@ -7275,11 +7424,12 @@ static int ij_report_command(ij_options *o)
     o->data = test;
     o->reference = data;
     ij_show show;
-    ij_neighbours near;
-    const ij_set asks = { test, IJ_TEST_PART, test != data }, answers = { data, IJ_TRAIN_PART, test != data };
+    const int part = test != data ? IJ_WHOLE : IJ_TEST_PART;
     ij_show_open(&show, o, predicts ? "image,context,targets,coverage,pca,similarity,attention,montage,nearest,sketch,traced"
-                                    : "image,context,targets,coverage,pca,similarity,attention", 6, test != data, &team);
-    ij_neighbours_read(&near, show.m, &asks, &answers, &team);
+                                    : "image,context,targets,coverage,pca,similarity,attention", 6, part, &team);
+    ij_neighbours near = { .part = { ij_images_open(test, part, &show.c, 1, &team),
+                             ij_images_open(data, test != data ? IJ_WHOLE : IJ_TRAIN_PART, &show.c, 1, &team) } };
+    ij_neighbours_read(&near, show.m, &team);
     const ij_config *c = &show.c;
     const ij_draft page = ij_draft_open(ij_path(path, o->what, "report.html"));
     f = page.f;

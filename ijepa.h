@@ -259,36 +259,51 @@ ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const
                     size_t height, size_t width, void *work, size_t size, const ij_team *team);
 
 /* --------------------------------------------------------------- images ----
- * A set of images behind one path, recognised by content: a PNM file (P2 P3 P5 P6), a folder of them (with one
- * folder per class, or none), CIFAR-10, CIFAR-100, STL-10 or IDX binary files, a folder with such files, or the
- * word "scenes". Pixels are read on demand; only names are kept. */
-enum { IJ_TRAIN_PART, IJ_TEST_PART };
-typedef struct ij_data ij_data;
-/* Bytes for ij_data_open. part chooses the half of a train/test pair; where the path has none, every tenth image is
- * the test part. whole != 0: all images of the path, whatever the part. */
-ij_status ij_data_size(size_t *size, const char *path, int part, int whole, ij_error *why);
-ij_status ij_data_open(ij_data **d, void *mem, size_t size, const char *path, int part, int whole, ij_error *why);
-void      ij_data_close(ij_data *d);
-size_t      ij_data_count(const ij_data *d);
-const char *ij_data_kind(const ij_data *d);                     /* "CIFAR-10", "folder of PNM", ... */
-size_t      ij_data_tasks(const ij_data *d);                    /* 0: no labels; 3 for scenes; else 1 */
-const char *ij_data_task(const ij_data *d, size_t task, size_t *classes);      /* "label"; "count" "dist" "kind" */
-int         ij_data_label(const ij_data *d, size_t i, size_t task);            /* 0.. */
-ij_status ij_data_shape(size_t *height, size_t *width, ij_data *d, size_t i, ij_error *why);
-ij_status ij_data_read(uint8_t *rgb, size_t size, ij_data *d, size_t i, ij_error *why);    /* [h,w,3] */
+ * A set of images behind one path, recognised by content: a PNM file (P2 P3 P5 P6), a folder of
+ * them (with one folder per class, or none), CIFAR-10, CIFAR-100, STL-10 or IDX binary files, a
+ * folder with such files, or the word "scenes". Pixels are read on demand; only names are kept. */
+enum { IJ_TRAIN_PART, IJ_TEST_PART, IJ_WHOLE };
+enum { IJ_SCENES, IJ_PICTURES, IJ_RECORDS };
+typedef struct {                   /* a binary file of equal records */
+    void *stream;
+    const struct ij_format *format;
+    size_t start, record, count, height, width;
+    char path[1024];
+} ij_source;
+typedef struct {
+    int kind;                      /* IJ_SCENES: drawn; IJ_PICTURES: PNM; IJ_RECORDS: a binary set */
+    const char *name;              /* "CIFAR-10", "folder of PNM", ... */
+    size_t count;                  /* images of the part */
+    size_t tasks, classes[3];      /* kinds of labels: none, 3 of scenes, else 1; classes of each */
+    const char *task[3];           /* "label"; "count", "dist", "kind" */
+    const char *path;
+    int part, pair;                /* pair: it has two parts of its own */
+    size_t all, training;          /* images of the path; of the first part of a pair */
+    size_t side;                   /* of scenes */
+    size_t sources; ij_source source[8];
+    const char **file;             /* [all] of a folder, relative to path */
+    int *label;                    /* [tasks,all] */
+} ij_data;
+typedef struct { size_t height, width; uint8_t *rgb; size_t size; } ij_image;  /* rgb [h,w,3], room */
 
-/* The box (x0,y0)..(x1,y1), exclusive, of src [h,w,3] resized to dst [dh,dw,3]: Pillow's antialiased bilinear filter,
- * to the bit. work: ij_resize_size() bytes. */
-size_t ij_resize_size(const size_t box[4], size_t dst_height, size_t dst_width);
-void ij_resize(uint8_t *dst, size_t dst_height, size_t dst_width, const uint8_t *src, size_t src_width,
-               const size_t box[4], void *work);
-/* torchvision's RandomResizedCrop box: {x0,y0,x1,y1}. */
-void ij_random_crop(size_t box[4], size_t height, size_t width, const double scale[2], ij_rng *rng);
-/* SimCLR's jitter, by chance 0.8, as one map: brightness, contrast and saturation times 1 -+ 0.8 strength, hue turned by -+ 0.2
- * strength of the circle around the grey axis; and, in a share `gray` of images, no colour left. */
-void ij_color_jitter(uint8_t *rgb, size_t pixels, double strength, double gray, ij_rng *rng);
-/* rgb [h,w,3] to normalised planes [3,h,w], mirrored if flip. */
-void ij_normalise(ij_real *planes, const uint8_t *rgb, size_t height, size_t width, const ij_config *c, int flip);
+/* Bytes for ij_data_open. part chooses the half of a train/test pair, or both; where the path has
+ * none, every tenth image is the test part. */
+ij_status ij_data_size(size_t *size, const char *path, ij_error *why);
+ij_status ij_data_open(ij_data *d, void *mem, size_t size, const char *path, int part,
+                       ij_error *why);
+void      ij_data_close(ij_data *d);
+int       ij_data_label(const ij_data *d, size_t i, size_t task);      /* 0.., or -1: none */
+/* Image i of the part into rgb, which has room for `size` bytes; NULL: only its height and width. */
+ij_status ij_data_read(ij_image *to, ij_data *d, size_t i, ij_error *why);
+
+/* An image as the model sees it, planes [3,h,w] of c->crop_size. With rng as in training: a
+ * random-resized crop (torchvision's box, Pillow's antialiased bilinear filter to the bit), maybe
+ * mirrored, maybe changed in colour; with NULL the largest central part of that shape. Then
+ * normalised. Before that and before mirroring it lies at the beginning of work, [h,w,3].
+ * Bytes of work: ij_view_size of the image's height and width. */
+size_t ij_view_size(size_t height, size_t width, const ij_config *c);
+ij_status ij_view(ij_real *planes, const ij_image *from, const ij_config *c, ij_rng *rng,
+                  void *work, size_t size, ij_error *why);
 
 /* The built-in scenes: image `index` of the set `seed`, side by side pixels, with its three labels
  * (count, dist, kind). Always the same for the same arguments. */

@@ -72,23 +72,24 @@ static void model(const char *name)
 static void pictures(const char *name)
 {
     ij_error why;
-    ij_data *d;
-    size_t size, h, w;
+    ij_data d;
+    size_t size;
+    if (ij_data_size(&size, name, &why)) return;
+    void *mem = malloc(size);
     for (int part = 0; part < 2; part++) {
-        if (ij_data_size(&size, name, part, 0, &why)) continue;
-        void *mem = malloc(size);
-        if (!ij_data_open(&d, mem, size, name, part, 0, &why)) {
-            for (size_t i = 0; i < ij_data_count(d) && i < 4; i++) {
-                if (ij_data_shape(&h, &w, d, i, &why) || h * w > 1 << 20) continue;
-                uint8_t *rgb = malloc(h * w * 3);
-                ij_data_read(rgb, h * w * 3, d, i, &why);
-                free(rgb);
-                for (size_t t = 0; t < ij_data_tasks(d); t++) ij_data_label(d, i, t);
-            }
-            ij_data_close(d);
+        if (ij_data_open(&d, mem, size, name, part, &why)) continue;
+        for (size_t i = 0; i < d.count && i < 4; i++) {
+            ij_image image = { 0 };
+            if (ij_data_read(&image, &d, i, &why) || image.height * image.width > 1 << 20) continue;
+            image.size = image.height * image.width * 3;
+            image.rgb = malloc(image.size);
+            ij_data_read(&image, &d, i, &why);
+            free(image.rgb);
+            for (size_t t = 0; t < d.tasks; t++) ij_data_label(&d, i, t);
         }
-        free(mem);
+        ij_data_close(&d);
     }
+    free(mem);
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
