@@ -154,7 +154,7 @@ void ij_rng_seed(ij_rng *r, uint64_t seed)
     r->at = 624;
 }
 
-uint32_t ij_rng_next(ij_rng *r)
+static uint32_t ij_rng_next(ij_rng *r)
 {
     uint32_t *s = r->state;
     if (r->at >= 624) {                                        /* the next 624 words at once */
@@ -171,10 +171,14 @@ uint32_t ij_rng_next(ij_rng *r)
     return y ^ y >> 18;
 }
 
-double ij_rng_uniform(ij_rng *r) { return (ij_rng_next(r) & 0xffffff) / 16777216.0; }
-size_t ij_rng_below(ij_rng *r, size_t n) { return ij_rng_next(r) % n; }
+/* [0,1), 24 bits: torch.rand */
+static double ij_rng_uniform(ij_rng *r) { return (ij_rng_next(r) & 0xffffff) / 16777216.0; }
 
-void ij_rng_permutation(ij_rng *r, size_t *order, size_t n)
+/* 0..n-1: torch.randint */
+static size_t ij_rng_below(ij_rng *r, size_t n) { return ij_rng_next(r) % n; }
+
+#ifdef IJEPA_MAIN
+static void ij_rng_permutation(ij_rng *r, size_t *order, size_t n)      /* torch.randperm */
 {
     for (size_t i = 0; i < n; i++) order[i] = i;
     for (size_t i = 0; i + 1 < n; i++) {
@@ -183,6 +187,7 @@ void ij_rng_permutation(ij_rng *r, size_t *order, size_t n)
         order[j] = t;
     }
 }
+#endif
 
 /* A cheaper generator whose state is one number, for streams that are made by the thousand: one for each image of
  * each step, so that nothing depends on the order of threads and nothing has to be saved. (SplitMix64.) */
@@ -1374,8 +1379,8 @@ static inline real ij_loss_term(real *slope, real e, int kind)
     return e > -1 && e < 1 ? e * e / 2 : (e < 0 ? -e : e) - (real)0.5;
 }
 
-/* Target blocks are cut from the target encoder's output: it has seen the whole image (Table 11: 67.3; 56.1 if it sees
- * each block alone). */
+/* Target blocks are cut from the target encoder's OUTPUT: it has seen the whole image (Table 11: 67.3;
+ * if it sees each block alone, 56.1: .ci/table11.patch). */
 static void ij_loss_task(void *arg, size_t piece)
 {
     const ij_loss_pass *l = arg;
@@ -1464,7 +1469,7 @@ static double ij_schedule_length(const ij_config *c)
 
 static double ij_cosine(double from, double to, double q) { return to + (from - to) * 0.5 * (1 + cos(IJ_PI * q)); }
 
-double ij_lr(const ij_config *c, size_t k)
+static double ij_lr(const ij_config *c, size_t k)
 {
     const double step = (double)k, warmup = floor(c->warmup * (double)c->ipe), length = floor(ij_schedule_length(c));
     if (step < warmup) return c->start_lr + step / warmup * (c->lr - c->start_lr);
@@ -1472,14 +1477,14 @@ double ij_lr(const ij_config *c, size_t k)
     return IJ_MAX(c->final_lr, lr);
 }
 
-double ij_weight_decay(const ij_config *c, size_t k)
+static double ij_weight_decay(const ij_config *c, size_t k)
 {
     const double a = c->weight_decay, b = c->final_weight_decay;
     const double wd = ij_cosine(a, b, (double)k / IJ_MAX(1, floor(ij_schedule_length(c))));
     return b <= a ? IJ_MAX(b, wd) : IJ_MIN(b, wd);
 }
 
-double ij_ema(const ij_config *c, size_t k)
+static double ij_ema(const ij_config *c, size_t k)
 {
     const double q = (double)(k - 1) / ij_schedule_length(c);
     if (c->objective == IJ_GENERATIVE) return 0;        /* no second encoder: the target encoder is a copy, for what looks at it */
@@ -1625,7 +1630,7 @@ typedef struct {                /* everything one part needs, laid out anew for 
     ij_stack_grads encoder_grads, predictor_grads;
 } ij_step;
 
-/* Sequences, tokens and squared lengths of context encoder and predictor; the target encoder sees whole images. */
+/* Sequences, tokens and squared lengths of context encoder and predictor. */
 typedef struct {
     size_t batch, images, contexts, context_tokens, context_squares, seqs, tokens, squares, queries;
 } ij_counts;
@@ -1679,7 +1684,8 @@ static ij_counts ij_count_part(ij_step *s, const ij_config *c, const ij_masks *m
     const size_t contexts = c->num_enc_masks * part->images;
     ij_counts n = { .batch = part->batch, .images = part->images, .contexts = contexts };
     if (c->objective != IJ_JOINT) n.seqs = contexts * c->num_pred_masks;
-    for (size_t i = 0; s && i < n.images; i++) s->target.stack.seqs.start[i + 1] = (i + 1) * ij_patches(c);
+    for (size_t i = 0; s && i < n.images; i++)          /* the target encoder sees whole images */
+        s->target.stack.seqs.start[i + 1] = (i + 1) * ij_patches(c);
     for (size_t i = 0; i < contexts; i++) {
         const size_t k = masks->context.length[ij_list_of(part, i)];
         n.context_tokens += k, n.context_squares += k * k;
@@ -1695,8 +1701,8 @@ static ij_counts ij_count_part(ij_step *s, const ij_config *c, const ij_masks *m
 }
 
 /* Lays out the part that begins with image `first`. */
-static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, const ij_masks *masks, size_t first,
-                               ij_error *why)
+static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, const ij_masks *masks,
+                               size_t first, ij_error *why)
 {
     const ij_config *c = &m->config;
     const size_t batch = masks->target.lists / c->num_pred_masks;
@@ -1707,8 +1713,8 @@ static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, cons
     ij_arena a = { NULL, 0, 0 };
     ij_step_place(s, &a, c, &n);
     if (a.used > m->work_size)
-        return ij_fail(why, IJ_EMEM, "these masks need %zu bytes of activations, the model has %zu: lists longer than its "
-                       "settings can give", a.used, m->work_size);
+        return ij_fail(why, IJ_EMEM, "these masks need %zu bytes of activations, the model has %zu: "
+                       "lists longer than its settings can give", a.used, m->work_size);
     a.base = m->work, a.size = m->work_size, a.used = 0;
     ij_step_place(s, &a, c, &n);
 
@@ -1870,8 +1876,8 @@ static ij_status ij_update(ij_model *m, ij_report *r, ij_error *why)
     r->grad_norm = sqrt(total);
     if (!isfinite(total)) {
         memset(m->grad, 0, m->size * sizeof(real));
-        return ij_fail(why, IJ_ENAN, "update %zu: the loss is %g, the gradient's norm %g, expected finite numbers", k,
-                       r->loss, r->grad_norm);
+        return ij_fail(why, IJ_ENAN, "update %zu: the loss is %g, the gradient's norm %g, expected "
+                       "finite numbers", k, r->loss, r->grad_norm);
     }
     if (c->clip_grad > 0 && r->grad_norm > c->clip_grad) u.clip = c->clip_grad / r->grad_norm;
     ij_each(&m->team, m->params, ij_update_task, &u);
@@ -1880,7 +1886,8 @@ static ij_status ij_update(ij_model *m, ij_report *r, ij_error *why)
     return IJ_OK;
 }
 
-ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *masks, ij_report *r, ij_error *why)
+ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *masks, ij_report *r,
+                        ij_error *why)
 {
     const ij_team *team = &m->team;
     size_t contexts = 0, queries = 0, seqs = 0;
@@ -1888,8 +1895,8 @@ ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *mask
     const size_t batch = masks->target.lists / m->config.num_pred_masks;
     memset(r, 0, sizeof *r);
     if (!batch)
-        return ij_fail(why, IJ_EARG, "%zu lists of targets, expected num_pred_masks = %zu for each image",
-                       masks->target.lists, m->config.num_pred_masks);
+        return ij_fail(why, IJ_EARG, "%zu lists of targets, expected num_pred_masks = %zu for each "
+                       "image", masks->target.lists, m->config.num_pred_masks);
     for (size_t first = 0; first < batch;) {
         const ij_status status = ij_step_begin(&s, m, images, masks, first, why);
         if (status) return status;
@@ -2198,10 +2205,12 @@ ij_status ij_config_read(ij_config *c, const char *path, ij_error *why)
     return s;
 }
 
-/* ---- building a model --------------------------------------------------------------------------------------------
- * Memory for the largest step these settings can ask for, first weights, and the cost in arithmetic.                */
+/* ---- building a model --------------------------------------------------------------------------
+ * Memory for the largest step these settings can ask for, first weights, and the cost in
+ * arithmetic. */
 
-/* Largest number of patches of a block: over all sizes that some scale and aspect of the ranges can give. */
+/* Largest number of patches of a block: over all sizes that some scale and aspect of the ranges can
+ * give. */
 static size_t ij_block_most(const ij_config *c, const double scale[2], double a0, double a1)
 {
     size_t most = 0, low[2], high[2];
@@ -2209,7 +2218,7 @@ static size_t ij_block_most(const ij_config *c, const double scale[2], double a0
     for (double keep = floor(cells * scale[0]); keep <= floor(cells * scale[1]); keep++) {
         ij_block_size(low, c, (keep + 0.5) / cells, a0);        /* lowest and widest */
         ij_block_size(high, c, (keep + 0.5) / cells, a1);       /* tallest and narrowest */
-        for (size_t h = low[0]; h <= high[0]; h++) {            /* the smallest aspect with this height: the widest */
+        for (size_t h = low[0]; h <= high[0]; h++) {        /* the smallest aspect is the widest */
             const double half = (double)h - 0.5, a = IJ_MAX(a0, half > 0 ? half * half / keep : a0);
             size_t s[2];
             ij_block_size(s, c, (keep + 0.5) / cells, a);
@@ -2232,9 +2241,13 @@ static void ij_masks_most(size_t *k, size_t *t, const ij_config *c)
 {
     const double cells = (double)ij_patches(c);
     if (c->mask_mode == IJ_MASK_RASTERIZED) *k = *t = (ij_gh(c) + 1) / 2 * ((ij_gw(c) + 1) / 2);
-    else if (c->mask_mode == IJ_MASK_RANDOM)
-        *t = (size_t)(cells * c->pred_mask_scale[1]), *k = ij_patches(c) - c->num_pred_masks * (size_t)(cells * c->pred_mask_scale[0]);
-    else *k = ij_block_most(c, c->enc_mask_scale, 1, 1), *t = ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]);
+    else if (c->mask_mode == IJ_MASK_RANDOM) {
+        *t = (size_t)(cells * c->pred_mask_scale[1]);
+        *k = ij_patches(c) - c->num_pred_masks * (size_t)(cells * c->pred_mask_scale[0]);
+    } else {
+        *t = ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]);
+        *k = ij_block_most(c, c->enc_mask_scale, 1, 1);
+    }
 }
 
 static void ij_masks_place(ij_masks *m, ij_arena *a, const ij_config *c)
@@ -2269,11 +2282,14 @@ static void ij_model_place(ij_model *m, ij_arena *a)
     ij_listing count = { NULL, 0, 0, NULL, 0 };
     ij_encoder e;
     ij_predictor p;
-    e.block = NULL, p.block = NULL;
+    e.block = NULL;
+    p.block = NULL;
     ij_list_encoder(&count, &e, c);
-    m->encoder_params = count.params, m->encoder_size = count.offset;
+    m->encoder_params = count.params;
+    m->encoder_size = count.offset;
     ij_list_predictor(&count, &p, c);
-    m->params = count.params, m->size = count.offset;
+    m->params = count.params;
+    m->size = count.offset;
 
     m->param = ij_take(a, m->params, sizeof *m->param);
     m->target = ij_take(a, m->encoder_size, sizeof(real));
@@ -2316,7 +2332,8 @@ static void ij_model_name_parts(ij_model *m)
     ij_list_predictor(&grad, &m->predictor_grad, c);
 }
 
-/* First weights: LayerNorm 1 and 0, biases 0, matrices and the patch embedding as the config says, mask token 0.02. */
+/* First weights: LayerNorm 1 and 0, biases 0, matrices and the patch embedding as the config says,
+ * mask token 0.02. */
 static void ij_model_draw(ij_model *m)
 {
     uint64_t state = m->config.seed;
@@ -2325,9 +2342,11 @@ static void ij_model_draw(ij_model *m)
         if (!m->training && p->predictor) break;
         real *w = (m->training ? m->weight : m->target) + p->offset;
         const size_t n = ij_count(&p->shape), rank = p->shape.rank;
-        double std = rank == 4 ? m->config.patch_init_std : rank == 3 ? 0.02 : m->config.init_std, bound = 0;
+        double std = m->config.init_std, bound = 0;
+        if (rank == 3) std = 0.02;
+        if (rank == 4) std = m->config.patch_init_std;
         if (rank == 2 && std == 0) bound = sqrt(6.0 / (double)(p->shape.dim[0] + p->shape.dim[1]));
-        if (rank == 2 && bound != 0 && strstr(p->name, "qkv"))       /* q, k, v are three matrices */
+        if (rank == 2 && bound != 0 && strstr(p->name, "qkv"))  /* q, k, v are three matrices */
             bound = sqrt(6.0 / (double)(2 * p->shape.dim[1]));
         for (size_t i = 0; i < n; i++) {
             const double u = (double)(ij_mix(&state) >> 11) / 9007199254740992.0;
@@ -2342,8 +2361,9 @@ static void ij_model_draw(ij_model *m)
     if (m->training) memcpy(m->target, m->weight, m->encoder_size * sizeof(real));
 }
 
-/* That masks can be drawn is found out before a long run is: reference mode's block sizes over a fine grid of its
- * single draw, paper mode on 256 images with a tenth of the rounds that training allows. */
+/* That masks can be drawn is found out before a long run is: reference mode's block sizes over a
+ * fine grid of its single draw, paper mode on 256 images with a tenth of the rounds that training
+ * allows. */
 static ij_status ij_masks_check(ij_masks *m, const ij_config *c, ij_error *why)
 {
     size_t least = SIZE_MAX, t[2], e[2];
@@ -2354,9 +2374,10 @@ static ij_status ij_masks_check(ij_masks *m, const ij_config *c, ij_error *why)
         least = IJ_MIN(least, IJ_MIN(t[0] * t[1], e[0] * e[1]));
     }
     if (least <= c->min_keep)
-        return ij_fail(why, IJ_EMASK, "masks: on a %zux%zu grid the smallest block has %zu patches; each must hold more than "
-                       "min_keep = %zu: lower min_keep or raise pred_mask_scale and enc_mask_scale",
-                       c->crop_size[0] / c->patch_size, c->crop_size[1] / c->patch_size, least, c->min_keep);
+        return ij_fail(why, IJ_EMASK, "masks: on a %zux%zu grid the smallest block has %zu patches; "
+                       "each must hold more than min_keep = %zu: lower min_keep or raise "
+                       "pred_mask_scale and enc_mask_scale", ij_gh(c), ij_gw(c), least,
+                       c->min_keep);
     ij_rng rng;
     ij_rng_seed(&rng, 0);
     ij_status status = IJ_OK;
@@ -2381,18 +2402,20 @@ ij_status ij_model_size(size_t *size, const ij_config *c, int training, ij_error
     return IJ_OK;
 }
 
-ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c, int training, ij_error *why)
+ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c, int training,
+                        ij_error *why)
 {
     size_t need;
     const ij_status s = ij_model_size(&need, c, training, why);
     if (s) return s;
-    if (!mem || size < need) return ij_fail(why, IJ_EMEM, "the model needs %zu bytes, has %zu", need, size);
+    if (!mem || size < need)
+        return ij_fail(why, IJ_EMEM, "the model needs %zu bytes, has %zu", need, size);
     ij_arena a = { mem, size, 0 };
     memset(m, 0, sizeof *m);
     m->config = *c;
     m->training = training == IJ_TRAIN;
     ij_model_place(m, &a);
-    memset(mem, 0, need - m->work_size);                /* the work area comes last; only what a step uses is touched */
+    memset(mem, 0, need - m->work_size);        /* the work area, at the end, is not touched */
     ij_positions(m->encoder_pos, ij_gh(c), ij_gw(c));
     ij_model_name_parts(m);
     if (training != IJ_LOADED) ij_model_draw(m);
@@ -2402,35 +2425,41 @@ ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c,
     return ij_masks_check(&m->masks, c, why);
 }
 
-/* Multiply-adds count as two; every token goes through every block, forward and (twice) backward. */
+#ifdef IJEPA_MAIN
+/* Multiply-adds count as two; every token passes every block, forward and (twice) backward. */
 static double ij_stack_flops(double depth, double d, double f, double n)
 {
     return depth * 2 * n * (4 * d * d + 2 * d * f + 2 * n * d);
 }
 
-double ij_encode_flops(const ij_config *c, size_t height, size_t width)
+static double ij_encode_flops(const ij_config *c, size_t height, size_t width)
 {
     const double d = (double)c->embed_dim, p = (double)c->patch_size;
     const double n = (double)((height / c->patch_size) * (width / c->patch_size));
     return 2 * n * 3 * p * p * d + ij_stack_flops((double)c->depth, d, (double)ij_hidden(c), n);
 }
 
-double ij_flops(const ij_config *c, size_t context_tokens, size_t target_tokens)
+/* Of one image in one step; the heads of a joint embedding are next to nothing. */
+static double ij_flops(const ij_config *c, size_t context_tokens, size_t target_tokens)
 {
-    const double d = (double)c->embed_dim, p = (double)c->patch_size, width = (double)c->pred_emb_dim;
-    const double k = (double)context_tokens, t = (double)target_tokens, contexts = (double)c->num_enc_masks;
-    const double context = 2 * k * 3 * p * p * d + ij_stack_flops((double)c->depth, d, (double)ij_hidden(c), k);
-    const double predict = ij_stack_flops((double)c->pred_depth, width, 4 * width, k + t) + 2 * t * width * (double)ij_target_dim(c);
-    if (c->objective == IJ_JOINT) return ij_encode_flops(c, c->crop_size[0], c->crop_size[1]) + 3 * contexts * context;    /* heads: next to nothing */
+    const double d = (double)c->embed_dim, p = (double)c->patch_size;
+    const double width = (double)c->pred_emb_dim, k = (double)context_tokens, t = (double)target_tokens;
+    const double contexts = (double)c->num_enc_masks, hidden = (double)ij_hidden(c);
+    const double context = 2 * k * 3 * p * p * d + ij_stack_flops((double)c->depth, d, hidden, k);
+    const double predict = ij_stack_flops((double)c->pred_depth, width, 4 * width, k + t) +
+                           2 * t * width * (double)ij_target_dim(c);
     const double targets = ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
+    if (c->objective == IJ_JOINT) return targets + 3 * contexts * context;
     return (c->objective == IJ_GENERATIVE ? 0 : targets) +
            3 * contexts * (context + 2 * k * d * width + (double)c->num_pred_masks * predict);
 }
+#endif
 
-/* ---- features ----------------------------------------------------------------------------------------------------
- * The mean of the target encoder's tokens, all patches seen, represents an image (appendix A.1).                    */
+/* ---- features ----------------------------------------------------------------------------------
+ * The mean of the target encoder's tokens, all patches seen, represents an image (appendix A.1). */
 
-static void ij_encode_place(ij_encoder_pass *s, ij_tensor *pos, ij_arena *a, const ij_encoder *e, const ij_pictures *in)
+static void ij_encode_place(ij_encoder_pass *s, ij_tensor *pos, ij_arena *a, const ij_encoder *e,
+                            const ij_pictures *in)
 {
     const size_t d = ij_cols(&e->norm_w), f = e->depth ? ij_cols(&e->block[0].fc1_b) : 1;
     const size_t n = ij_mul(in->height / e->patch, in->width / e->patch);
@@ -2446,18 +2475,19 @@ ij_status ij_encode_size(size_t *size, const ij_encoder *e, const ij_pictures *i
     ij_arena a = { NULL, 0, 0 };
     const size_t gh = in->height / e->patch, gw = in->width / e->patch;
     if (!gh || !gw || !in->count)
-        return ij_fail(why, IJ_EARG, "%zu images of %zux%zu pixels, expected at least one of one %zux%zu patch", in->count,
-                       in->height, in->width, e->patch, e->patch);
+        return ij_fail(why, IJ_EARG, "%zu images of %zux%zu pixels, expected at least one of one "
+                       "%zux%zu patch", in->count, in->height, in->width, e->patch, e->patch);
     if (e->pos.x && ij_rows(&e->pos) != gh * gw)
-        return ij_fail(why, IJ_EARG, "images of %zux%zu pixels have %zu patches, expected %zu: the positions of this encoder "
-                       "are a file's", in->height, in->width, gh * gw, ij_rows(&e->pos));
+        return ij_fail(why, IJ_EARG, "images of %zux%zu pixels have %zu patches, expected %zu, "
+                       "as the file's positions", in->height, in->width, gh * gw, ij_rows(&e->pos));
     ij_encode_place(&s, &pos, &a, e, in);
     *size = a.used;
-    return a.used < SIZE_MAX ? IJ_OK : ij_fail(why, IJ_EMEM, "images this large need more memory than can be addressed");
+    if (a.used < SIZE_MAX) return IJ_OK;
+    return ij_fail(why, IJ_EMEM, "images this large need more memory than can be addressed");
 }
 
-ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const ij_pictures *in, ij_memory work,
-                    const ij_team *team, ij_error *why)
+ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const ij_pictures *in,
+                    ij_memory work, const ij_team *team, ij_error *why)
 {
     ij_encoder_pass s = { .e = e, .image = in->x, .height = in->height, .width = in->width };
     ij_tensor pos;
@@ -4472,14 +4502,15 @@ ij_status ij_export(const ij_model *m, const char *folder, void *work, size_t si
     return ij_file_write(path[1], item, items, NULL, 0, why);
 }
 
-/* ---- evaluation --------------------------------------------------------------------------------------------------
- * What are frozen features worth? k-NN learns nothing; ridge regression to one-hot labels has one solution. Rows below
- * n are for training, the m above for testing. Tasks vote side by side: [classes of task 0 | classes of task 1 | ..] */
+/* ---- evaluation --------------------------------------------------------------------------------
+ * What are frozen features worth? k-NN learns nothing; ridge regression to one-hot labels has one
+ * solution. Rows below n are for training, the m above for testing. Tasks vote side by side:
+ * [classes of task 0 | classes of task 1 | ..] */
 
 void ij_standardise(ij_real *train, size_t n, ij_real *test, size_t m, size_t d)
 {
     for (size_t c = 0; n && c < d; c++) {
-        const double first = (double)train[c];          /* measured from here, a constant gives exact zeros */
+        const double first = (double)train[c];      /* from here, a constant gives exact zeros */
         double sum = 0, square = 0;
         for (size_t i = 0; i < n; i++) {
             const double e = (double)train[i * d + c] - first;
@@ -4488,8 +4519,10 @@ void ij_standardise(ij_real *train, size_t n, ij_real *test, size_t m, size_t d)
         }
         const double mean = sum / (double)n, variance = square / (double)n - mean * mean;
         const double scale = variance > 0 ? 1 / sqrt(variance) : 0;
-        for (size_t i = c; i < n * d; i += d) train[i] = (real)(((double)train[i] - first - mean) * scale);
-        for (size_t i = c; i < m * d; i += d) test[i] = (real)(((double)test[i] - first - mean) * scale);
+        for (size_t i = c; i < n * d; i += d)
+            train[i] = (real)(((double)train[i] - first - mean) * scale);
+        for (size_t i = c; i < m * d; i += d)
+            test[i] = (real)(((double)test[i] - first - mean) * scale);
     }
 }
 
@@ -4503,21 +4536,24 @@ static int ij_label(const ij_scored *s, size_t t, size_t i)
     return i < s->n ? s->train_label[t][i] : s->test_label[t][i - s->n];
 }
 
-enum { IJ_BLOCK = 64, IJ_TILE = 4, IJ_WIDE = 8 };       /* rows treated at once; the tile of ij_gram_task */
+enum { IJ_BLOCK = 64, IJ_TILE = 4, IJ_WIDE = 8 };   /* rows at once; the tile of ij_gram_task */
 typedef struct {
     const ij_scored *s;
-    size_t columns, terms, width;       /* classes in all; 1 + D; 1 + D + columns, padded: see ridge */
-    size_t first, step;                 /* the present block: rows first, first + step, ... */
-    double *z, *right;                  /* [block,width]: these rows, or their votes; [tasks]: how many are right */
-    real *similar;                      /* k-NN: [block,n] similarities; in the end the k highest stand in front, */
-    size_t *near, k;                    /* [block,n] and here are their training rows; k is 0 for ridge */
-    double temperature, *inverse;       /* [n+m]: 1 / length of each row */
-    double *gram, *factor, n;           /* ridge: [terms,width] each; rows in gram */
+    size_t columns;                 /* classes in all */
+    size_t terms, width;            /* ridge, padded: 1 + D, 1 + D + columns */
+    size_t first, step;             /* the present block: rows first, first + step, ... */
+    double *z, *right;              /* [block,width] these rows or their votes; [tasks] right */
+    real *similar;                  /* k-NN: [block,n] similarities, soon the k highest */
+    size_t *near, k;                /* [block,n] and their training rows; k is 0 for ridge */
+    double temperature, *inverse;   /* [n+m] 1 / length of each row */
+    double *gram, *factor, n;       /* ridge: [terms,width] each; rows in gram */
 } ij_probe_work;
 
-static ij_status ij_probe_place(size_t *used, ij_probe_work *w, ij_arena a, const ij_scored *s, size_t k, ij_error *why)
+static ij_status ij_probe_place(size_t *used, ij_probe_work *w, ij_arena a, const ij_scored *s,
+                                size_t k, ij_error *why)
 {
-    const size_t cap = SIZE_MAX / 4, pairs = k ? ij_mul(IJ_BLOCK, s->n) : 0;   /* sums cannot wrap, products saturate */
+    const size_t cap = SIZE_MAX / 4;                    /* sums cannot wrap, products saturate */
+    const size_t pairs = k ? ij_mul(IJ_BLOCK, s->n) : 0;
     w->s = s;
     w->k = k;
     w->columns = 0;
@@ -4534,7 +4570,8 @@ static ij_status ij_probe_place(size_t *used, ij_probe_work *w, ij_arena a, cons
     w->gram = ij_take(&a, square, sizeof(double));
     w->factor = ij_take(&a, square, sizeof(double));
     *used = a.used;
-    return a.used < SIZE_MAX ? IJ_OK : ij_fail(why, IJ_EMEM, "features and classes: the bytes needed overflow");
+    if (a.used < SIZE_MAX) return IJ_OK;
+    return ij_fail(why, IJ_EMEM, "features and classes: the bytes needed overflow");
 }
 
 ij_status ij_knn_size(size_t *size, const ij_scored *s, ij_error *why)
@@ -4549,20 +4586,22 @@ ij_status ij_ridge_size(size_t *size, const ij_scored *s, ij_error *why)
     return ij_probe_place(size, &w, (ij_arena){ NULL, 0, 0 }, s, 0, why);
 }
 
-/* Checks labels, features and the size of work, then lays it out: for k-NN, or with k = 0 for ridge. */
-static ij_status ij_probe_open(ij_probe_work *w, ij_memory work, const ij_scored *s, size_t k, ij_error *why)
+/* Checks labels, features and the size of work, then lays it out: for k-NN, or with k = 0 for
+ * ridge. */
+static ij_status ij_probe_open(ij_probe_work *w, ij_memory work, const ij_scored *s, size_t k,
+                               ij_error *why)
 {
     size_t need;
     if (!s->n || !s->m || !s->d || !s->tasks)
-        return ij_fail(why, IJ_EARG, "%zu training rows, %zu test rows, %zu channels, %zu tasks: expected 1 or more", s->n,
-                       s->m, s->d, s->tasks);
+        return ij_fail(why, IJ_EARG, "%zu training rows, %zu test rows, %zu channels, %zu tasks: "
+                       "expected 1 or more", s->n, s->m, s->d, s->tasks);
     for (size_t i = 0; i < s->n + s->m; i++) {
         const char *part = i < s->n ? "training" : "test";
         const size_t at = i < s->n ? i : i - s->n;
         for (size_t t = 0; t < s->tasks; t++)
             if ((size_t)ij_label(s, t, i) >= s->classes[t])             /* a negative one is huge */
-                return ij_fail(why, IJ_EARG, "%s row %zu, task %zu: label %d, expected 0 or more, below %zu", part, at, t,
-                               ij_label(s, t, i), s->classes[t]);
+                return ij_fail(why, IJ_EARG, "%s row %zu, task %zu: label %d, expected 0 or more, "
+                               "below %zu", part, at, t, ij_label(s, t, i), s->classes[t]);
         for (size_t c = 0; c < s->d; c++)
             if (!isfinite(ij_row(s, i)[c]))
                 return ij_fail(why, IJ_EARG, "%s row %zu: channel %zu is not finite", part, at, c);
@@ -4572,16 +4611,19 @@ static ij_status ij_probe_open(ij_probe_work *w, ij_memory work, const ij_scored
     return ij_probe_place(&need, w, (ij_arena){ work.base, work.size, 0 }, s, k, why);
 }
 
-/* right[t] = how many of the rows first, first + step, ... below end have most votes (of equals: the lowest class) for
- * their label. vote(w, i) writes the votes of a block's row i to row i of z. */
-static void ij_count_right(ij_probe_work *w, size_t first, size_t end, size_t step, ij_task *vote, const ij_team *team)
+/* right[t] = how many of the rows first, first + step, ... below end have most votes (of equals:
+ * the lowest class) for their label. vote(w, i) writes the votes of a block's row i to row i of z.
+ */
+static void ij_count_right(ij_probe_work *w, size_t first, size_t end, size_t step, ij_task *vote,
+                           const ij_team *team)
 {
     const ij_scored *s = w->s;
     memset(w->right, 0, s->tasks * sizeof *w->right);
     for (w->first = first, w->step = step; w->first < end; w->first += IJ_BLOCK * step) {
         const size_t rows = IJ_MIN(IJ_BLOCK, (end - w->first + step - 1) / step);
-        const ij_product p = { .m = rows, .n = s->n, .k = s->d, .a = ij_row(s, w->first), .a_row = s->d, .a_col = 1,
-                               .b = s->train, .b_row = 1, .b_col = s->d, .c = w->similar, .c_row = s->n };
+        const ij_product p = { .m = rows, .n = s->n, .k = s->d, .c = w->similar, .c_row = s->n,
+                               .a = ij_row(s, w->first), .a_row = s->d, .a_col = 1,
+                               .b = s->train, .b_row = 1, .b_col = s->d };
         if (w->k) ij_matmul(&p, team);
         ij_each(team, rows, vote, w);
         for (size_t i = 0; i < rows; i++) {
@@ -4602,7 +4644,7 @@ static void ij_knn_vote(void *arg, size_t index)
     real *similar = w->similar + index * s->n;
     size_t *near = w->near + index * s->n, have = 0;
     double *votes = w->z + index * w->width;
-    for (size_t i = 0; i < s->n; i++) {                 /* of equals the lower training row comes first */
+    for (size_t i = 0; i < s->n; i++) {                 /* of equals the lower row comes first */
         const real x = (real)((double)similar[i] * w->inverse[i] * w->inverse[w->first + index]);
         if (have == w->k && !(x > similar[have - 1])) continue;
         size_t at = have < w->k ? have++ : have - 1;
@@ -4615,8 +4657,10 @@ static void ij_knn_vote(void *arg, size_t index)
     }
     memset(votes, 0, w->columns * sizeof *votes);
     for (size_t t = 0; t < s->tasks; votes += s->classes[t++])
-        for (size_t i = 0; i < have; i++)               /* all divided by the best one's vote, against overflow */
-            votes[ij_label(s, t, near[i])] += exp(((double)similar[i] - (double)similar[0]) / w->temperature);
+        for (size_t i = 0; i < have; i++) {             /* less the best one, against overflow */
+            const double gap = (double)similar[i] - (double)similar[0];
+            votes[ij_label(s, t, near[i])] += exp(gap / w->temperature);
+        }
 }
 
 ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperature, ij_memory work,
@@ -4624,12 +4668,14 @@ ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperat
 {
     ij_probe_work w = { .temperature = temperature };
     if (!k || !(temperature > 0))
-        return ij_fail(why, IJ_EARG, "k is %zu, temperature %g: expected both above 0", k, temperature);
+        return ij_fail(why, IJ_EARG, "k is %zu, temperature %g: expected both above 0", k,
+                       temperature);
     const ij_status status = ij_probe_open(&w, work, s, k, why);
     if (status) return status;
     for (size_t i = 0; i < s->n + s->m; i++) {
         double square = 0;
-        for (size_t c = 0; c < s->d; c++) square += (double)ij_row(s, i)[c] * (double)ij_row(s, i)[c];
+        const real *x = ij_row(s, i);
+        for (size_t c = 0; c < s->d; c++) square += (double)x[c] * (double)x[c];
         w.inverse[i] = square > 0 ? 1 / sqrt(square) : 0;
     }
     ij_count_right(&w, s->n, s->n + s->m, 1, ij_knn_vote, team);
@@ -4637,17 +4683,24 @@ ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperat
     return IJ_OK;
 }
 
-/* Ridge, in double. A row becomes z = [1 | x | one-hot labels]; the sums Z'Z hold all that the fit needs. With lambda n
- * on the diagonal of x, Cholesky's elimination centres (its first row) and leaves [R | right], where R W = right.
- * `terms` = 1 + D rows of `width` numbers, upper triangle. Both are padded with zeros, terms to a multiple of IJ_WIDE,
- * width to an odd multiple, lest the numbers of a column crowd into few cache sets. */
-typedef struct { double *to, sign; const double *from; size_t depth, begin, terms, width; } ij_gram_work;
+/* Ridge, in double. A row becomes z = [1 | x | one-hot labels]; the sums Z'Z hold all that the fit
+ * needs. With lambda n on the diagonal of x, Cholesky's elimination centres (its first row) and
+ * leaves [R | right], where R W = right. `terms` = 1 + D rows of `width` numbers, upper triangle.
+ * Both are padded with zeros, terms to a multiple of IJ_WIDE, width to an odd multiple, lest the
+ * numbers of a column crowd into few cache sets. */
+typedef struct {
+    double *to, sign;
+    const double *from;
+    size_t depth, begin, terms, width;
+} ij_gram_work;
 
-/* to[i][j] += sign * sum over k < depth of from[k][i] from[k][j], for rows i of a block and j from its first row on. */
+/* to[i][j] += sign * sum over k < depth of from[k][i] from[k][j], for rows i of a block and j from
+ * its first row on. */
 static void ij_gram_task(void *arg, size_t index)
 {
     const ij_gram_work *g = arg;
-    const size_t first = g->begin + index * IJ_BLOCK, end = IJ_MIN(first + IJ_BLOCK, g->terms), width = g->width;
+    const size_t first = g->begin + index * IJ_BLOCK, end = IJ_MIN(first + IJ_BLOCK, g->terms);
+    const size_t width = g->width;
     for (size_t j = first; j < width; j += IJ_WIDE)
         for (size_t i = first; i < end; i += IJ_TILE) {
             double sum[IJ_TILE][IJ_WIDE] = { { 0 } };
@@ -4656,7 +4709,8 @@ static void ij_gram_task(void *arg, size_t index)
                 for (size_t r = 0; r < IJ_TILE; r++)
                     for (size_t c = 0; c < IJ_WIDE; c++) sum[r][c] += a[r] * b[c];
             for (size_t r = 0; r < IJ_TILE; r++)
-                for (size_t c = 0; c < IJ_WIDE; c++) g->to[(i + r) * width + j + c] += g->sign * sum[r][c];
+                for (size_t c = 0; c < IJ_WIDE; c++)
+                    g->to[(i + r) * width + j + c] += g->sign * sum[r][c];
         }
 }
 
@@ -4687,11 +4741,12 @@ static int ij_ridge_solve(ij_probe_work *w, double lambda, const ij_team *team)
     double *r = w->factor;
     memcpy(r, w->gram, terms * width * sizeof *r);
     for (size_t i = 1; i < terms; i++) r[i * width + i] += lambda * w->n;
-    for (size_t first = 0, end; first < terms; first = end) {       /* rows of R, then what they take from the rest */
+    for (size_t first = 0, end; first < terms; first = end) {   /* rows of R and their effect */
         end = IJ_MIN(first + IJ_BLOCK, terms);
         for (size_t i = first; i < end; i++) {
             for (size_t k = first; k < i; k++)
-                for (size_t j = i; j < width; j++) r[i * width + j] -= r[k * width + i] * r[k * width + j];
+                for (size_t j = i; j < width; j++)
+                    r[i * width + j] -= r[k * width + i] * r[k * width + j];
             const double root = sqrt(r[i * width + i]);
             if (!(root > 0 && root <= DBL_MAX)) return 0;
             for (size_t j = i; j < width; j++) r[i * width + j] /= root;
@@ -4701,7 +4756,8 @@ static int ij_ridge_solve(ij_probe_work *w, double lambda, const ij_team *team)
     }
     for (size_t i = terms; i-- > 0;) {                  /* R W = right, from the last row up */
         for (size_t k = i + 1; k < terms; k++)
-            for (size_t j = terms; j < width; j++) r[i * width + j] -= r[i * width + k] * r[k * width + j];
+            for (size_t j = terms; j < width; j++)
+                r[i * width + j] -= r[i * width + k] * r[k * width + j];
         for (size_t j = terms; j < width; j++) r[i * width + j] /= r[i * width + i];
     }
     return 1;
@@ -4718,8 +4774,8 @@ static void ij_ridge_vote(void *arg, size_t index)
             votes[c] += (double)x[k] * w->factor[(k + 1) * w->width + w->terms + c];
 }
 
-ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, ij_memory work, const ij_team *team,
-                   ij_error *why)
+ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, ij_memory work,
+                   const ij_team *team, ij_error *why)
 {
     static const double lambda[] = { 1e-4, 1e-3, 1e-2, 1e-1, 1, 10 };
     const size_t grid = sizeof lambda / sizeof *lambda;
@@ -4727,13 +4783,15 @@ ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, ij_memo
     const ij_status status = ij_probe_open(&w, work, s, 0, why);
     if (status) return status;
     memset(w.gram, 0, w.terms * w.width * sizeof *w.gram);
-    for (size_t fit = 0; fit < grid + s->tasks; fit++) {     /* each lambda, held rows; then each task, all */
+    for (size_t fit = 0; fit < grid + s->tasks; fit++) {    /* each lambda; then each task */
         const int last = fit >= grid;
         const double tried = last ? chosen[fit - grid] : lambda[fit];
         if (fit == 0 || fit == grid) ij_ridge_add(&w, last, team);
         if (!ij_ridge_solve(&w, tried, team))
-            return ij_fail(why, IJ_EARG, "X'X with lambda %g is not positive definite: standardise features", tried);
-        ij_count_right(&w, last ? s->n : 4, last ? s->n + s->m : s->n, last ? 1 : 5, ij_ridge_vote, team);
+            return ij_fail(why, IJ_EARG, "X'X with lambda %g is not positive definite: standardise "
+                           "features", tried);
+        if (last) ij_count_right(&w, s->n, s->n + s->m, 1, ij_ridge_vote, team);
+        else ij_count_right(&w, 4, s->n, 5, ij_ridge_vote, team);
         for (size_t t = 0; t < s->tasks; t++)
             if (last ? t == fit - grid : !fit || w.right[t] > accuracy[t]) {
                 accuracy[t] = w.right[t];
@@ -4744,16 +4802,19 @@ ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, ij_memo
     return IJ_OK;
 }
 
-/* ---- is it learning? ---------------------------------------------------------------------------------------------
- * A falling loss says little: in small images a patch's position alone predicts most of a fresh encoder's target, and
- * the EMA follows what is learnt. So the loss is held against the best guess that knows nothing but the position.    */
+/* ---- is it learning? ---------------------------------------------------------------------------
+ * A falling loss says little: in small images a patch's position alone predicts most of a fresh
+ * encoder's target, and the EMA follows what is learnt. So the loss is held against the best guess
+ * that knows nothing but the position. */
 
-size_t ij_watch_size(const ij_config *c)                /* a model that fits memory has far more activations */
+size_t ij_watch_size(const ij_config *c)    /* a model that fits memory has far more activations */
 {
-    return ij_target_dim(c) * ((ij_patches(c) + 1) * sizeof(double) + c->batch_size * ij_patches(c) * sizeof(real));
+    const size_t row = ij_patches(c) * ij_target_dim(c);
+    return (row + ij_target_dim(c)) * sizeof(double) + c->batch_size * row * sizeof(real);
 }
 
-/* Skill of a joint embedding: against the mean of the other images' targets. place: 2P doubles, want [B,P] */
+/* Skill of a joint embedding: against the mean of the other images' targets. place: 2P doubles,
+ * want [B,P] */
 static void ij_watch_joint(ij_health *h, const real *want, size_t batch, size_t d, double *place)
 {
     double guess = 0;
@@ -4773,12 +4834,14 @@ static void ij_watch_joint(ij_health *h, const real *want, size_t batch, size_t 
     h->skill = guess > 0 ? 1 - h->loss / guess : 0;
 }
 
-/* Position and skill from want [B,N,D], D = ij_target_dim(). place [N+1,D]: mean of each patch; of them all */
-static void ij_watch_patches(ij_health *h, const ij_config *c, const real *want, const ij_masks *masks, double scale,
-                             double *place)
+/* Position and skill from want [B,N,D], D = ij_target_dim(). place [N+1,D]: mean of each patch; of
+ * them all */
+static void ij_watch_patches(ij_health *h, const ij_config *c, const real *want,
+                             const ij_masks *masks, double scale, double *place)
 {
-    const size_t d = ij_target_dim(c), n = ij_patches(c), row = n * d, batch = masks->target.lists / c->num_pred_masks;
-    const double others = (double)batch / (double)(batch - 1);  /* a guess must not know the image it is made for */
+    const size_t d = ij_target_dim(c), n = ij_patches(c), row = n * d;
+    const size_t batch = masks->target.lists / c->num_pred_masks;
+    const double others = (double)batch / (double)(batch - 1);     /* no guess may know its image */
     double *mean = place + row, within = 0, all = 0, guess = 0;
     for (size_t i = 0; i < batch * row; i++) place[i % row] += (double)want[i] / (double)batch;
     for (size_t i = 0; i < row; i++) mean[i % d] += place[i] / (double)n;
@@ -4798,17 +4861,19 @@ static void ij_watch_patches(ij_health *h, const ij_config *c, const real *want,
     h->position = all > 0 ? 1 - within * others / all : 1;
 }
 
-ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *images, const ij_masks *masks,
-                   ij_memory work, ij_error *why)
+ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *images,
+                   const ij_masks *masks, ij_memory work, ij_error *why)
 {
     const ij_config *c = &m->config;
     const ij_team *team = &m->team;
-    const size_t d = ij_target_dim(c), row = ij_patches(c) * d, batch = masks->target.lists / c->num_pred_masks;
+    const size_t d = ij_target_dim(c), row = ij_patches(c) * d;
+    const size_t batch = masks->target.lists / c->num_pred_masks;
     double *place = work.base;                          /* [N+1,D] */
-    real *want = (real *)(place + row + d);             /* [B,N,D] what the loss compares with, of every patch */
+    real *want = (real *)(place + row + d);             /* [B,N,D] of every patch */
     ij_step s;
     if (batch < 2 || batch > c->batch_size)
-        return ij_fail(why, IJ_EARG, "%zu images to watch, expected 2..%zu (batch_size)", batch, c->batch_size);
+        return ij_fail(why, IJ_EARG, "%zu images to watch, expected 2..%zu (batch_size)", batch,
+                       c->batch_size);
     if (work.size < ij_watch_size(c)) return ij_needs(why, ij_watch_size(c), work.size);
     memset(h, 0, sizeof *h);
     memset(place, 0, (row + d) * sizeof *place);
@@ -4822,8 +4887,9 @@ ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *im
         if (c->objective == IJ_GENERATIVE)              /* a step needs only pixels */
             ij_each(team, s.target.stack.seqs.pieces, ij_encoder_task, &s.target);
         ij_pool(pooled + first * c->embed_dim, &s.target.stack, s.predictor.part.images);
-        if (s.joint.on) memcpy(want + first * d, s.joint.target.y.x, ij_count(&s.joint.target.y) * sizeof(real));
-        else ij_normalise_rows(want + first * row, s.loss.target->x, ij_rows(s.loss.target), d, 0);
+        const ij_tensor *t = s.joint.on ? &s.joint.target.y : s.loss.target;
+        if (s.joint.on) memcpy(want + first * d, t->x, ij_count(t) * sizeof(real));
+        else ij_normalise_rows(want + first * row, t->x, ij_rows(t), d, 0);
     }
     if (c->objective == IJ_JOINT) ij_watch_joint(h, want, batch, d, place);
     else ij_watch_patches(h, c, want, masks, s.loss.scale, place);
@@ -4838,8 +4904,9 @@ static double ij_mean_cosine(const real *z, size_t n, size_t d, double *work)
     for (size_t i = 0; i < n; i++) {
         double length = 0;
         for (size_t c = 0; c < d; c++) length += (double)z[i * d + c] * (double)z[i * d + c];
-        for (size_t c = 0; c < d; c++) work[c] += (double)z[i * d + c] / sqrt(IJ_MAX(length, 1e-300));
         own += length > 0;
+        length = sqrt(IJ_MAX(length, 1e-300));
+        for (size_t c = 0; c < d; c++) work[c] += (double)z[i * d + c] / length;
     }
     for (size_t c = 0; c < d; c++) square += work[c] * work[c];
     /* all pairs, less each with itself; without any length all are alike */
@@ -4855,8 +4922,8 @@ static void ij_rotate(double *x, double *y, size_t stride, size_t n, double cosi
     }
 }
 
-/* Eigenvalues of a symmetric g [k,k], left on its diagonal, by Jacobi rotations: each clears one pair of off-diagonal
- * numbers. Rows of v, if given, become the eigenvectors. */
+/* Eigenvalues of a symmetric g [k,k], left on its diagonal, by Jacobi rotations: each clears one
+ * pair of off-diagonal numbers. Rows of v, if given, become the eigenvectors. */
 static void ij_jacobi(double *g, double *v, size_t k)
 {
     double trace = 0, off = 1;
@@ -4872,16 +4939,18 @@ static void ij_jacobi(double *g, double *v, size_t k)
                 const double a = (g[q * k + q] - g[p * k + p]) / (2 * pq);
                 const double t = (a < 0 ? -1 : 1) / (fabs(a) + sqrt(a * a + 1));
                 const double cosine = 1 / sqrt(t * t + 1), sine = t * cosine;
-                ij_rotate(g + p, g + q, k, k, cosine, sine);           /* columns p and q, then the rows, then those of v */
+                ij_rotate(g + p, g + q, k, k, cosine, sine);            /* columns, then rows */
                 ij_rotate(g + p * k, g + q * k, 1, k, cosine, sine);
                 if (v) ij_rotate(v + p * k, v + q * k, 1, k, cosine, sine);
             }
     }
 }
 
-/* RankMe (Garrido et al., ICML 2023): exp of the entropy of z's singular values, 1..min(n,D). Their squares are the
- * eigenvalues of z'z (or zz', if smaller). z [n,D] is not centred; work: min(n,D)^2 doubles */
-static ij_status ij_rankme(double *rank, const real *z, size_t n, size_t d, ij_memory work, ij_error *why)
+/* RankMe (Garrido et al., ICML 2023): exp of the entropy of z's singular values, 1..min(n,D). Their
+ * squares are the eigenvalues of z'z (or zz', if smaller). z [n,D] is not centred; work: min(n,D)^2
+ * doubles */
+static ij_status ij_rankme(double *rank, const real *z, size_t n, size_t d, ij_memory work,
+                           ij_error *why)
 {
     const size_t k = IJ_MIN(n, d), sum = IJ_MAX(n, d), row = n < d ? d : 1, col = n < d ? 1 : d;
     const size_t need = ij_mul(ij_mul(k, k), sizeof(double));
@@ -4903,7 +4972,8 @@ static ij_status ij_rankme(double *rank, const real *z, size_t n, size_t d, ij_m
     return IJ_OK;
 }
 
-ij_status ij_watch_features(ij_health *h, const ij_real *pooled, size_t n, size_t d, ij_memory work, ij_error *why)
+ij_status ij_watch_features(ij_health *h, const ij_real *pooled, size_t n, size_t d, ij_memory work,
+                            ij_error *why)
 {
     const ij_tensor all = { (real *)pooled, 2, { n, d, 0, 0 } };
     if (n < 2) return ij_fail(why, IJ_EARG, "features of %zu images, expected 2 or more", n);
@@ -4914,36 +4984,42 @@ ij_status ij_watch_features(ij_health *h, const ij_real *pooled, size_t n, size_
     return ij_rankme(&h->rank, pooled, n, d, work, why);
 }
 
-/* The bounds lie between runs that learnt and runs made to collapse: README, "Training on small data". */
+/* The bounds lie between runs that learnt and runs made to collapse: README, "Training on small
+ * data". */
 const char *ij_verdict(const ij_health *h, int objective, int warm)
 {
     const int few = h->images < 64;                     /* rank counts at most the images */
-    if (objective == IJ_GENERATIVE && warm && h->skill > 0.02)  /* pixels do not follow the encoder: nothing to collapse */
-        return "healthy";
+    const int learns = !warm || h->skill > 0.1;
+    if (objective == IJ_GENERATIVE && warm && h->skill > 0.02)
+        return "healthy";               /* pixels do not follow the encoder: nothing to collapse */
     if (!(h->cosine < 0.85) || (!few && !(h->rank > 3)))
-        return "collapsing: the features of all images are nearly the same; try a slower EMA (from 0.996); a larger "
-               "--patch_init_std; --vicreg 0.1 or a lower --lr";
-    if (warm && !(h->skill > 0.1) && h->position > 0.5)
-        return "collapsing: only where a patch lies is predicted; try a larger --patch_init_std; less weight decay or "
-               "--vicreg 0.1";
-    if (warm && !(h->skill > 0.1))
-        return "collapsing: predictions are no better than the mean; try a lower --lr; --clip_grad 1 or larger target blocks";
+        return "collapsing: the features of all images are nearly the same; try a slower EMA "
+               "(from 0.996); a larger --patch_init_std; --vicreg 0.1 or a lower --lr";
+    if (!learns && h->position > 0.5)
+        return "collapsing: only where a patch lies is predicted; try a larger --patch_init_std; "
+               "less weight decay or --vicreg 0.1";
+    if (!learns)
+        return "collapsing: predictions are no better than the mean; try a lower --lr; "
+               "--clip_grad 1 or larger target blocks";
     if (h->cosine > 0.75 || (!few && h->rank < 5))
-        return "warning: the features of different images are much alike; if rank goes on falling try a slower EMA or a "
-               "lower --lr";
+        return "warning: the features of different images are much alike; if rank goes on falling "
+               "try a slower EMA or a lower --lr";
     if (!warm) return "too early to say: the learning rate is still rising";
-    if (h->skill < 0.2) return "warning: predictions are hardly better than the mean; train on or try a lower --lr";
+    if (h->skill < 0.2)
+        return "warning: predictions are hardly better than the mean; train on or try a lower --lr";
     return few ? "healthy as far as fewer than 64 images tell" : "healthy";
 }
 
 #ifdef IJEPA_MAIN
-/* Scores [n,parts] of z [n,D] along its principal components, each with its largest number positive.
- * work: 2 D^2 + D doubles */
-static ij_status ij_pca(ij_real *scores, size_t parts, const ij_real *z, size_t n, size_t d, ij_memory work, ij_error *why)
+/* Scores [n,parts] of z [n,D] along its principal components, each with its largest number
+ * positive. work: 2 D^2 + D doubles */
+static ij_status ij_pca(real *scores, size_t parts, const real *z, size_t n, size_t d,
+                        ij_memory work, ij_error *why)
 {
     const size_t need = ij_mul(ij_mul(d, 2 * d + 1), sizeof(double));
     double *g = work.base, *v = g + d * d, *m = v + d * d;
-    if (!n || parts > d) return ij_fail(why, IJ_EARG, "%zu components of %zu rows of %zu channels", parts, n, d);
+    if (!n || parts > d)
+        return ij_fail(why, IJ_EARG, "%zu components of %zu rows of %zu channels", parts, n, d);
     if (work.size < need) return ij_needs(why, need, work.size);
     memset(g, 0, need);
     for (size_t i = 0; i < n * d; i++) m[i % d] += (double)z[i] / (double)n;
@@ -4962,66 +5038,69 @@ static ij_status ij_pca(ij_real *scores, size_t parts, const ij_real *z, size_t 
         g[best * d + best] = -1;
         for (size_t r = 0; r < n; r++) {
             double sum = 0;
-            for (size_t c = 0; c < d; c++) sum += ((double)z[r * d + c] - m[c]) * sign * v[best * d + c];
+            for (size_t c = 0; c < d; c++)
+                sum += ((double)z[r * d + c] - m[c]) * sign * v[best * d + c];
             scores[r * parts + k] = (real)sum;
         }
     }
     return IJ_OK;
 }
 
-/* ---- PNG ---------------------------------------------------------------------------------------------------------
- * Pixels unpacked, in a zlib stream of stored blocks: larger than packed, and short.                                */
+/* ---- PNG ---------------------------------------------------------------------------------------
+ * Pixels unpacked, in a zlib stream of stored blocks: larger than packed, and short. */
+
+static void ij_put_big(uint8_t *to, size_t x)           /* four bytes, the highest first */
+{
+    for (size_t i = 0; i < 4; i++) to[i] = (uint8_t)(x >> (24 - 8 * i));
+}
 
 static uint8_t *ij_png_chunk(uint8_t *to, const char *type, const uint8_t *x, size_t n)
 {
     uint32_t crc = 0xffffffffu;
-    const uint8_t length[4] = { (uint8_t)(n >> 24), (uint8_t)(n >> 16), (uint8_t)(n >> 8), (uint8_t)n };
-    memcpy(to, length, 4);
+    ij_put_big(to, n);
     memcpy(to + 4, type, 4);
     if (n) memmove(to + 8, x, n);
     for (size_t i = 4; i < n + 8; i++) {
         crc ^= to[i];
         for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
     }
-    for (int i = 0; i < 4; i++) to[n + 8 + (size_t)i] = (uint8_t)(~crc >> (24 - 8 * i));
+    ij_put_big(to + n + 8, ~crc);
     return to + n + 12;
 }
 
-/* SIZE_MAX for pictures of nothing, and beyond 2 GB. */
-static size_t ij_png_size(size_t height, size_t width)
+static size_t ij_png_size(size_t height, size_t width)  /* SIZE_MAX: of nothing, or beyond 2 GB */
 {
     const size_t raw = ij_mul(height, ij_mul(width, 3) < SIZE_MAX ? 3 * width + 1 : SIZE_MAX);
-    return !raw || !width || raw > 0x7f000000 ? SIZE_MAX : raw + (raw / 65535 + 1) * 5 + 6 + 8 + 25 + 12 + 12;
+    if (!raw || !width || raw > 0x7f000000) return SIZE_MAX;
+    return raw + (raw / 65535 + 1) * 5 + 6 + 8 + 25 + 12 + 12;
 }
 
-/* rgb [h,w,3] as a PNG file in memory: `to` has room for ij_png_size() bytes; returns how many it took. */
+/* rgb [h,w,3] as a file in memory: `to` has room for ij_png_size() bytes; returns how many. */
 static size_t ij_png(uint8_t *to, const uint8_t *rgb, size_t height, size_t width)
 {
-    const uint8_t head[13] = { (uint8_t)(width >> 24), (uint8_t)(width >> 16), (uint8_t)(width >> 8), (uint8_t)width,
-                               (uint8_t)(height >> 24), (uint8_t)(height >> 16), (uint8_t)(height >> 8), (uint8_t)height,
-                               8, 2, 0, 0, 0 };
+    uint8_t head[13] = { 0, 0, 0, 0, 0, 0, 0, 0, 8, 2, 0, 0, 0 };
     const size_t row = 3 * width + 1, raw = height * row;
     uint8_t *const start = to;
     uint32_t a = 1, b = 0;                              /* Adler-32 */
+    ij_put_big(head, width);
+    ij_put_big(head + 4, height);
     memcpy(to, "\x89PNG\r\n\x1a\n", 8);
     to = ij_png_chunk(to + 8, "IHDR", head, sizeof head);
-    uint8_t *z = to + 8;                                /* the data is made where the chunk will have it */
+    uint8_t *z = to + 8;                                /* made where the chunk will have it */
     *z++ = 0x78;
     *z++ = 1;
     for (size_t i = 0; i < raw; i++) {
         const size_t left = IJ_MIN(raw - i, 65535);
         if (i % 65535 == 0) {
-            const uint8_t block[5] = { raw - i <= 65535, (uint8_t)left, (uint8_t)(left >> 8), (uint8_t)~left,
-                                       (uint8_t)(~left >> 8) };
-            memcpy(z, block, 5);
-            z += 5;
+            *z++ = raw - i <= 65535;
+            for (int k = 0; k < 4; k++) *z++ = (uint8_t)((k < 2 ? left : ~left) >> k % 2 * 8);
         }
         *z = i % row ? rgb[i / row * 3 * width + i % row - 1] : 0;
         a = (a + *z++) % 65521;
         b = (b + a) % 65521;
     }
-    for (int i = 0; i < 4; i++) *z++ = (uint8_t)((b << 16 | a) >> (24 - 8 * i));
-    to = ij_png_chunk(to, "IDAT", to + 8, (size_t)(z - to - 8));
+    ij_put_big(z, b << 16 | a);
+    to = ij_png_chunk(to, "IDAT", to + 8, (size_t)(z + 4 - to - 8));
     return (size_t)(ij_png_chunk(to, "IEND", NULL, 0) - start);
 }
 
@@ -5970,7 +6049,7 @@ static void ij_mean_tokens(double *context, double *target, size_t *work, const 
             ij_arena part = { NULL, 0, 0 };
             ij_step step;
             ij_step_place(&step, &part, c, &n);
-            *work = IJ_MAX(*work, part.used);           /* only what the lists need is ever touched */
+            *work = IJ_MAX(*work, part.used);           /* no more is ever touched */
         }
     }
     free(room.base);
@@ -6123,7 +6202,8 @@ static void ij_train_start(ij_run *t, ij_options *o)
     ij_close_or_die(out, t->log_path);
     t->out = o->out;
     t->log = ij_open_log(t->log_path, o, "log.csv", ij_log_head, t->m.step);
-    t->health = ij_open_log(t->health_path, o, "health.csv", "step,loss,skill,position,rank,feature std,cosine,verdict\n",
+    t->health = ij_open_log(t->health_path, o, "health.csv",
+                            "step,loss,skill,position,rank,feature std,cosine,verdict\n",
                             t->m.step < ij_steps(c) ? t->m.step / ij_watch_every(c) + 1 : UINT64_MAX);
 }
 
@@ -6148,8 +6228,8 @@ static ij_report ij_train_pass(ij_run *t, size_t *order, uint64_t *ordered)
     ij_must(ij_masks_draw(&m->masks, c, &m->mask_rng, m->micro, c->batch_size, &why), &why);
     const ij_status status = ij_train_step(m, t->s.images, &m->masks, &r, &why);
     if (status == IJ_ENAN)
-        ij_die(1, "step %zu: %s; the last checkpoint is as it was: try a lower --lr, or --clip_grad 1",
-               (size_t)m->step + 1, ij_status_string(status));
+        ij_die(1, "step %zu: %s; the last checkpoint is as it was: try a lower --lr, or "
+               "--clip_grad 1", (size_t)m->step + 1, ij_status_string(status));
     ij_must(status, &why);
     return r;
 }
@@ -6198,29 +6278,33 @@ static void ij_train_watch(ij_run *t)
     ij_rng rng;
     const ij_config *c = &m->config;
     const size_t images = c->batch_size, d = c->embed_dim, batches = IJ_MAX(1, IJ_MIN(512, t->s.count / 8) / images);
-    const size_t seen = batches * images, side = IJ_MIN(seen, d), size = IJ_MAX(ij_watch_size(c), side * side * sizeof(double));
+    const size_t seen = batches * images, side = IJ_MIN(seen, d);
+    const size_t size = IJ_MAX(ij_watch_size(c), side * side * sizeof(double));
     const ij_memory work = { ij_alloc(size), size };
     real *pooled = ij_alloc(seen * d * sizeof *pooled);
     ij_health all = { 0 };
     ij_rng_seed(&rng, c->seed);
     for (size_t k = 0; k < batches; k++) {
+        real *mean = pooled + k * images * d;
         ij_health h = { 0 };
         for (size_t i = 0; i < t->s.slots; i++) ij_images_read(&t->s, i, (k * images + i % images) * t->s.count / seen);
         t->s.stream = k * t->s.slots;
         ij_each(&t->team, t->s.slots, ij_augment_task, &t->s);
         ij_must(ij_masks_draw(&m->masks, c, &rng, k, images, &why), &why);
-        memset(pooled + k * images * d, 0, images * d * sizeof *pooled);
+        memset(mean, 0, images * d * sizeof *mean);
         if (images < 2) h.loss = h.skill = h.position = (double)NAN;
-        else ij_must(ij_watch(&h, pooled + k * images * d, m, t->s.images, &m->masks, work, &why), &why);
+        else ij_must(ij_watch(&h, mean, m, t->s.images, &m->masks, work, &why), &why);
         const double share = 1 / (double)batches;
-        all.loss += h.loss * share, all.skill += h.skill * share, all.position += h.position * share;
+        all.loss += h.loss * share;
+        all.skill += h.skill * share;
+        all.position += h.position * share;
     }
     if (ij_watch_features(&all, pooled, seen, d, work, NULL)) all.rank = (double)NAN;
     const char *verdict = images < 2 ? "no verdict: in batches of one image there is nothing to compare with" : m->step
                           ? ij_verdict(&all, c->objective, (double)m->step > c->warmup * (double)c->ipe) : "too early to say: these are the first weights";
     const int calm = strchr("htn", *verdict) != NULL;
-    fprintf(t->health, "%zu,%.6f,%.5f,%.5f,%.4f,%.5g,%.5f,%s\n", (size_t)m->step, all.loss, all.skill, all.position,
-            all.rank, all.feature_std, all.cosine, verdict);
+    fprintf(t->health, "%zu,%.6f,%.5f,%.5f,%.4f,%.5g,%.5f,%s\n", (size_t)m->step, all.loss,
+            all.skill, all.position, all.rank, all.feature_std, all.cosine, verdict);
     fprintf(stderr, "%sepoch %.2f  loss %.4f  skill %.3f  position %.3f  rank %.1f  std %.3f  cosine %.2f%s\n%s%s", ij_terminal() ? "\r" : "",
             (double)m->step / (double)c->ipe, all.loss, all.skill, all.position, all.rank, all.feature_std, all.cosine, ij_terminal() ? "          " : "",
             calm ? "" : verdict, calm ? "" : "\n");
@@ -6876,7 +6960,7 @@ static void ij_show_model(ij_show *s, const real *images, const ij_team *team)
         ij_arena a = { work.base, size, 0 };
         in.x = images + b * 3 * h * w;
         ij_must(ij_encode(s->tokens + b * n * d, NULL, e, &in, work, team, &why), &why);
-        ij_encode_place(&pass, &pos, &a, e, &in);       /* all blocks shared one place: what is left is the last one's */
+        ij_encode_place(&pass, &pos, &a, e, &in);       /* what is left in the blocks' one place: the last's */
         for (size_t k = 0; k < heads * n; k++) {
             real sum = 0;
             for (size_t i = 0; i < n; i++) sum += pass.stack.block[0].prob[(k / n * n + i) * n + k % n];
@@ -6976,8 +7060,9 @@ static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targe
     ij_must(ij_load(&r->m, &f, &why), &why);
     ij_file_close(&f);
     const size_t all = ij_rows(&r->m.encoder_pos), pair = ij_mul(targets, 2 * all);
-    const ij_counts most = { .batch = 1, .images = 1, .contexts = 1, .context_tokens = all, .context_squares = ij_mul(all, all),
-                             .seqs = targets, .tokens = pair, .squares = ij_mul(pair, 2 * all), .queries = targets * all };
+    const ij_counts most = { .batch = 1, .images = 1, .contexts = 1, .context_tokens = all,
+                             .context_squares = ij_mul(all, all), .seqs = targets, .tokens = pair,
+                             .squares = ij_mul(pair, 2 * all), .queries = targets * all };
     ij_arena room = { NULL, 0, 0 };
     ij_step_place(&r->step, &room, &c, &most);
     r->m.work = ij_alloc(room.used), r->m.work_size = room.used;
