@@ -2374,9 +2374,10 @@ static ij_status ij_masks_check(ij_masks *m, const ij_config *c, ij_error *why)
         least = IJ_MIN(least, IJ_MIN(t[0] * t[1], e[0] * e[1]));
     }
     if (least <= c->min_keep)
-        return ij_fail(why, IJ_EMASK, "masks: on a %zux%zu grid the smallest block has %zu patches; "
-                       "each must hold more than min_keep = %zu: lower min_keep or raise "
-                       "pred_mask_scale and enc_mask_scale", ij_gh(c), ij_gw(c), least,
+        return ij_fail(why, IJ_EMASK,
+                       "masks: on a %zux%zu grid the smallest block has %zu patches; each must "
+                       "hold more than min_keep = %zu: lower min_keep or raise pred_mask_scale and "
+                       "enc_mask_scale", ij_gh(c), ij_gw(c), least,
                        c->min_keep);
     ij_rng rng;
     ij_rng_seed(&rng, 0);
@@ -2443,7 +2444,8 @@ static double ij_encode_flops(const ij_config *c, size_t height, size_t width)
 static double ij_flops(const ij_config *c, size_t context_tokens, size_t target_tokens)
 {
     const double d = (double)c->embed_dim, p = (double)c->patch_size;
-    const double width = (double)c->pred_emb_dim, k = (double)context_tokens, t = (double)target_tokens;
+    const double width = (double)c->pred_emb_dim, t = (double)target_tokens;
+    const double k = (double)context_tokens;
     const double contexts = (double)c->num_enc_masks, hidden = (double)ij_hidden(c);
     const double context = 2 * k * 3 * p * p * d + ij_stack_flops((double)c->depth, d, hidden, k);
     const double predict = ij_stack_flops((double)c->pred_depth, width, 4 * width, k + t) +
@@ -2464,8 +2466,8 @@ static void ij_encode_place(ij_encoder_pass *s, ij_tensor *pos, ij_arena *a, con
     const size_t d = ij_cols(&e->norm_w), f = e->depth ? ij_cols(&e->block[0].fc1_b) : 1;
     const size_t n = ij_mul(in->height / e->patch, in->width / e->patch);
     *pos = ij_matrix(a, n, d);
-    ij_encoder_place(s, a, e->depth, e->heads, e->patch, d, f, in->count, ij_mul(in->count, n),
-                     ij_mul(in->count, ij_mul(n, n)), 0);
+    const size_t tokens = ij_mul(in->count, n), squares = ij_mul(tokens, n);
+    ij_encoder_place(s, a, e->depth, e->heads, e->patch, d, f, in->count, tokens, squares, 0);
 }
 
 ij_status ij_encode_size(size_t *size, const ij_encoder *e, const ij_pictures *in, ij_error *why)
@@ -2476,10 +2478,12 @@ ij_status ij_encode_size(size_t *size, const ij_encoder *e, const ij_pictures *i
     const size_t gh = in->height / e->patch, gw = in->width / e->patch;
     if (!gh || !gw || !in->count)
         return ij_fail(why, IJ_EARG, "%zu images of %zux%zu pixels, expected at least one of one "
-                       "%zux%zu patch", in->count, in->height, in->width, e->patch, e->patch);
+                       "%zux%zu patch", in->count, in->height, in->width, e->patch,
+                       e->patch);
     if (e->pos.x && ij_rows(&e->pos) != gh * gw)
         return ij_fail(why, IJ_EARG, "images of %zux%zu pixels have %zu patches, expected %zu, "
-                       "as the file's positions", in->height, in->width, gh * gw, ij_rows(&e->pos));
+                       "as the file's positions", in->height, in->width, gh * gw,
+                       ij_rows(&e->pos));
     ij_encode_place(&s, &pos, &a, e, in);
     *size = a.used;
     if (a.used < SIZE_MAX) return IJ_OK;
@@ -4594,14 +4598,16 @@ static ij_status ij_probe_open(ij_probe_work *w, ij_memory work, const ij_scored
     size_t need;
     if (!s->n || !s->m || !s->d || !s->tasks)
         return ij_fail(why, IJ_EARG, "%zu training rows, %zu test rows, %zu channels, %zu tasks: "
-                       "expected 1 or more", s->n, s->m, s->d, s->tasks);
+                       "expected 1 or more", s->n, s->m, s->d,
+                       s->tasks);
     for (size_t i = 0; i < s->n + s->m; i++) {
         const char *part = i < s->n ? "training" : "test";
         const size_t at = i < s->n ? i : i - s->n;
         for (size_t t = 0; t < s->tasks; t++)
             if ((size_t)ij_label(s, t, i) >= s->classes[t])             /* a negative one is huge */
                 return ij_fail(why, IJ_EARG, "%s row %zu, task %zu: label %d, expected 0 or more, "
-                               "below %zu", part, at, t, ij_label(s, t, i), s->classes[t]);
+                               "below %zu", part, at, t, ij_label(s, t, i),
+                               s->classes[t]);
         for (size_t c = 0; c < s->d; c++)
             if (!isfinite(ij_row(s, i)[c]))
                 return ij_fail(why, IJ_EARG, "%s row %zu: channel %zu is not finite", part, at, c);
@@ -4621,9 +4627,10 @@ static void ij_count_right(ij_probe_work *w, size_t first, size_t end, size_t st
     memset(w->right, 0, s->tasks * sizeof *w->right);
     for (w->first = first, w->step = step; w->first < end; w->first += IJ_BLOCK * step) {
         const size_t rows = IJ_MIN(IJ_BLOCK, (end - w->first + step - 1) / step);
-        const ij_product p = { .m = rows, .n = s->n, .k = s->d, .c = w->similar, .c_row = s->n,
-                               .a = ij_row(s, w->first), .a_row = s->d, .a_col = 1,
-                               .b = s->train, .b_row = 1, .b_col = s->d };
+        const ij_product p = {
+            .m = rows, .n = s->n, .k = s->d, .c = w->similar, .c_row = s->n,
+            .a = ij_row(s, w->first), .a_row = s->d, .a_col = 1, .b = s->train, .b_row = 1, .b_col = s->d,
+        };
         if (w->k) ij_matmul(&p, team);
         ij_each(team, rows, vote, w);
         for (size_t i = 0; i < rows; i++) {
@@ -4788,8 +4795,9 @@ ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, ij_memo
         const double tried = last ? chosen[fit - grid] : lambda[fit];
         if (fit == 0 || fit == grid) ij_ridge_add(&w, last, team);
         if (!ij_ridge_solve(&w, tried, team))
-            return ij_fail(why, IJ_EARG, "X'X with lambda %g is not positive definite: standardise "
-                           "features", tried);
+            return ij_fail(why, IJ_EARG,
+                           "X'X with lambda %g is not positive definite: standardise features",
+                           tried);
         if (last) ij_count_right(&w, s->n, s->n + s->m, 1, ij_ridge_vote, team);
         else ij_count_right(&w, 4, s->n, 5, ij_ridge_vote, team);
         for (size_t t = 0; t < s->tasks; t++)
