@@ -28,11 +28,8 @@ test_ijepa: test_ijepa.c ijepa.c ijepa.h
 test_ijepa_double: test_ijepa.c ijepa.c ijepa.h
 	$(CC) $(STRICT) $(CFLAGS) -DIJEPA_DOUBLE test_ijepa.c -o $@ $(LDFLAGS) $(LIBS)
 
-check: ijepa_double
-	./ijepa_double check
-
-ijepa_double: ijepa.c ijepa.h
-	$(CC) $(STRICT) $(CFLAGS) -DIJEPA_DOUBLE -DIJEPA_MAIN ijepa.c -o $@ $(LDFLAGS) $(LIBS)
+check: test_ijepa_double
+	./test_ijepa_double check_table
 
 web: ijepa.html
 ijepa.html: data/web.html ijepa.wasm
@@ -44,6 +41,6 @@ ijepa.wasm: data/web.c ijepa.c ijepa.h
 	    data/web.c -o $@ -Wl,-s,-z,stack-size=1048576 -lwasi-emulated-signal -lwasi-emulated-process-clocks
 
 clean:
-	rm -rf run ijepa.html ijepa.html.tmp ijepa.wasm ijepa ijepa_double test_ijepa test_ijepa_double
+	rm -rf run ijepa.html ijepa.html.tmp ijepa.wasm ijepa test_ijepa test_ijepa_double
 
 .PHONY: run web test check clean

@@ -27,11 +27,6 @@
 #include <float.h>
 #include <limits.h>
 #include <stddef.h>
-#ifdef IJEPA_MAIN
-#include <assert.h>
-#else                                     /* a library neither prints nor ends its host */
-#define assert(truth) ((void)(0 && (truth)))
-#endif
 #ifndef IJEPA_INFER_ONLY
 #include <errno.h>
 #include <stdarg.h>
@@ -122,6 +117,11 @@ static ij_status ij_fail(ij_error *why, ij_status s, const char *format, ...)
     }
     return s;
 }
+
+static ij_status ij_needs(ij_error *why, size_t need, size_t have)
+{
+    return ij_fail(why, IJ_EMEM, "work memory: need %zu bytes, have %zu", need, have);
+}
 #endif
 
 /* An arena hands out pieces of one block, in order. With base NULL it only adds up: the same layout routine says how
@@ -135,7 +135,6 @@ static void *ij_take(ij_arena *a, size_t count, size_t each)
     const size_t bytes = ij_mul(count, each), start = a->used;
     if (start > SIZE_MAX / 2 || bytes > SIZE_MAX / 2 - start - 64) { a->used = SIZE_MAX; return NULL; }
     a->used = start + (bytes + 63) / 64 * 64;
-    assert(!a->base || a->used <= a->size);
     return a->base ? a->base + start : NULL;
 }
 
@@ -155,7 +154,7 @@ void ij_rng_seed(ij_rng *r, uint64_t seed)
     r->at = 624;
 }
 
-uint32_t ij_rng_next(ij_rng *r)
+static uint32_t ij_rng_next(ij_rng *r)
 {
     uint32_t *s = r->state;
     if (r->at >= 624) {                                        /* the next 624 words at once */
@@ -172,10 +171,14 @@ uint32_t ij_rng_next(ij_rng *r)
     return y ^ y >> 18;
 }
 
-double ij_rng_uniform(ij_rng *r) { return (ij_rng_next(r) & 0xffffff) / 16777216.0; }
-size_t ij_rng_below(ij_rng *r, size_t n) { return ij_rng_next(r) % n; }
+/* [0,1), 24 bits: torch.rand */
+static double ij_rng_uniform(ij_rng *r) { return (ij_rng_next(r) & 0xffffff) / 16777216.0; }
 
-void ij_rng_permutation(ij_rng *r, size_t *order, size_t n)
+/* 0..n-1: torch.randint */
+static size_t ij_rng_below(ij_rng *r, size_t n) { return ij_rng_next(r) % n; }
+
+#ifdef IJEPA_MAIN
+static void ij_rng_permutation(ij_rng *r, size_t *order, size_t n)      /* torch.randperm */
 {
     for (size_t i = 0; i < n; i++) order[i] = i;
     for (size_t i = 0; i + 1 < n; i++) {
@@ -184,6 +187,7 @@ void ij_rng_permutation(ij_rng *r, size_t *order, size_t n)
         order[j] = t;
     }
 }
+#endif
 
 /* A cheaper generator whose state is one number, for streams that are made by the thousand: one for each image of
  * each step, so that nothing depends on the order of threads and nothing has to be saved. (SplitMix64.) */
@@ -217,12 +221,9 @@ static ij_tensor ij_matrix(ij_arena *a, size_t rows, size_t cols)
 /* Rows r0..r1 of a matrix, or these elements of a vector, sharing their memory. */
 static ij_tensor ij_slice(const ij_tensor *t, size_t r0, size_t r1)
 {
-    assert(t->rank <= 2 && r0 <= r1 && r1 <= t->dim[0]);
     const ij_tensor s = { t->x + r0 * (t->rank == 2 ? t->dim[1] : 1), t->rank, { r1 - r0, t->dim[1], 0, 0 } };
     return s;
 }
-
-static int ij_is(const ij_tensor *t, size_t rows, size_t cols) { return ij_rows(t) == rows && ij_cols(t) == cols; }
 
 /* sum = the sum of `term` over i < n. It runs in 16 lanes, lane i taking i, i+16, ..., which are then folded in halves:
  * so the compiler can use vectors without reordering anything, and the result is the same on every machine. */
@@ -465,7 +466,6 @@ enum { IJ_WORTH = 1 << 24 };            /* multiply-adds for which waking thread
 static void ij_linear(ij_tensor y, ij_tensor x, const ij_tensor *w, const ij_tensor *b, const ij_team *team)
 {
     const size_t rows = ij_rows(&x), in = ij_cols(&x), out = ij_cols(&y);
-    assert(w->dim[0] == out && ij_count(w) == out * in && ij_count(b) == out && ij_rows(&y) == rows);
     const ij_product p = { rows, out, in, x.x, in, 1, w->x, 1, in, y.x, out, b->x, 0 };
     ij_matmul(&p, (double)rows * (double)in * (double)out < IJ_WORTH ? NULL : team);
 }
@@ -474,7 +474,6 @@ static void ij_linear(ij_tensor y, ij_tensor x, const ij_tensor *w, const ij_ten
 static void ij_linear_backward(ij_tensor dx, ij_tensor dy, const ij_tensor *w, int add, const ij_team *team)
 {
     const size_t rows = ij_rows(&dy), out = ij_cols(&dy), in = ij_cols(&dx);
-    assert(w->dim[0] == out && ij_count(w) == out * in && ij_rows(&dx) == rows);
     const ij_product p = { rows, in, out, dy.x, out, 1, w->x, in, 1, dx.x, in, add ? dx.x : NULL, in };
     ij_matmul(&p, team);
 }
@@ -484,7 +483,6 @@ static void ij_linear_backward_weight(const ij_tensor *dw, const ij_tensor *db, 
                                       size_t o0, size_t o1)
 {
     const size_t rows = ij_rows(x), in = ij_cols(x), out = ij_cols(dy);
-    assert(ij_count(dw) == out * in && ij_count(db) == out && ij_rows(dy) == rows && o0 <= o1 && o1 <= out);
     const ij_product p = { o1 - o0, in, rows, dy->x + o0, 1, out, x->x, in, 1, dw->x + o0 * in, in, dw->x + o0 * in, in };
     ij_matmul(&p, NULL);
     for (size_t r = 0; r < rows; r++)
@@ -518,7 +516,6 @@ static void ij_normalise_rows(real *y, const real *x, size_t rows, size_t d, int
 static void ij_layernorm(ij_tensor y, ij_tensor stat, ij_tensor x, const ij_tensor *w, const ij_tensor *b)
 {
     const size_t d = ij_cols(&x);
-    assert(ij_is(&y, ij_rows(&x), d) && ij_is(&stat, ij_rows(&x), 2) && ij_count(w) == d && ij_count(b) == d);
     for (size_t r = 0; r < ij_rows(&x); r++) {
         real *s = stat.x + r * 2, *yr = y.x + r * d;
         const real *xr = x.x + r * d;
@@ -531,7 +528,6 @@ static void ij_layernorm(ij_tensor y, ij_tensor stat, ij_tensor x, const ij_tens
 static void ij_layernorm_backward(ij_tensor dx, ij_tensor dy, ij_tensor stat, ij_tensor x, const ij_tensor *w)
 {
     const size_t d = ij_cols(&x);
-    assert(ij_is(&dx, ij_rows(&x), d) && ij_is(&dy, ij_rows(&x), d) && ij_count(w) == d);
     for (size_t r = 0; r < ij_rows(&x); r++) {
         const real *xr = x.x + r * d, *dyr = dy.x + r * d, mean = stat.x[r * 2], rstd = stat.x[r * 2 + 1];
         real *dxr = dx.x + r * d, g_sum, gn_sum;
@@ -548,7 +544,6 @@ static void ij_layernorm_backward_weight(const ij_tensor *dw, const ij_tensor *d
                                          const ij_tensor *stat, const ij_tensor *x, size_t c0, size_t c1)
 {
     const size_t d = ij_cols(x);
-    assert(ij_count(dw) == d && ij_count(db) == d && c1 <= d && ij_is(dy, ij_rows(x), d));
     for (size_t r = 0; r < ij_rows(x); r++) {
         const real *s = stat->x + r * 2, *xr = x->x + r * d, *dyr = dy->x + r * d;
         for (size_t i = c0; i < c1; i++) {
@@ -612,7 +607,6 @@ static void ij_normal(real *pdf, real *cdf, real u)
 /* y = u cdf(u), the erf form. u becomes the slope cdf(u) + u pdf(u), which is all that the backward needs. */
 static void ij_gelu(ij_tensor y, ij_tensor u)
 {
-    assert(ij_is(&y, ij_rows(&u), ij_cols(&u)));
     for (size_t i = 0, n = ij_count(&u); i < n; i++) {
         real pdf, cdf;
         const real x = u.x[i];
@@ -624,19 +618,16 @@ static void ij_gelu(ij_tensor y, ij_tensor u)
 
 static void ij_gelu_backward(ij_tensor dy, ij_tensor slope)             /* du = dy slope, in place */
 {
-    assert(ij_is(&dy, ij_rows(&slope), ij_cols(&slope)));
     for (size_t i = 0, n = ij_count(&dy); i < n; i++) dy.x[i] *= slope.x[i];
 }
 
 static void ij_add(ij_tensor y, ij_tensor x)            /* y += x */
 {
-    assert(ij_is(&y, ij_rows(&x), ij_cols(&x)));
     for (size_t i = 0, n = ij_count(&y); i < n; i++) y.x[i] += x.x[i];
 }
 
 static void ij_copy(ij_tensor y, ij_tensor x)
 {
-    assert(ij_is(&y, ij_rows(&x), ij_cols(&x)));
     memcpy(y.x, x.x, ij_count(&x) * sizeof(real));
 }
 
@@ -1041,7 +1032,6 @@ static void ij_stack_backward(ij_stack_grads *g, const ij_block *dw, const ij_te
 static void ij_positions(ij_tensor pos, size_t gh, size_t gw)
 {
     const size_t d = ij_cols(&pos), quarter = d / 4;
-    assert(ij_rows(&pos) == gh * gw && d % 4 == 0);
     for (size_t n = 0; n < gh * gw; n++)
         for (size_t k = 0; k < quarter; k++) {
             const double w = pow(10000.0, -(double)k / (double)quarter);
@@ -1360,9 +1350,9 @@ static void ij_predictor_backward(const ij_tensor *dcontext, const ij_predictor 
 
 typedef struct {
     const ij_predictor_pass *s;
-    const ij_tensor *target;    /* [B*N,T] of all patches, image by image; or of those of each target block */
-    const ij_seqs *seqs;        /* where an image, or a block, begins in there */
-    int kind, blocks;
+    const ij_tensor *target;    /* [B*N,T] of all patches, image by image */
+    const ij_seqs *seqs;        /* where an image begins in there */
+    int kind;
     double scale;               /* of one term; the gradient of dout carries it too */
     real grad_scale;
     double *row_loss;           /* [Q] */
@@ -1378,8 +1368,19 @@ static size_t ij_target_dim(const ij_config *c)
 /* [T,D] before its last normalisation: the encoder's output (the code), or the sum of its top layers (data2vec 3.3) */
 static const ij_tensor *ij_targets(const ij_stack *s) { return s->average ? &s->top : &s->norm; }
 
-static inline real ij_smooth_l1(real e) { return e > -1 && e < 1 ? e * e / 2 : (e < 0 ? -e : e) - (real)0.5; }
+/* One term of the loss for a difference e, and its slope. */
+static inline real ij_loss_term(real *slope, real e, int kind)
+{
+    if (kind == IJ_LOSS_L2) {
+        *slope = 2 * e;
+        return e * e;
+    }
+    *slope = e < -1 ? -1 : e > 1 ? 1 : e;
+    return e > -1 && e < 1 ? e * e / 2 : (e < 0 ? -e : e) - (real)0.5;
+}
 
+/* Target blocks are cut from the target encoder's OUTPUT: it has seen the whole image (Table 11: 67.3;
+ * if it sees each block alone, 56.1: .ci/table11.patch). */
 static void ij_loss_task(void *arg, size_t piece)
 {
     const ij_loss_pass *l = arg;
@@ -1389,18 +1390,16 @@ static void ij_loss_task(void *arg, size_t piece)
     const size_t s0 = ij_piece(&s->stack.seqs, piece), s1 = ij_piece(&s->stack.seqs, piece + 1);
     for (size_t i = s0; i < s1; i++)
         for (size_t t = ij_target_of(&s->part, s->contexts, i), row = s->stack.asked.start[i], j = 0; j < targets->length[t]; j++, row++) {
-            const size_t image = i % s->part.images, block = i / s->contexts * s->part.images + image;
-            const size_t place = l->blocks ? l->seqs->start[block] + j : l->seqs->start[image] + targets->index[t * targets->stride + j];
+            const size_t image = i % s->part.images;
+            const size_t place = l->seqs->start[image] + targets->index[t * targets->stride + j];
             const real *h = l->target->x + place * d;
             const real *out = s->out.x + row * d;
             real *want = l->want.x + row * d, *dout = s->dout.x + row * d, sum;
             ij_normalise_rows(want, h, 1, d, 0);
             for (size_t c = 0; c < d; c++) dout[c] = out[c] - want[c];
-            if (l->kind == IJ_LOSS_L2) IJ_SUM(real, sum, c, d, dout[c] * dout[c]);
-            else IJ_SUM(real, sum, c, d, ij_smooth_l1(dout[c]));
+            IJ_SUM(real, sum, c, d, ij_loss_term(&dout[c], dout[c], l->kind));
             l->row_loss[row] = (double)sum;
-            for (size_t c = 0; c < d; c++)
-                dout[c] = l->grad_scale * (l->kind == IJ_LOSS_L2 ? 2 * dout[c] : dout[c] < -1 ? -1 : dout[c] > 1 ? 1 : dout[c]);
+            for (size_t c = 0; c < d; c++) dout[c] *= l->grad_scale;
         }
 }
 
@@ -1470,7 +1469,7 @@ static double ij_schedule_length(const ij_config *c)
 
 static double ij_cosine(double from, double to, double q) { return to + (from - to) * 0.5 * (1 + cos(IJ_PI * q)); }
 
-double ij_lr(const ij_config *c, size_t k)
+static double ij_lr(const ij_config *c, size_t k)
 {
     const double step = (double)k, warmup = floor(c->warmup * (double)c->ipe), length = floor(ij_schedule_length(c));
     if (step < warmup) return c->start_lr + step / warmup * (c->lr - c->start_lr);
@@ -1478,14 +1477,14 @@ double ij_lr(const ij_config *c, size_t k)
     return IJ_MAX(c->final_lr, lr);
 }
 
-double ij_weight_decay(const ij_config *c, size_t k)
+static double ij_weight_decay(const ij_config *c, size_t k)
 {
     const double a = c->weight_decay, b = c->final_weight_decay;
     const double wd = ij_cosine(a, b, (double)k / IJ_MAX(1, floor(ij_schedule_length(c))));
     return b <= a ? IJ_MAX(b, wd) : IJ_MIN(b, wd);
 }
 
-double ij_ema(const ij_config *c, size_t k)
+static double ij_ema(const ij_config *c, size_t k)
 {
     const double q = (double)(k - 1) / ij_schedule_length(c);
     if (c->objective == IJ_GENERATIVE) return 0;        /* no second encoder: the target encoder is a copy, for what looks at it */
@@ -1631,9 +1630,9 @@ typedef struct {                /* everything one part needs, laid out anew for 
     ij_stack_grads encoder_grads, predictor_grads;
 } ij_step;
 
-/* Sequences, tokens and squared lengths of the three passes. The target encoder's sequences are whole images, or blocks. */
+/* Sequences, tokens and squared lengths of context encoder and predictor. */
 typedef struct {
-    size_t batch, images, contexts, context_tokens, context_squares, seqs, tokens, squares, queries, targets, target_tokens, target_squares;
+    size_t batch, images, contexts, context_tokens, context_squares, seqs, tokens, squares, queries;
 } ij_counts;
 
 static size_t ij_part_images(const ij_config *c)
@@ -1644,10 +1643,12 @@ static size_t ij_part_images(const ij_config *c)
 static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_counts *n)
 {
     const size_t d = c->embed_dim, f = ij_hidden(c), width = c->pred_emb_dim;
+    const size_t whole = ij_mul(n->images, ij_patches(c));
     s->pooled = ij_matrix(a, n->batch, d);              /* first: it outlasts the parts */
-    ij_encoder_place(&s->target, a, c->depth, c->num_heads, c->patch_size, d, f, n->targets, n->target_tokens, n->target_squares, 0);
+    ij_encoder_place(&s->target, a, c->depth, c->num_heads, c->patch_size, d, f, n->images, whole,
+                     ij_mul(whole, ij_patches(c)), 0);
     s->target.stack.average = IJ_MIN(c->average_top_k_layers, c->depth + 1);
-    if (c->average_top_k_layers) s->target.stack.top = ij_matrix(a, n->target_tokens, d);
+    if (c->average_top_k_layers) s->target.stack.top = ij_matrix(a, whole, d);
     ij_encoder_place(&s->context, a, c->depth, c->num_heads, c->patch_size, d, f, n->contexts, n->context_tokens,
                      n->context_squares, 1);
     ij_predictor_pass *p = &s->predictor;
@@ -1680,13 +1681,11 @@ static void ij_step_place(ij_step *s, ij_arena *a, const ij_config *c, const ij_
 /* What the lists of these masks need in one part of the batch; s, if not NULL, is told where its sequences begin. */
 static ij_counts ij_count_part(ij_step *s, const ij_config *c, const ij_masks *masks, const ij_part *part)
 {
-    const size_t contexts = c->num_enc_masks * part->images, targets = part->images * (c->mask_target_input ? c->num_pred_masks : 1);
-    ij_counts n = { part->batch, part->images, contexts, 0, 0, c->objective == IJ_JOINT ? 0 : contexts * c->num_pred_masks, 0, 0, 0, targets, 0, 0 };
-    for (size_t i = 0; i < targets; i++) {
-        const size_t k = c->mask_target_input ? masks->target.length[ij_list_of(part, i)] : ij_patches(c);
-        n.target_tokens += k, n.target_squares += k * k;
-        if (s) s->target.stack.seqs.start[i + 1] = n.target_tokens;
-    }
+    const size_t contexts = c->num_enc_masks * part->images;
+    ij_counts n = { .batch = part->batch, .images = part->images, .contexts = contexts };
+    if (c->objective != IJ_JOINT) n.seqs = contexts * c->num_pred_masks;
+    for (size_t i = 0; s && i < n.images; i++)          /* the target encoder sees whole images */
+        s->target.stack.seqs.start[i + 1] = (i + 1) * ij_patches(c);
     for (size_t i = 0; i < contexts; i++) {
         const size_t k = masks->context.length[ij_list_of(part, i)];
         n.context_tokens += k, n.context_squares += k * k;
@@ -1702,7 +1701,8 @@ static ij_counts ij_count_part(ij_step *s, const ij_config *c, const ij_masks *m
 }
 
 /* Lays out the part that begins with image `first`. */
-static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, const ij_masks *masks, size_t first)
+static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, const ij_masks *masks,
+                               size_t first, ij_error *why)
 {
     const ij_config *c = &m->config;
     const size_t batch = masks->target.lists / c->num_pred_masks;
@@ -1711,8 +1711,10 @@ static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, cons
     ij_predictor_pass *p = &s->predictor;
     p->part = s->context.part = s->target.part = part, p->contexts = n.contexts;
     ij_arena a = { NULL, 0, 0 };
-    ij_step_place(s, &a, c, &n);                        /* lists longer than these settings can give are refused */
-    if (a.used > m->work_size) return IJ_EMEM;
+    ij_step_place(s, &a, c, &n);
+    if (a.used > m->work_size)
+        return ij_fail(why, IJ_EMEM, "these masks need %zu bytes of activations, the model has %zu: "
+                       "lists longer than its settings can give", a.used, m->work_size);
     a.base = m->work, a.size = m->work_size, a.used = 0;
     ij_step_place(s, &a, c, &n);
 
@@ -1720,18 +1722,21 @@ static ij_status ij_step_begin(ij_step *s, ij_model *m, const real *images, cons
     s->target.pos = s->context.pos = &m->encoder_pos, s->target.image = s->context.image = images;
     s->target.height = s->context.height = c->crop_size[0], s->target.width = s->context.width = c->crop_size[1];
     if (s->joint.on) s->target.image += batch * 3 * c->crop_size[0] * c->crop_size[1];      /* the other views */
-    s->target.lists = c->mask_target_input ? &masks->target : NULL, s->context.lists = &masks->context;
+    s->target.lists = NULL;
+    s->context.lists = &masks->context;
     p->p = &m->predictor, p->pos = &m->predictor_pos, p->masks = masks, p->context = &s->context.stack;
 
     ij_count_part(s, c, masks, &part);
-    ij_seqs_set(&s->target.stack.seqs, n.targets, &m->team);
+    ij_seqs_set(&s->target.stack.seqs, n.images, &m->team);
     ij_seqs_set(&s->context.stack.seqs, n.contexts, &m->team);
     ij_seqs_set(&p->stack.seqs, n.seqs, &m->team);
     p->stack.asked.count = n.seqs, p->stack.asked.tokens = n.queries;
 
     size_t queries = 0;                                 /* of the whole batch: the mean is over them all */
     for (size_t i = 0; i < masks->target.lists; i++) queries += masks->target.length[i] * c->num_enc_masks;
-    s->loss.s = p, s->loss.kind = c->loss, s->loss.seqs = &s->target.stack.seqs, s->loss.blocks = c->mask_target_input;
+    s->loss.s = p;
+    s->loss.kind = c->loss;
+    s->loss.seqs = &s->target.stack.seqs;
     s->loss.target = c->objective == IJ_GENERATIVE ? &s->target.patches : ij_targets(&s->target.stack);
     s->loss.scale = 1 / (s->joint.on ? (double)(batch * c->num_enc_masks)
                        : c->loss == IJ_LOSS_L2 ? (double)(batch * c->num_enc_masks * c->num_pred_masks) : (double)queries * (double)ij_target_dim(c));
@@ -1857,7 +1862,7 @@ static void ij_backward(ij_model *m, ij_step *s, const ij_team *team)
 }
 
 /* AdamW with the schedules at k = step + 1, then the target encoder's EMA. Gradients that are not finite are dropped. */
-static ij_status ij_update(ij_model *m, ij_report *r)
+static ij_status ij_update(ij_model *m, ij_report *r, ij_error *why)
 {
     const ij_config *c = &m->config;
     const size_t k = (size_t)m->step + 1;
@@ -1871,7 +1876,8 @@ static ij_status ij_update(ij_model *m, ij_report *r)
     r->grad_norm = sqrt(total);
     if (!isfinite(total)) {
         memset(m->grad, 0, m->size * sizeof(real));
-        return IJ_ENAN;
+        return ij_fail(why, IJ_ENAN, "update %zu: the loss is %g, the gradient's norm %g, expected "
+                       "finite numbers", k, r->loss, r->grad_norm);
     }
     if (c->clip_grad > 0 && r->grad_norm > c->clip_grad) u.clip = c->clip_grad / r->grad_norm;
     ij_each(&m->team, m->params, ij_update_task, &u);
@@ -1880,16 +1886,19 @@ static ij_status ij_update(ij_model *m, ij_report *r)
     return IJ_OK;
 }
 
-ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *masks, ij_report *r)
+ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *masks, ij_report *r,
+                        ij_error *why)
 {
     const ij_team *team = &m->team;
     size_t contexts = 0, queries = 0, seqs = 0;
     ij_step s;
     const size_t batch = masks->target.lists / m->config.num_pred_masks;
     memset(r, 0, sizeof *r);
-    if (!batch) return IJ_EARG;
+    if (!batch)
+        return ij_fail(why, IJ_EARG, "%zu lists of targets, expected num_pred_masks = %zu for each "
+                       "image", masks->target.lists, m->config.num_pred_masks);
     for (size_t first = 0; first < batch;) {
-        const ij_status status = ij_step_begin(&s, m, images, masks, first);
+        const ij_status status = ij_step_begin(&s, m, images, masks, first, why);
         if (status) return status;
 
         ij_encode_targets(&s, team);
@@ -1908,7 +1917,7 @@ ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *mask
     if (!isfinite(r->loss)) m->grad[0] = (real)r->loss;         /* the update, on whatever machine, will refuse it */
     if (++m->micro % m->config.accumulate) return IJ_OK;
     if (m->reduce) m->reduce(m->reduce_arg, m->grad, m->size);
-    return ij_update(m, r);                                     /* AdamW, EMA */
+    return ij_update(m, r, why);                                /* AdamW, EMA */
 }
 
 /* ============================================= Part II, the tools ================================================ */
@@ -2275,10 +2284,12 @@ ij_status ij_config_read(ij_config *c, const char *path, ij_error *why)
     return s;
 }
 
-/* ---- building a model --------------------------------------------------------------------------------------------
- * Memory for the largest step these settings can ask for, first weights, and the cost in arithmetic.                */
+/* ---- building a model --------------------------------------------------------------------------
+ * Memory for the largest step these settings can ask for, first weights, and the cost in
+ * arithmetic. */
 
-/* Largest number of patches of a block: over all sizes that some scale and aspect of the ranges can give. */
+/* Largest number of patches of a block: over all sizes that some scale and aspect of the ranges can
+ * give. */
 static size_t ij_block_most(const ij_config *c, const double scale[2], double a0, double a1)
 {
     size_t most = 0, low[2], high[2];
@@ -2286,7 +2297,7 @@ static size_t ij_block_most(const ij_config *c, const double scale[2], double a0
     for (double keep = floor(cells * scale[0]); keep <= floor(cells * scale[1]); keep++) {
         ij_block_size(low, c, (keep + 0.5) / cells, a0);        /* lowest and widest */
         ij_block_size(high, c, (keep + 0.5) / cells, a1);       /* tallest and narrowest */
-        for (size_t h = low[0]; h <= high[0]; h++) {            /* the smallest aspect with this height: the widest */
+        for (size_t h = low[0]; h <= high[0]; h++) {        /* the smallest aspect is the widest */
             const double half = (double)h - 0.5, a = IJ_MAX(a0, half > 0 ? half * half / keep : a0);
             size_t s[2];
             ij_block_size(s, c, (keep + 0.5) / cells, a);
@@ -2309,9 +2320,13 @@ static void ij_masks_most(size_t *k, size_t *t, const ij_config *c)
 {
     const double cells = (double)ij_patches(c);
     if (c->mask_mode == IJ_MASK_RASTERIZED) *k = *t = (ij_gh(c) + 1) / 2 * ((ij_gw(c) + 1) / 2);
-    else if (c->mask_mode == IJ_MASK_RANDOM)
-        *t = (size_t)(cells * c->pred_mask_scale[1]), *k = ij_patches(c) - c->num_pred_masks * (size_t)(cells * c->pred_mask_scale[0]);
-    else *k = ij_block_most(c, c->enc_mask_scale, 1, 1), *t = ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]);
+    else if (c->mask_mode == IJ_MASK_RANDOM) {
+        *t = (size_t)(cells * c->pred_mask_scale[1]);
+        *k = ij_patches(c) - c->num_pred_masks * (size_t)(cells * c->pred_mask_scale[0]);
+    } else {
+        *t = ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]);
+        *k = ij_block_most(c, c->enc_mask_scale, 1, 1);
+    }
 }
 
 static void ij_masks_place(ij_masks *m, ij_arena *a, const ij_config *c)
@@ -2336,10 +2351,6 @@ static ij_counts ij_counts_most(const ij_config *c)
     n.tokens = ij_mul(n.seqs, k + t);
     n.squares = ij_mul(n.tokens, k + t);
     n.queries = ij_mul(n.seqs, t);
-    const size_t whole = ij_patches(c);                 /* ij_watch wants whole images, whatever a step needs */
-    n.targets = ij_mul(n.images, c->mask_target_input ? c->num_pred_masks : 1);
-    n.target_tokens = IJ_MAX(ij_mul(n.images, whole), c->mask_target_input ? ij_mul(n.targets, t) : 0);
-    n.target_squares = IJ_MAX(ij_mul(n.images, ij_mul(whole, whole)), c->mask_target_input ? ij_mul(n.targets, ij_mul(t, t)) : 0);
     return n;
 }
 
@@ -2350,11 +2361,14 @@ static void ij_model_place(ij_model *m, ij_arena *a)
     ij_listing count = { NULL, 0, 0, NULL, 0 };
     ij_encoder e;
     ij_predictor p;
-    e.block = NULL, p.block = NULL;
+    e.block = NULL;
+    p.block = NULL;
     ij_list_encoder(&count, &e, c);
-    m->encoder_params = count.params, m->encoder_size = count.offset;
+    m->encoder_params = count.params;
+    m->encoder_size = count.offset;
     ij_list_predictor(&count, &p, c);
-    m->params = count.params, m->size = count.offset;
+    m->params = count.params;
+    m->size = count.offset;
 
     m->param = ij_take(a, m->params, sizeof *m->param);
     m->target = ij_take(a, m->encoder_size, sizeof(real));
@@ -2397,7 +2411,8 @@ static void ij_model_name_parts(ij_model *m)
     ij_list_predictor(&grad, &m->predictor_grad, c);
 }
 
-/* First weights: LayerNorm 1 and 0, biases 0, matrices and the patch embedding as the config says, mask token 0.02. */
+/* First weights: LayerNorm 1 and 0, biases 0, matrices and the patch embedding as the config says,
+ * mask token 0.02. */
 static void ij_model_draw(ij_model *m)
 {
     uint64_t state = m->config.seed;
@@ -2406,9 +2421,11 @@ static void ij_model_draw(ij_model *m)
         if (!m->training && p->predictor) break;
         real *w = (m->training ? m->weight : m->target) + p->offset;
         const size_t n = ij_count(&p->shape), rank = p->shape.rank;
-        double std = rank == 4 ? m->config.patch_init_std : rank == 3 ? 0.02 : m->config.init_std, bound = 0;
+        double std = m->config.init_std, bound = 0;
+        if (rank == 3) std = 0.02;
+        if (rank == 4) std = m->config.patch_init_std;
         if (rank == 2 && std == 0) bound = sqrt(6.0 / (double)(p->shape.dim[0] + p->shape.dim[1]));
-        if (rank == 2 && bound != 0 && strstr(p->name, "qkv"))       /* q, k, v are three matrices */
+        if (rank == 2 && bound != 0 && strstr(p->name, "qkv"))  /* q, k, v are three matrices */
             bound = sqrt(6.0 / (double)(2 * p->shape.dim[1]));
         for (size_t i = 0; i < n; i++) {
             const double u = (double)(ij_mix(&state) >> 11) / 9007199254740992.0;
@@ -2423,8 +2440,9 @@ static void ij_model_draw(ij_model *m)
     if (m->training) memcpy(m->target, m->weight, m->encoder_size * sizeof(real));
 }
 
-/* That masks can be drawn is found out before a long run is: reference mode's block sizes over a fine grid of its
- * single draw, paper mode on 256 images with a tenth of the rounds that training allows. */
+/* That masks can be drawn is found out before a long run is: reference mode's block sizes over a
+ * fine grid of its single draw, paper mode on 256 images with a tenth of the rounds that training
+ * allows. */
 static ij_status ij_masks_check(ij_masks *m, const ij_config *c, ij_error *why)
 {
     size_t least = SIZE_MAX, t[2], e[2];
@@ -2435,9 +2453,11 @@ static ij_status ij_masks_check(ij_masks *m, const ij_config *c, ij_error *why)
         least = IJ_MIN(least, IJ_MIN(t[0] * t[1], e[0] * e[1]));
     }
     if (least <= c->min_keep)
-        return ij_fail(why, IJ_EMASK, "masks: on a %zux%zu grid the smallest block has %zu patches; each must hold more than "
-                       "min_keep = %zu: lower min_keep or raise pred_mask_scale and enc_mask_scale",
-                       c->crop_size[0] / c->patch_size, c->crop_size[1] / c->patch_size, least, c->min_keep);
+        return ij_fail(why, IJ_EMASK,
+                       "masks: on a %zux%zu grid the smallest block has %zu patches; each must "
+                       "hold more than min_keep = %zu: lower min_keep or raise pred_mask_scale and "
+                       "enc_mask_scale", ij_gh(c), ij_gw(c), least,
+                       c->min_keep);
     ij_rng rng;
     ij_rng_seed(&rng, 0);
     ij_status status = IJ_OK;
@@ -2462,18 +2482,20 @@ ij_status ij_model_size(size_t *size, const ij_config *c, int training, ij_error
     return IJ_OK;
 }
 
-ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c, int training, ij_error *why)
+ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c, int training,
+                        ij_error *why)
 {
     size_t need;
     const ij_status s = ij_model_size(&need, c, training, why);
     if (s) return s;
-    if (!mem || size < need) return ij_fail(why, IJ_EMEM, "the model needs %zu bytes, has %zu", need, size);
+    if (!mem || size < need)
+        return ij_fail(why, IJ_EMEM, "the model needs %zu bytes, has %zu", need, size);
     ij_arena a = { mem, size, 0 };
     memset(m, 0, sizeof *m);
     m->config = *c;
     m->training = training == IJ_TRAIN;
     ij_model_place(m, &a);
-    memset(mem, 0, need - m->work_size);                /* the work area comes last; only what a step uses is touched */
+    memset(mem, 0, need - m->work_size);        /* the work area, at the end, is not touched */
     ij_positions(m->encoder_pos, ij_gh(c), ij_gw(c));
     ij_model_name_parts(m);
     if (training != IJ_LOADED) ij_model_draw(m);
@@ -2483,82 +2505,92 @@ ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c,
     return ij_masks_check(&m->masks, c, why);
 }
 
-/* Multiply-adds count as two; every token goes through every block, forward and (twice) backward. */
+#ifdef IJEPA_MAIN
+/* Multiply-adds count as two; every token passes every block, forward and (twice) backward. */
 static double ij_stack_flops(double depth, double d, double f, double n)
 {
     return depth * 2 * n * (4 * d * d + 2 * d * f + 2 * n * d);
 }
 
-double ij_encode_flops(const ij_config *c, size_t height, size_t width)
+static double ij_encode_flops(const ij_config *c, size_t height, size_t width)
 {
     const double d = (double)c->embed_dim, p = (double)c->patch_size;
     const double n = (double)((height / c->patch_size) * (width / c->patch_size));
     return 2 * n * 3 * p * p * d + ij_stack_flops((double)c->depth, d, (double)ij_hidden(c), n);
 }
 
-double ij_flops(const ij_config *c, size_t context_tokens, size_t target_tokens)
+/* Of one image in one step; the heads of a joint embedding are next to nothing. */
+static double ij_flops(const ij_config *c, size_t context_tokens, size_t target_tokens)
 {
-    const double d = (double)c->embed_dim, p = (double)c->patch_size, width = (double)c->pred_emb_dim;
-    const double k = (double)context_tokens, t = (double)target_tokens, contexts = (double)c->num_enc_masks;
-    const double context = 2 * k * 3 * p * p * d + ij_stack_flops((double)c->depth, d, (double)ij_hidden(c), k);
-    const double predict = ij_stack_flops((double)c->pred_depth, width, 4 * width, k + t) + 2 * t * width * (double)ij_target_dim(c);
-    if (c->objective == IJ_JOINT) return ij_encode_flops(c, c->crop_size[0], c->crop_size[1]) + 3 * contexts * context;    /* heads: next to nothing */
-    const double block = 2 * t * 3 * p * p * d + ij_stack_flops((double)c->depth, d, (double)ij_hidden(c), t);
-    const double targets = c->mask_target_input ? (double)c->num_pred_masks * block : ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
+    const double d = (double)c->embed_dim, p = (double)c->patch_size;
+    const double width = (double)c->pred_emb_dim, t = (double)target_tokens;
+    const double k = (double)context_tokens;
+    const double contexts = (double)c->num_enc_masks, hidden = (double)ij_hidden(c);
+    const double context = 2 * k * 3 * p * p * d + ij_stack_flops((double)c->depth, d, hidden, k);
+    const double predict = ij_stack_flops((double)c->pred_depth, width, 4 * width, k + t) +
+                           2 * t * width * (double)ij_target_dim(c);
+    const double targets = ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
+    if (c->objective == IJ_JOINT) return targets + 3 * contexts * context;
     return (c->objective == IJ_GENERATIVE ? 0 : targets) +
            3 * contexts * (context + 2 * k * d * width + (double)c->num_pred_masks * predict);
 }
+#endif
 
-/* ---- features ----------------------------------------------------------------------------------------------------
- * The mean of the target encoder's tokens, all patches seen, represents an image (appendix A.1).                    */
+/* ---- features ----------------------------------------------------------------------------------
+ * The mean of the target encoder's tokens, all patches seen, represents an image (appendix A.1). */
 
-static void ij_encode_place(ij_encoder_pass *s, ij_tensor *pos, ij_arena *a, size_t depth, size_t heads, size_t patch,
-                            size_t d, size_t f, size_t batch, size_t n)
+static void ij_encode_place(ij_encoder_pass *s, ij_tensor *pos, ij_arena *a, const ij_encoder *e,
+                            const ij_pictures *in)
 {
+    const size_t d = ij_cols(&e->norm_w), f = e->depth ? ij_cols(&e->block[0].fc1_b) : 1;
+    const size_t n = ij_mul(in->height / e->patch, in->width / e->patch);
     *pos = ij_matrix(a, n, d);
-    ij_encoder_place(s, a, depth, heads, patch, d, f, batch, ij_mul(batch, n), ij_mul(batch, ij_mul(n, n)), 0);
+    const size_t tokens = ij_mul(in->count, n), squares = ij_mul(tokens, n);
+    ij_encoder_place(s, a, e->depth, e->heads, e->patch, d, f, in->count, tokens, squares, 0);
 }
 
-ij_status ij_encode_size(size_t *size, const ij_config *c, size_t images, size_t height, size_t width, ij_error *why)
+ij_status ij_encode_size(size_t *size, const ij_encoder *e, const ij_pictures *in, ij_error *why)
 {
     ij_encoder_pass s;
     ij_tensor pos;
     ij_arena a = { NULL, 0, 0 };
-    const ij_status status = ij_config_check(c, why);
-    if (status) return status;
-    const size_t n = ij_mul(height / c->patch_size, width / c->patch_size);
-    if (!n || !images)
-        return ij_fail(why, IJ_EARG, "%zu images of %zux%zu pixels, expected at least one of one %zux%zu patch", images, height,
-                       width, c->patch_size, c->patch_size);
-    ij_encode_place(&s, &pos, &a, c->depth, c->num_heads, c->patch_size, c->embed_dim, ij_hidden(c), images, n);
-    if (a.used == SIZE_MAX) return ij_fail(why, IJ_EMEM, "images this large need more memory than can be addressed");
+    const size_t gh = in->height / e->patch, gw = in->width / e->patch;
+    if (!gh || !gw || !in->count)
+        return ij_fail(why, IJ_EARG, "%zu images of %zux%zu pixels, expected at least one of one "
+                       "%zux%zu patch", in->count, in->height, in->width, e->patch,
+                       e->patch);
+    if (e->pos.x && ij_rows(&e->pos) != gh * gw)
+        return ij_fail(why, IJ_EARG, "images of %zux%zu pixels have %zu patches, expected %zu, "
+                       "as the file's positions", in->height, in->width, gh * gw,
+                       ij_rows(&e->pos));
+    ij_encode_place(&s, &pos, &a, e, in);
     *size = a.used;
+    if (a.used < SIZE_MAX) return IJ_OK;
+    return ij_fail(why, IJ_EMEM, "images this large need more memory than can be addressed");
+}
+
+ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const ij_pictures *in,
+                    ij_memory work, const ij_team *team, ij_error *why)
+{
+    ij_encoder_pass s = { .e = e, .image = in->x, .height = in->height, .width = in->width };
+    ij_tensor pos;
+    size_t need;
+    const ij_status status = ij_encode_size(&need, e, in, why);
+    if (status) return status;
+    if (!work.base || work.size < need) return ij_needs(why, need, work.size);
+    ij_arena a = { work.base, work.size, 0 };
+    ij_encode_place(&s, &pos, &a, e, in);
+    s.part = (ij_part){ 0, in->count, in->count };
+    s.pos = e->pos.x ? &e->pos : &pos;
+    if (!e->pos.x) ij_positions(pos, in->height / e->patch, in->width / e->patch);
+    for (size_t i = 0; i <= in->count; i++) s.stack.seqs.start[i] = i * ij_rows(&pos);
+    ij_seqs_set(&s.stack.seqs, in->count, team);
+    ij_each(team, s.stack.seqs.pieces, ij_encoder_task, &s);
+    if (tokens) memcpy(tokens, s.stack.norm.x, ij_count(&s.stack.norm) * sizeof(real));
+    if (pooled) ij_pool(pooled, &s.stack, in->count);
     return IJ_OK;
 }
 
-ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const ij_real *images, size_t batch,
-                    size_t height, size_t width, void *work, size_t size, const ij_team *team)
-{
-    const size_t d = ij_cols(&e->norm_w), f = e->depth ? ij_cols(&e->block[0].fc1_b) : 1;
-    const size_t gh = height / e->patch, gw = width / e->patch;
-    ij_encoder_pass s = { e, NULL, images, height, width, { 0, batch, batch }, NULL, { NULL, 0, { 0 } }, { 0 } };
-    ij_tensor pos;
-    ij_arena a = { NULL, 0, 0 };
-    if (!gh || !gw || !batch) return IJ_EARG;
-    ij_encode_place(&s, &pos, &a, e->depth, e->heads, e->patch, d, f, batch, gh * gw);
-    if (!work || size < a.used) return IJ_EMEM;
-    a.base = work, a.size = size, a.used = 0;
-    ij_encode_place(&s, &pos, &a, e->depth, e->heads, e->patch, d, f, batch, gh * gw);
-    s.pos = e->pos.x ? &e->pos : &pos;
-    if (ij_rows(s.pos) != gh * gw) return IJ_EARG;      /* positions of a file, for images of one size */
-    if (!e->pos.x) ij_positions(pos, gh, gw);
-    for (size_t i = 0; i <= batch; i++) s.stack.seqs.start[i] = i * gh * gw;
-    ij_seqs_set(&s.stack.seqs, batch, team);
-    ij_each(team, s.stack.seqs.pieces, ij_encoder_task, &s);
-    if (tokens) memcpy(tokens, s.stack.norm.x, ij_count(&s.stack.norm) * sizeof(real));
-    if (pooled) ij_pool(pooled, &s.stack, s.stack.seqs.count);
-    return IJ_OK;
-}
 /* ---- platform ----------------------------------------------------------------------------------------------------
  * All that is not C99 is here, in POSIX and without it: folders, flushing; for the program, threads and clock.       */
 
@@ -4606,94 +4638,131 @@ ij_status ij_load(ij_model *m, const ij_file *f, ij_error *why)
     return IJ_OK;
 }
 
-/* ---- evaluation --------------------------------------------------------------------------------------------------
- * What are frozen features worth? k-NN learns nothing; ridge regression to one-hot labels has one solution. Rows below
- * n are for training, the m above for testing. Tasks vote side by side: [classes of task 0 | classes of task 1 | ..] */
+/* ---- evaluation --------------------------------------------------------------------------------
+ * What are frozen features worth? k-NN learns nothing; ridge regression to one-hot labels has one
+ * solution. Rows below n are for training, the m above for testing. Tasks vote side by side:
+ * [classes of task 0 | classes of task 1 | ..] */
 
 void ij_standardise(ij_real *train, size_t n, ij_real *test, size_t m, size_t d)
 {
     for (size_t c = 0; n && c < d; c++) {
-        const double first = (double)train[c];          /* measured from here, a constant gives exact zeros */
+        const double first = (double)train[c];      /* from here, a constant gives exact zeros */
         double sum = 0, square = 0;
         for (size_t i = 0; i < n; i++) {
             const double e = (double)train[i * d + c] - first;
-            sum += e, square += e * e;
+            sum += e;
+            square += e * e;
         }
         const double mean = sum / (double)n, variance = square / (double)n - mean * mean;
         const double scale = variance > 0 ? 1 / sqrt(variance) : 0;
-        for (size_t i = c; i < n * d; i += d) train[i] = (real)(((double)train[i] - first - mean) * scale);
-        for (size_t i = c; i < m * d; i += d) test[i] = (real)(((double)test[i] - first - mean) * scale);
+        for (size_t i = c; i < n * d; i += d)
+            train[i] = (real)(((double)train[i] - first - mean) * scale);
+        for (size_t i = c; i < m * d; i += d)
+            test[i] = (real)(((double)test[i] - first - mean) * scale);
     }
 }
 
 static const real *ij_row(const ij_scored *s, size_t i)
-{ return i < s->n ? s->train + i * s->d : s->test + (i - s->n) * s->d; }
-static int ij_label(const ij_scored *s, size_t t, size_t i)
-{ return i < s->n ? s->train_label[t][i] : s->test_label[t][i - s->n]; }
+{
+    return i < s->n ? s->train + i * s->d : s->test + (i - s->n) * s->d;
+}
 
-enum { IJ_BLOCK = 64, IJ_TILE = 4, IJ_WIDE = 8 };       /* rows treated at once; the tile of ij_gram_task */
+static int ij_label(const ij_scored *s, size_t t, size_t i)
+{
+    return i < s->n ? s->train_label[t][i] : s->test_label[t][i - s->n];
+}
+
+enum { IJ_BLOCK = 64, IJ_TILE = 4, IJ_WIDE = 8 };   /* rows at once; the tile of ij_gram_task */
 typedef struct {
     const ij_scored *s;
-    size_t columns, terms, width;       /* classes in all; 1 + D; 1 + D + columns, padded: see ridge */
-    size_t first, step;                 /* the present block: rows first, first + step, ... */
-    double *z, *right;                  /* [block,width]: these rows, or their votes; [tasks]: how many are right */
-    real *similar;                      /* k-NN: [block,n] similarities; in the end the k highest stand in front, */
-    size_t *near, k;                    /* [block,n] and here are their training rows; k is 0 for ridge */
-    double temperature, *inverse;       /* [n+m]: 1 / length of each row */
-    double *gram, *factor, n;           /* ridge: [terms,width] each; rows in gram */
+    size_t columns;                 /* classes in all */
+    size_t terms, width;            /* ridge, padded: 1 + D, 1 + D + columns */
+    size_t first, step;             /* the present block: rows first, first + step, ... */
+    double *z, *right;              /* [block,width] these rows or their votes; [tasks] right */
+    real *similar;                  /* k-NN: [block,n] similarities, soon the k highest */
+    size_t *near, k;                /* [block,n] and their training rows; k is 0 for ridge */
+    double temperature, *inverse;   /* [n+m] 1 / length of each row */
+    double *gram, *factor, n;       /* ridge: [terms,width] each; rows in gram */
 } ij_probe_work;
 
-static ij_status ij_probe_place(size_t *used, ij_probe_work *w, ij_arena a, const ij_scored *s, size_t k, ij_error *why)
+static ij_status ij_probe_place(size_t *used, ij_probe_work *w, ij_arena a, const ij_scored *s,
+                                size_t k, ij_error *why)
 {
-    const size_t cap = SIZE_MAX / 4, pairs = k ? ij_mul(IJ_BLOCK, s->n) : 0;   /* sums cannot wrap, products saturate */
-    w->s = s, w->k = k, w->columns = 0, w->n = 0, w->terms = (IJ_MIN(s->d, cap) / IJ_WIDE + 1) * IJ_WIDE;
+    const size_t cap = SIZE_MAX / 4;                    /* sums cannot wrap, products saturate */
+    const size_t pairs = k ? ij_mul(IJ_BLOCK, s->n) : 0;
+    w->s = s;
+    w->k = k;
+    w->columns = 0;
+    w->n = 0;
+    w->terms = (IJ_MIN(s->d, cap) / IJ_WIDE + 1) * IJ_WIDE;
     for (size_t t = 0; t < s->tasks; t++) w->columns += IJ_MIN(s->classes[t], cap - w->columns);
     w->width = ((w->terms + w->columns + IJ_WIDE - 1) / IJ_WIDE | 1) * IJ_WIDE;
     const size_t square = k ? 0 : ij_mul(w->terms, w->width);
-    w->z = ij_take(&a, ij_mul(IJ_BLOCK, w->width), sizeof(double)), w->right = ij_take(&a, s->tasks, sizeof(double));
-    w->near = ij_take(&a, pairs, sizeof(size_t)), w->similar = ij_take(&a, pairs, sizeof(real));
+    w->z = ij_take(&a, ij_mul(IJ_BLOCK, w->width), sizeof(double));
+    w->right = ij_take(&a, s->tasks, sizeof(double));
+    w->near = ij_take(&a, pairs, sizeof(size_t));
+    w->similar = ij_take(&a, pairs, sizeof(real));
     w->inverse = ij_take(&a, k ? s->n + s->m : 0, sizeof(double));
-    w->gram = ij_take(&a, square, sizeof(double)), w->factor = ij_take(&a, square, sizeof(double));
+    w->gram = ij_take(&a, square, sizeof(double));
+    w->factor = ij_take(&a, square, sizeof(double));
     *used = a.used;
-    return a.used < SIZE_MAX ? IJ_OK : ij_fail(why, IJ_EMEM, "features and classes: the bytes needed overflow");
+    if (a.used < SIZE_MAX) return IJ_OK;
+    return ij_fail(why, IJ_EMEM, "features and classes: the bytes needed overflow");
 }
 
 ij_status ij_knn_size(size_t *size, const ij_scored *s, ij_error *why)
-{ return ij_probe_place(size, &(ij_probe_work){ 0 }, (ij_arena){ NULL, 0, 0 }, s, 1, why); }
-ij_status ij_ridge_size(size_t *size, const ij_scored *s, ij_error *why)
-{ return ij_probe_place(size, &(ij_probe_work){ 0 }, (ij_arena){ NULL, 0, 0 }, s, 0, why); }
+{
+    ij_probe_work w;
+    return ij_probe_place(size, &w, (ij_arena){ NULL, 0, 0 }, s, 1, why);
+}
 
-/* Checks labels, features and the size of work, then lays it out: for k-NN, or with k = 0 for ridge. */
-static ij_status ij_probe_open(ij_probe_work *w, void *work, size_t size, const ij_scored *s, size_t k, ij_error *why)
+ij_status ij_ridge_size(size_t *size, const ij_scored *s, ij_error *why)
+{
+    ij_probe_work w;
+    return ij_probe_place(size, &w, (ij_arena){ NULL, 0, 0 }, s, 0, why);
+}
+
+/* Checks labels, features and the size of work, then lays it out: for k-NN, or with k = 0 for
+ * ridge. */
+static ij_status ij_probe_open(ij_probe_work *w, ij_memory work, const ij_scored *s, size_t k,
+                               ij_error *why)
 {
     size_t need;
     if (!s->n || !s->m || !s->d || !s->tasks)
-        return ij_fail(why, IJ_EARG, "%zu training rows, %zu test rows, %zu channels, %zu tasks: expected 1 or more", s->n, s->m, s->d, s->tasks);
+        return ij_fail(why, IJ_EARG, "%zu training rows, %zu test rows, %zu channels, %zu tasks: "
+                       "expected 1 or more", s->n, s->m, s->d,
+                       s->tasks);
     for (size_t i = 0; i < s->n + s->m; i++) {
         const char *part = i < s->n ? "training" : "test";
         const size_t at = i < s->n ? i : i - s->n;
         for (size_t t = 0; t < s->tasks; t++)
             if ((size_t)ij_label(s, t, i) >= s->classes[t])             /* a negative one is huge */
-                return ij_fail(why, IJ_EARG, "%s row %zu, task %zu: label %d, expected 0 or more, below %zu", part, at,
-                               t, ij_label(s, t, i), s->classes[t]);
+                return ij_fail(why, IJ_EARG, "%s row %zu, task %zu: label %d, expected 0 or more, "
+                               "below %zu", part, at, t, ij_label(s, t, i),
+                               s->classes[t]);
         for (size_t c = 0; c < s->d; c++)
             if (!isfinite(ij_row(s, i)[c]))
                 return ij_fail(why, IJ_EARG, "%s row %zu: channel %zu is not finite", part, at, c);
     }
     if (ij_probe_place(&need, w, (ij_arena){ NULL, 0, 0 }, s, k, why)) return IJ_EMEM;
-    if (!work || size < need) return ij_fail(why, IJ_EMEM, "work memory: need %zu bytes, have %zu", need, size);
-    return ij_probe_place(&need, w, (ij_arena){ work, size, 0 }, s, k, why);
+    if (!work.base || work.size < need) return ij_needs(why, need, work.size);
+    return ij_probe_place(&need, w, (ij_arena){ work.base, work.size, 0 }, s, k, why);
 }
 
-/* right[t] = how many of the rows first, first + step, ... below end have most votes (of equals: the lowest class) for
- * their label. vote(w, i) writes the votes of a block's row i to row i of z. */
-static void ij_count_right(ij_probe_work *w, size_t first, size_t end, size_t step, ij_task *vote, const ij_team *team)
+/* right[t] = how many of the rows first, first + step, ... below end have most votes (of equals:
+ * the lowest class) for their label. vote(w, i) writes the votes of a block's row i to row i of z.
+ */
+static void ij_count_right(ij_probe_work *w, size_t first, size_t end, size_t step, ij_task *vote,
+                           const ij_team *team)
 {
     const ij_scored *s = w->s;
     memset(w->right, 0, s->tasks * sizeof *w->right);
     for (w->first = first, w->step = step; w->first < end; w->first += IJ_BLOCK * step) {
         const size_t rows = IJ_MIN(IJ_BLOCK, (end - w->first + step - 1) / step);
-        const ij_product p = { rows, s->n, s->d, ij_row(s, w->first), s->d, 1, s->train, 1, s->d, w->similar, s->n, NULL, 0 };
+        const ij_product p = {
+            .m = rows, .n = s->n, .k = s->d, .c = w->similar, .c_row = s->n,
+            .a = ij_row(s, w->first), .a_row = s->d, .a_col = 1, .b = s->train, .b_row = 1, .b_col = s->d,
+        };
         if (w->k) ij_matmul(&p, team);
         ij_each(team, rows, vote, w);
         for (size_t i = 0; i < rows; i++) {
@@ -4714,30 +4783,38 @@ static void ij_knn_vote(void *arg, size_t index)
     real *similar = w->similar + index * s->n;
     size_t *near = w->near + index * s->n, have = 0;
     double *votes = w->z + index * w->width;
-    for (size_t i = 0; i < s->n; i++) {                 /* of equals the lower training row comes first */
+    for (size_t i = 0; i < s->n; i++) {                 /* of equals the lower row comes first */
         const real x = (real)((double)similar[i] * w->inverse[i] * w->inverse[w->first + index]);
         if (have == w->k && !(x > similar[have - 1])) continue;
         size_t at = have < w->k ? have++ : have - 1;
-        for (; at && x > similar[at - 1]; at--) similar[at] = similar[at - 1], near[at] = near[at - 1];
-        similar[at] = x, near[at] = i;
+        for (; at && x > similar[at - 1]; at--) {
+            similar[at] = similar[at - 1];
+            near[at] = near[at - 1];
+        }
+        similar[at] = x;
+        near[at] = i;
     }
     memset(votes, 0, w->columns * sizeof *votes);
     for (size_t t = 0; t < s->tasks; votes += s->classes[t++])
-        for (size_t i = 0; i < have; i++)               /* all divided by the best one's vote, against overflow */
-            votes[ij_label(s, t, near[i])] += exp(((double)similar[i] - (double)similar[0]) / w->temperature);
+        for (size_t i = 0; i < have; i++) {             /* less the best one, against overflow */
+            const double gap = (double)similar[i] - (double)similar[0];
+            votes[ij_label(s, t, near[i])] += exp(gap / w->temperature);
+        }
 }
 
-ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperature, void *work, size_t size,
+ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperature, ij_memory work,
                  const ij_team *team, ij_error *why)
 {
     ij_probe_work w = { .temperature = temperature };
     if (!k || !(temperature > 0))
-        return ij_fail(why, IJ_EARG, "k is %zu, temperature %g: expected both above 0", k, temperature);
-    const ij_status status = ij_probe_open(&w, work, size, s, k, why);
+        return ij_fail(why, IJ_EARG, "k is %zu, temperature %g: expected both above 0", k,
+                       temperature);
+    const ij_status status = ij_probe_open(&w, work, s, k, why);
     if (status) return status;
     for (size_t i = 0; i < s->n + s->m; i++) {
         double square = 0;
-        for (size_t c = 0; c < s->d; c++) square += (double)ij_row(s, i)[c] * (double)ij_row(s, i)[c];
+        const real *x = ij_row(s, i);
+        for (size_t c = 0; c < s->d; c++) square += (double)x[c] * (double)x[c];
         w.inverse[i] = square > 0 ? 1 / sqrt(square) : 0;
     }
     ij_count_right(&w, s->n, s->n + s->m, 1, ij_knn_vote, team);
@@ -4745,17 +4822,24 @@ ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperat
     return IJ_OK;
 }
 
-/* Ridge, in double. A row becomes z = [1 | x | one-hot labels]; the sums Z'Z hold all that the fit needs. With lambda n
- * on the diagonal of x, Cholesky's elimination centres (its first row) and leaves [R | right], where R W = right.
- * `terms` = 1 + D rows of `width` numbers, upper triangle. Both are padded with zeros, terms to a multiple of IJ_WIDE,
- * width to an odd multiple, lest the numbers of a column crowd into few cache sets. */
-typedef struct { double *to, sign; const double *from; size_t depth, begin, terms, width; } ij_gram_work;
+/* Ridge, in double. A row becomes z = [1 | x | one-hot labels]; the sums Z'Z hold all that the fit
+ * needs. With lambda n on the diagonal of x, Cholesky's elimination centres (its first row) and
+ * leaves [R | right], where R W = right. `terms` = 1 + D rows of `width` numbers, upper triangle.
+ * Both are padded with zeros, terms to a multiple of IJ_WIDE, width to an odd multiple, lest the
+ * numbers of a column crowd into few cache sets. */
+typedef struct {
+    double *to, sign;
+    const double *from;
+    size_t depth, begin, terms, width;
+} ij_gram_work;
 
-/* to[i][j] += sign * sum over k < depth of from[k][i] from[k][j], for rows i of a block and j from its first row on. */
+/* to[i][j] += sign * sum over k < depth of from[k][i] from[k][j], for rows i of a block and j from
+ * its first row on. */
 static void ij_gram_task(void *arg, size_t index)
 {
     const ij_gram_work *g = arg;
-    const size_t first = g->begin + index * IJ_BLOCK, end = IJ_MIN(first + IJ_BLOCK, g->terms), width = g->width;
+    const size_t first = g->begin + index * IJ_BLOCK, end = IJ_MIN(first + IJ_BLOCK, g->terms);
+    const size_t width = g->width;
     for (size_t j = first; j < width; j += IJ_WIDE)
         for (size_t i = first; i < end; i += IJ_TILE) {
             double sum[IJ_TILE][IJ_WIDE] = { { 0 } };
@@ -4764,7 +4848,8 @@ static void ij_gram_task(void *arg, size_t index)
                 for (size_t r = 0; r < IJ_TILE; r++)
                     for (size_t c = 0; c < IJ_WIDE; c++) sum[r][c] += a[r] * b[c];
             for (size_t r = 0; r < IJ_TILE; r++)
-                for (size_t c = 0; c < IJ_WIDE; c++) g->to[(i + r) * width + j + c] += g->sign * sum[r][c];
+                for (size_t c = 0; c < IJ_WIDE; c++)
+                    g->to[(i + r) * width + j + c] += g->sign * sum[r][c];
         }
 }
 
@@ -4774,12 +4859,15 @@ static void ij_ridge_add(ij_probe_work *w, int held, const ij_team *team)
     const ij_scored *s = w->s;
     ij_gram_work g = { w->gram, 1, w->z, 0, 0, w->terms, w->width };
     for (size_t i = 0; i <= s->n; i++) {
-        if (g.depth == IJ_BLOCK || i == s->n)
-            ij_each(team, (w->terms + IJ_BLOCK - 1) / IJ_BLOCK, ij_gram_task, &g), g.depth = 0;
+        if (g.depth == IJ_BLOCK || i == s->n) {
+            ij_each(team, (w->terms + IJ_BLOCK - 1) / IJ_BLOCK, ij_gram_task, &g);
+            g.depth = 0;
+        }
         if (i == s->n || (i % 5 == 4) != held) continue;
         double *z = w->z + g.depth++ * w->width, *hot = z + w->terms;
         memset(z, 0, w->width * sizeof *z);
-        z[0] = 1, w->n++;
+        z[0] = 1;
+        w->n++;
         for (size_t c = 0; c < s->d; c++) z[1 + c] = (double)ij_row(s, i)[c];
         for (size_t t = 0; t < s->tasks; hot += s->classes[t++]) hot[ij_label(s, t, i)] = 1;
     }
@@ -4792,11 +4880,12 @@ static int ij_ridge_solve(ij_probe_work *w, double lambda, const ij_team *team)
     double *r = w->factor;
     memcpy(r, w->gram, terms * width * sizeof *r);
     for (size_t i = 1; i < terms; i++) r[i * width + i] += lambda * w->n;
-    for (size_t first = 0, end; first < terms; first = end) {       /* rows of R, then what they take from the rest */
+    for (size_t first = 0, end; first < terms; first = end) {   /* rows of R and their effect */
         end = IJ_MIN(first + IJ_BLOCK, terms);
         for (size_t i = first; i < end; i++) {
             for (size_t k = first; k < i; k++)
-                for (size_t j = i; j < width; j++) r[i * width + j] -= r[k * width + i] * r[k * width + j];
+                for (size_t j = i; j < width; j++)
+                    r[i * width + j] -= r[k * width + i] * r[k * width + j];
             const double root = sqrt(r[i * width + i]);
             if (!(root > 0 && root <= DBL_MAX)) return 0;
             for (size_t j = i; j < width; j++) r[i * width + j] /= root;
@@ -4806,7 +4895,8 @@ static int ij_ridge_solve(ij_probe_work *w, double lambda, const ij_team *team)
     }
     for (size_t i = terms; i-- > 0;) {                  /* R W = right, from the last row up */
         for (size_t k = i + 1; k < terms; k++)
-            for (size_t j = terms; j < width; j++) r[i * width + j] -= r[i * width + k] * r[k * width + j];
+            for (size_t j = terms; j < width; j++)
+                r[i * width + j] -= r[i * width + k] * r[k * width + j];
         for (size_t j = terms; j < width; j++) r[i * width + j] /= r[i * width + i];
     }
     return 1;
@@ -4819,46 +4909,55 @@ static void ij_ridge_vote(void *arg, size_t index)
     double *votes = w->z + index * w->width;
     memcpy(votes, w->factor + w->terms, w->columns * sizeof *votes);     /* the bias */
     for (size_t k = 0; k < w->s->d; k++)
-        for (size_t c = 0; c < w->columns; c++) votes[c] += (double)x[k] * w->factor[(k + 1) * w->width + w->terms + c];
+        for (size_t c = 0; c < w->columns; c++)
+            votes[c] += (double)x[k] * w->factor[(k + 1) * w->width + w->terms + c];
 }
 
-ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *work, size_t size, const ij_team *team,
-                   ij_error *why)
+ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, ij_memory work,
+                   const ij_team *team, ij_error *why)
 {
     static const double lambda[] = { 1e-4, 1e-3, 1e-2, 1e-1, 1, 10 };
     const size_t grid = sizeof lambda / sizeof *lambda;
     ij_probe_work w;
-    const ij_status status = ij_probe_open(&w, work, size, s, 0, why);
+    const ij_status status = ij_probe_open(&w, work, s, 0, why);
     if (status) return status;
     memset(w.gram, 0, w.terms * w.width * sizeof *w.gram);
-    for (size_t fit = 0; fit < grid + s->tasks; fit++) {     /* each lambda, held rows; then each task, all */
+    for (size_t fit = 0; fit < grid + s->tasks; fit++) {    /* each lambda; then each task */
         const int last = fit >= grid;
         const double tried = last ? chosen[fit - grid] : lambda[fit];
         if (fit == 0 || fit == grid) ij_ridge_add(&w, last, team);
         if (!ij_ridge_solve(&w, tried, team))
-            return ij_fail(why, IJ_EARG, "X'X with lambda %g is not positive definite: standardise features", tried);
-        ij_count_right(&w, last ? s->n : 4, last ? s->n + s->m : s->n, last ? 1 : 5, ij_ridge_vote, team);
+            return ij_fail(why, IJ_EARG,
+                           "X'X with lambda %g is not positive definite: standardise features",
+                           tried);
+        if (last) ij_count_right(&w, s->n, s->n + s->m, 1, ij_ridge_vote, team);
+        else ij_count_right(&w, 4, s->n, 5, ij_ridge_vote, team);
         for (size_t t = 0; t < s->tasks; t++)
-            if (last ? t == fit - grid : !fit || w.right[t] > accuracy[t]) accuracy[t] = w.right[t], chosen[t] = tried;
+            if (last ? t == fit - grid : !fit || w.right[t] > accuracy[t]) {
+                accuracy[t] = w.right[t];
+                chosen[t] = tried;
+            }
     }
     for (size_t t = 0; t < s->tasks; t++) accuracy[t] /= (double)s->m;
     return IJ_OK;
 }
 
-/* ---- is it learning? ---------------------------------------------------------------------------------------------
- * A falling loss says little: in small images a patch's position alone predicts most of a fresh encoder's target, and
- * the EMA follows what is learnt. So the loss is held against the best guess that knows nothing but the position.    */
+/* ---- is it learning? ---------------------------------------------------------------------------
+ * A falling loss says little: in small images a patch's position alone predicts most of a fresh
+ * encoder's target, and the EMA follows what is learnt. So the loss is held against the best guess
+ * that knows nothing but the position. */
 
-size_t ij_watch_size(const ij_config *c)                /* a model that fits memory has far more activations */
+size_t ij_watch_size(const ij_config *c)    /* a model that fits memory has far more activations */
 {
-    return ij_target_dim(c) * ((ij_patches(c) + 1) * sizeof(double) + c->batch_size * ij_patches(c) * sizeof(real));
+    const size_t row = ij_patches(c) * ij_target_dim(c);
+    return (row + ij_target_dim(c)) * sizeof(double) + c->batch_size * row * sizeof(real);
 }
 
-/* Skill of a joint embedding: against the mean of the other images' targets. place: 2P doubles, want [B,P] */
+/* Skill of a joint embedding: against the mean of the other images' targets. place: 2P doubles,
+ * want [B,P] */
 static void ij_watch_joint(ij_health *h, const real *want, size_t batch, size_t d, double *place)
 {
     double guess = 0;
-    memset(place, 0, d * sizeof *place);
     for (int pass = 0; pass < 2; pass++)
         for (size_t b = 0; b < batch; b++) {
             const real *t = want + b * d;
@@ -4867,87 +4966,73 @@ static void ij_watch_joint(ij_health *h, const real *want, size_t batch, size_t 
             for (size_t i = 0; i < d; i++) {
                 const double unit = (double)t[i] / sqrt(tt), others = place[i] - unit;
                 if (!pass) place[i] += unit;
-                mm += others * others, mt += others * unit;
+                mm += others * others;
+                mt += others * unit;
             }
             if (pass) guess += (2 - 2 * mt / sqrt(mm)) / (double)batch;
         }
     h->skill = guess > 0 ? 1 - h->loss / guess : 0;
 }
 
-ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *images, const ij_masks *masks, void *work, size_t size)
+/* Position and skill from want [B,N,D], D = ij_target_dim(). place [N+1,D]: mean of each patch; of
+ * them all */
+static void ij_watch_patches(ij_health *h, const ij_config *c, const real *want,
+                             const ij_masks *masks, double scale, double *place)
 {
-    const ij_config *c = &m->config;
-    const size_t d = ij_target_dim(c), n = ij_rows(&m->encoder_pos), row = n * d, batch = masks->target.lists / c->num_pred_masks;
-    const size_t gw = c->crop_size[1] / c->patch_size;
-    double *place = work, *mean = place + row, within = 0, all = 0, guess = 0, copy = 0, scale = 0;   /* [N,D] of each patch; [D] of them all */
-    real *want = (real *)(mean + d);                    /* [B,N,D] what the loss compares with, of every patch; D here is ij_target_dim() */
-    size_t made = 0;
-    ij_step s;
-    if (batch < 2 || batch > c->batch_size) return IJ_EARG;
-    if (size < ij_watch_size(c)) return IJ_EMEM;
-    memset(h, 0, sizeof *h), memset(place, 0, (row + d) * sizeof *place);
-    for (size_t first = 0; first < batch; first += s.predictor.part.images) {
-        const ij_status status = ij_step_begin(&s, m, images, masks, first);
-        if (status) return status;
-        ij_encode_targets(&s, &m->team), ij_encode_context(&s, &m->team), ij_predict(&s, &m->team);
-        h->loss += ij_loss(&s, &m->team);
-        for (size_t i = 0; i < ij_count(&s.predictor.out); i++) h->predictor_norm += (double)s.predictor.out.x[i] * (double)s.predictor.out.x[i];
-        made += ij_count(&s.predictor.out), scale = s.loss.scale;
-        if (c->mask_target_input) {                     /* the rest looks at whole images */
-            m->config.mask_target_input = 0;
-            const ij_status whole = ij_step_begin(&s, m, images, masks, first);
-            m->config.mask_target_input = 1;
-            if (whole) return whole;
-            ij_encode_targets(&s, &m->team);
-        }
-        if (c->objective == IJ_GENERATIVE) ij_each(&m->team, s.target.stack.seqs.pieces, ij_encoder_task, &s.target);    /* a step needs only pixels */
-        ij_pool(pooled + first * c->embed_dim, &s.target.stack, s.predictor.part.images);
-        if (s.joint.on) memcpy(want + first * d, s.joint.target.y.x, ij_count(&s.joint.target.y) * sizeof(real));
-        else ij_normalise_rows(want + first * row, s.loss.target->x, ij_rows(s.loss.target), d, 0);
-    }
-    if (c->objective == IJ_JOINT) {
-        ij_watch_joint(h, want, batch, d, place);
-        return IJ_OK;
-    }
-    h->predictor_norm = sqrt(h->predictor_norm / (double)made);
+    const size_t d = ij_target_dim(c), n = ij_patches(c), row = n * d;
+    const size_t batch = masks->target.lists / c->num_pred_masks;
+    const double others = (double)batch / (double)(batch - 1);     /* no guess may know its image */
+    double *mean = place + row, within = 0, all = 0, guess = 0;
     for (size_t i = 0; i < batch * row; i++) place[i % row] += (double)want[i] / (double)batch;
     for (size_t i = 0; i < row; i++) mean[i % d] += place[i] / (double)n;
     for (size_t i = 0; i < batch * row; i++) {
         const double e = (double)want[i] - place[i % row], f = (double)want[i] - mean[i % d];
-        within += e * e, all += f * f;
+        within += e * e;
+        all += f * f;
     }
-    const double others = (double)batch / (double)(batch - 1);  /* a guess must not know the image it is made for */
     for (size_t t = 0; t < masks->target.lists; t++)
         for (size_t j = 0; j < masks->target.length[t] * d; j++) {
             const size_t at = masks->target.index[t * masks->target.stride + j / d] * d + j % d;
             const real e = (real)(((double)want[t % batch * row + at] - place[at]) * others);
-            guess += (double)(c->loss == IJ_LOSS_L2 ? e * e : ij_smooth_l1(e)) * (double)c->num_enc_masks * scale;
+            real slope;
+            guess += (double)ij_loss_term(&slope, e, c->loss) * (double)c->num_enc_masks * scale;
         }
-    for (size_t t = 0; t < masks->target.lists; t++)
-        for (size_t j = 0; j < masks->target.length[t]; j++)
-            for (size_t k = 0; k < c->num_enc_masks; k++) {
-                const size_t at = masks->target.index[t * masks->target.stride + j], list = k * batch + t % batch;
-                size_t best = 0, least = SIZE_MAX;
-                for (size_t i = 0; i < masks->context.length[list]; i++) {
-                    const size_t from = masks->context.index[list * masks->context.stride + i];
-                    const size_t dy = IJ_MAX(at / gw, from / gw) - IJ_MIN(at / gw, from / gw), dx = IJ_MAX(at % gw, from % gw) - IJ_MIN(at % gw, from % gw);
-                    if (dy * dy + dx * dx < least) least = dy * dy + dx * dx, best = from;
-                }
-                for (size_t i = 0; i < d; i++) {
-                    const real e = want[t % batch * row + at * d + i] - want[t % batch * row + best * d + i];
-                    copy += (double)(c->loss == IJ_LOSS_L2 ? e * e : ij_smooth_l1(e)) * scale;
-                }
-            }
-    for (size_t i = 0; i < batch * d; i++) {            /* over the patches of image i / D, in channel i % D */
-        const real *x = want + i / d * row + i % d;
-        double sum = 0, square = 0;
-        for (size_t k = 0; k < n; k++) sum += (double)x[k * d];
-        for (size_t k = 0; k < n; k++) square += ((double)x[k * d] - sum / (double)n) * ((double)x[k * d] - sum / (double)n);
-        h->patch_std += sqrt(square / (double)n) / (double)(batch * d);
-    }
-    h->skill = guess > 0 ? 1 - h->loss / guess : 0, h->copy_skill = copy > 0 ? 1 - h->loss / copy : 0;
+    h->skill = guess > 0 ? 1 - h->loss / guess : 0;
     h->position = all > 0 ? 1 - within * others / all : 1;
-    if (c->mask_target_input) h->skill = h->copy_skill = (double)NAN;       /* its targets are not those of whole images */
+}
+
+ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *images,
+                   const ij_masks *masks, ij_memory work, ij_error *why)
+{
+    const ij_config *c = &m->config;
+    const ij_team *team = &m->team;
+    const size_t d = ij_target_dim(c), row = ij_patches(c) * d;
+    const size_t batch = masks->target.lists / c->num_pred_masks;
+    double *place = work.base;                          /* [N+1,D] */
+    real *want = (real *)(place + row + d);             /* [B,N,D] of every patch */
+    ij_step s;
+    if (batch < 2 || batch > c->batch_size)
+        return ij_fail(why, IJ_EARG, "%zu images to watch, expected 2..%zu (batch_size)", batch,
+                       c->batch_size);
+    if (work.size < ij_watch_size(c)) return ij_needs(why, ij_watch_size(c), work.size);
+    memset(h, 0, sizeof *h);
+    memset(place, 0, (row + d) * sizeof *place);
+    for (size_t first = 0; first < batch; first += s.predictor.part.images) {
+        const ij_status status = ij_step_begin(&s, m, images, masks, first, why);
+        if (status) return status;
+        ij_encode_targets(&s, team);
+        ij_encode_context(&s, team);
+        ij_predict(&s, team);
+        h->loss += ij_loss(&s, team);
+        if (c->objective == IJ_GENERATIVE)              /* a step needs only pixels */
+            ij_each(team, s.target.stack.seqs.pieces, ij_encoder_task, &s.target);
+        ij_pool(pooled + first * c->embed_dim, &s.target.stack, s.predictor.part.images);
+        const ij_tensor *t = s.joint.on ? &s.joint.target.y : s.loss.target;
+        if (s.joint.on) memcpy(want + first * d, t->x, ij_count(t) * sizeof(real));
+        else ij_normalise_rows(want + first * row, t->x, ij_rows(t), d, 0);
+    }
+    if (c->objective == IJ_JOINT) ij_watch_joint(h, want, batch, d, place);
+    else ij_watch_patches(h, c, want, masks, s.loss.scale, place);
     return IJ_OK;
 }
 
@@ -4959,15 +5044,26 @@ static double ij_mean_cosine(const real *z, size_t n, size_t d, double *work)
     for (size_t i = 0; i < n; i++) {
         double length = 0;
         for (size_t c = 0; c < d; c++) length += (double)z[i * d + c] * (double)z[i * d + c];
-        for (size_t c = 0; c < d; c++) work[c] += (double)z[i * d + c] / sqrt(IJ_MAX(length, 1e-300));
         own += length > 0;
+        length = sqrt(IJ_MAX(length, 1e-300));
+        for (size_t c = 0; c < d; c++) work[c] += (double)z[i * d + c] / length;
     }
     for (size_t c = 0; c < d; c++) square += work[c] * work[c];
-    return own > 0 ? (square - own) / (own * IJ_MAX(own - 1, 1)) : 1;    /* all pairs, less each with itself; without any length all are alike */
+    /* all pairs, less each with itself; without any length all are alike */
+    return own > 0 ? (square - own) / (own * IJ_MAX(own - 1, 1)) : 1;
 }
 
-/* Eigenvalues of a symmetric g [k,k], left on its diagonal, by Jacobi rotations: each clears one pair of off-diagonal
- * numbers. Rows of v, if given, become the eigenvectors. */
+static void ij_rotate(double *x, double *y, size_t stride, size_t n, double cosine, double sine)
+{
+    for (size_t i = 0; i < n * stride; i += stride) {
+        const double xi = x[i];
+        x[i] = cosine * xi - sine * y[i];
+        y[i] = sine * xi + cosine * y[i];
+    }
+}
+
+/* Eigenvalues of a symmetric g [k,k], left on its diagonal, by Jacobi rotations: each clears one
+ * pair of off-diagonal numbers. Rows of v, if given, become the eigenvectors. */
 static void ij_jacobi(double *g, double *v, size_t k)
 {
     double trace = 0, off = 1;
@@ -4980,28 +5076,31 @@ static void ij_jacobi(double *g, double *v, size_t k)
                 const double pq = g[p * k + q];
                 off += pq * pq;
                 if (fabs(pq) <= 1e-18 * trace) continue;
-                const double a = (g[q * k + q] - g[p * k + p]) / (2 * pq), t = (a < 0 ? -1 : 1) / (fabs(a) + sqrt(a * a + 1));
+                const double a = (g[q * k + q] - g[p * k + p]) / (2 * pq);
+                const double t = (a < 0 ? -1 : 1) / (fabs(a) + sqrt(a * a + 1));
                 const double cosine = 1 / sqrt(t * t + 1), sine = t * cosine;
-                for (int side = 0; side < (v ? 3 : 2); side++)         /* columns p and q, then the rows, then those of v */
-                    for (size_t i = 0; i < k; i++) {
-                        double *in = side < 2 ? g : v, *x = &in[side ? p * k + i : i * k + p], *y = &in[side ? q * k + i : i * k + q];
-                        const double xi = *x;
-                        *x = cosine * xi - sine * *y, *y = sine * xi + cosine * *y;
-                    }
+                ij_rotate(g + p, g + q, k, k, cosine, sine);            /* columns, then rows */
+                ij_rotate(g + p * k, g + q * k, 1, k, cosine, sine);
+                if (v) ij_rotate(v + p * k, v + q * k, 1, k, cosine, sine);
             }
     }
 }
 
-/* RankMe: exp of the entropy of z's singular values. Their squares are the eigenvalues of z'z (or zz', if smaller). */
-ij_status ij_rankme(double *rank, const ij_real *z, size_t n, size_t d, void *work, size_t size)
+/* RankMe (Garrido et al., ICML 2023): exp of the entropy of z's singular values, 1..min(n,D). Their
+ * squares are the eigenvalues of z'z (or zz', if smaller). z [n,D] is not centred; work: min(n,D)^2
+ * doubles */
+static ij_status ij_rankme(double *rank, const real *z, size_t n, size_t d, ij_memory work,
+                           ij_error *why)
 {
     const size_t k = IJ_MIN(n, d), sum = IJ_MAX(n, d), row = n < d ? d : 1, col = n < d ? 1 : d;
-    double *g = work, total = 0;
-    if (size / sizeof *g / IJ_MAX(k, 1) < k) return IJ_EMEM;
-    memset(g, 0, k * k * sizeof *g);
+    const size_t need = ij_mul(ij_mul(k, k), sizeof(double));
+    double *g = work.base, total = 0;
+    if (work.size < need) return ij_needs(why, need, work.size);
+    memset(g, 0, need);
     for (size_t r = 0; r < sum; r++)
         for (size_t i = 0; i < k; i++)
-            for (size_t j = 0; j < k; j++) g[i * k + j] += (double)z[i * row + r * col] * (double)z[j * row + r * col];
+            for (size_t j = 0; j < k; j++)
+                g[i * k + j] += (double)z[i * row + r * col] * (double)z[j * row + r * col];
     ij_jacobi(g, NULL, k);
     *rank = 0;
     for (size_t i = 0; i < k; i++) total += sqrt(IJ_MAX(g[i * k + i], 0));
@@ -5013,282 +5112,139 @@ ij_status ij_rankme(double *rank, const ij_real *z, size_t n, size_t d, void *wo
     return IJ_OK;
 }
 
-ij_status ij_watch_features(ij_health *h, const ij_real *pooled, size_t n, size_t d, void *work, size_t size)
+ij_status ij_watch_features(ij_health *h, const ij_real *pooled, size_t n, size_t d, ij_memory work,
+                            ij_error *why)
 {
     const ij_tensor all = { (real *)pooled, 2, { n, d, 0, 0 } };
-    if (n < 2) return IJ_EARG;
-    if (size / sizeof(double) < d) return IJ_EMEM;
-    h->images = n, h->cosine = ij_mean_cosine(pooled, n, d, work), h->feature_std = ij_feature_std(&all);
-    return ij_rankme(&h->rank, pooled, n, d, work, size);
+    if (n < 2) return ij_fail(why, IJ_EARG, "features of %zu images, expected 2 or more", n);
+    if (work.size / sizeof(double) < d) return ij_needs(why, ij_mul(d, sizeof(double)), work.size);
+    h->images = n;
+    h->cosine = ij_mean_cosine(pooled, n, d, work.base);
+    h->feature_std = ij_feature_std(&all);
+    return ij_rankme(&h->rank, pooled, n, d, work, why);
 }
 
-/* The bounds lie between runs that learnt and runs made to collapse: README, "Training on small data". */
+/* The bounds lie between runs that learnt and runs made to collapse: README, "Training on small
+ * data". */
 const char *ij_verdict(const ij_health *h, int objective, int warm)
 {
     const int few = h->images < 64;                     /* rank counts at most the images */
-    const int unknown = isfinite(h->loss) && !isfinite(h->skill);       /* mask_target_input */
-    if (objective == IJ_GENERATIVE && warm && h->skill > 0.02) return "healthy";        /* pixels do not follow the encoder: nothing to collapse */
+    const int learns = !warm || h->skill > 0.1;
+    if (objective == IJ_GENERATIVE && warm && h->skill > 0.02)
+        return "healthy";               /* pixels do not follow the encoder: nothing to collapse */
     if (!(h->cosine < 0.85) || (!few && !(h->rank > 3)))
-        return "collapsing: the features of all images are nearly the same; try a slower EMA (from 0.996); a larger --patch_init_std; "
-               "--vicreg 0.1 or a lower --lr";
-    if (warm && !unknown && !(h->skill > 0.1))
-        return h->position > 0.5 ? "collapsing: only where a patch lies is predicted; try a larger --patch_init_std; less weight decay or --vicreg 0.1"
-                                 : "collapsing: predictions are no better than the mean; try a lower --lr; --clip_grad 1 or larger target blocks";
+        return "collapsing: the features of all images are nearly the same; try a slower EMA "
+               "(from 0.996); a larger --patch_init_std; --vicreg 0.1 or a lower --lr";
+    if (!learns && h->position > 0.5)
+        return "collapsing: only where a patch lies is predicted; try a larger --patch_init_std; "
+               "less weight decay or --vicreg 0.1";
+    if (!learns)
+        return "collapsing: predictions are no better than the mean; try a lower --lr; "
+               "--clip_grad 1 or larger target blocks";
     if (h->cosine > 0.75 || (!few && h->rank < 5))
-        return "warning: the features of different images are much alike; if rank goes on falling try a slower EMA or a lower --lr";
+        return "warning: the features of different images are much alike; if rank goes on falling "
+               "try a slower EMA or a lower --lr";
     if (!warm) return "too early to say: the learning rate is still rising";
-    if (h->skill < 0.2) return "warning: predictions are hardly better than the mean; train on or try a lower --lr";
+    if (h->skill < 0.2)
+        return "warning: predictions are hardly better than the mean; train on or try a lower --lr";
     return few ? "healthy as far as fewer than 64 images tell" : "healthy";
 }
 
-ij_status ij_pca(ij_real *scores, ij_real *axes, ij_real *mean, size_t parts, const ij_real *z, size_t n, size_t d, void *work, size_t size)
+#ifdef IJEPA_MAIN
+/* Scores [n,parts] of z [n,D] along its principal components, each with its largest number
+ * positive. work: 2 D^2 + D doubles */
+static ij_status ij_pca(real *scores, size_t parts, const real *z, size_t n, size_t d,
+                        ij_memory work, ij_error *why)
 {
-    double *g = work, *v = g + d * d, *m = v + d * d;
-    if (!n || parts > d) return IJ_EARG;
-    if (size / sizeof *g / (2 * d + 1) < d) return IJ_EMEM;
-    memset(g, 0, (2 * d * d + d) * sizeof *g);
+    const size_t need = ij_mul(ij_mul(d, 2 * d + 1), sizeof(double));
+    double *g = work.base, *v = g + d * d, *m = v + d * d;
+    if (!n || parts > d)
+        return ij_fail(why, IJ_EARG, "%zu components of %zu rows of %zu channels", parts, n, d);
+    if (work.size < need) return ij_needs(why, need, work.size);
+    memset(g, 0, need);
     for (size_t i = 0; i < n * d; i++) m[i % d] += (double)z[i] / (double)n;
     for (size_t r = 0; r < n; r++)
         for (size_t i = 0; i < d; i++)
-            for (size_t j = 0; j < d; j++) g[i * d + j] += ((double)z[r * d + i] - m[i]) * ((double)z[r * d + j] - m[j]);
+            for (size_t j = 0; j < d; j++)
+                g[i * d + j] += ((double)z[r * d + i] - m[i]) * ((double)z[r * d + j] - m[j]);
     ij_jacobi(g, v, d);
-    for (size_t c = 0; c < d; c++) mean[c] = (real)m[c];
     for (size_t k = 0; k < parts; k++) {
         size_t best = 0, high = 0;
-        for (size_t i = 1; i < d; i++) best = g[i * d + i] > g[best * d + best] ? i : best;
-        for (size_t c = 1; c < d; c++) high = fabs(v[best * d + c]) > fabs(v[best * d + high]) ? c : high;
-        const double sign = v[best * d + high] < 0 ? -1 : 1;           /* the largest number of each axis is positive */
-        for (size_t c = 0; c < d; c++) axes[k * d + c] = (real)(sign * v[best * d + c]);
+        for (size_t i = 1; i < d; i++)
+            if (g[i * d + i] > g[best * d + best]) best = i;
+        for (size_t c = 1; c < d; c++)
+            if (fabs(v[best * d + c]) > fabs(v[best * d + high])) high = c;
+        const double sign = v[best * d + high] < 0 ? -1 : 1;
         g[best * d + best] = -1;
         for (size_t r = 0; r < n; r++) {
             double sum = 0;
-            for (size_t c = 0; c < d; c++) sum += ((double)z[r * d + c] - m[c]) * sign * v[best * d + c];
+            for (size_t c = 0; c < d; c++)
+                sum += ((double)z[r * d + c] - m[c]) * sign * v[best * d + c];
             scores[r * parts + k] = (real)sum;
         }
     }
     return IJ_OK;
 }
 
-/* ---- PNG ---------------------------------------------------------------------------------------------------------
- * Pixels unpacked, in a zlib stream of stored blocks: larger than packed, and short.                                */
+/* ---- PNG ---------------------------------------------------------------------------------------
+ * Pixels unpacked, in a zlib stream of stored blocks: larger than packed, and short. */
+
+static void ij_put_big(uint8_t *to, size_t x)           /* four bytes, the highest first */
+{
+    for (size_t i = 0; i < 4; i++) to[i] = (uint8_t)(x >> (24 - 8 * i));
+}
 
 static uint8_t *ij_png_chunk(uint8_t *to, const char *type, const uint8_t *x, size_t n)
 {
     uint32_t crc = 0xffffffffu;
-    const uint8_t length[4] = { (uint8_t)(n >> 24), (uint8_t)(n >> 16), (uint8_t)(n >> 8), (uint8_t)n };
-    memcpy(to, length, 4), memcpy(to + 4, type, 4);
+    ij_put_big(to, n);
+    memcpy(to + 4, type, 4);
     if (n) memmove(to + 8, x, n);
     for (size_t i = 4; i < n + 8; i++) {
         crc ^= to[i];
         for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
     }
-    for (int i = 0; i < 4; i++) to[n + 8 + (size_t)i] = (uint8_t)(~crc >> (24 - 8 * i));
+    ij_put_big(to + n + 8, ~crc);
     return to + n + 12;
 }
 
-size_t ij_png_size(size_t height, size_t width)
+static size_t ij_png_size(size_t height, size_t width)  /* SIZE_MAX: of nothing, or beyond 2 GB */
 {
     const size_t raw = ij_mul(height, ij_mul(width, 3) < SIZE_MAX ? 3 * width + 1 : SIZE_MAX);
-    return !raw || !width || raw > 0x7f000000 ? SIZE_MAX : raw + (raw / 65535 + 1) * 5 + 6 + 8 + 25 + 12 + 12;
+    if (!raw || !width || raw > 0x7f000000) return SIZE_MAX;
+    return raw + (raw / 65535 + 1) * 5 + 6 + 8 + 25 + 12 + 12;
 }
 
-size_t ij_png(uint8_t *to, const uint8_t *rgb, size_t height, size_t width)
+/* rgb [h,w,3] as a file in memory: `to` has room for ij_png_size() bytes; returns how many. */
+static size_t ij_png(uint8_t *to, const uint8_t *rgb, size_t height, size_t width)
 {
-    const uint8_t head[13] = { (uint8_t)(width >> 24), (uint8_t)(width >> 16), (uint8_t)(width >> 8), (uint8_t)width, (uint8_t)(height >> 24),
-                               (uint8_t)(height >> 16), (uint8_t)(height >> 8), (uint8_t)height, 8, 2, 0, 0, 0 };
+    uint8_t head[13] = { 0, 0, 0, 0, 0, 0, 0, 0, 8, 2, 0, 0, 0 };
     const size_t row = 3 * width + 1, raw = height * row;
     uint8_t *const start = to;
     uint32_t a = 1, b = 0;                              /* Adler-32 */
+    ij_put_big(head, width);
+    ij_put_big(head + 4, height);
     memcpy(to, "\x89PNG\r\n\x1a\n", 8);
     to = ij_png_chunk(to + 8, "IHDR", head, sizeof head);
-    uint8_t *z = to + 8;                                /* the data is made where the chunk will have it */
-    *z++ = 0x78, *z++ = 1;
+    uint8_t *z = to + 8;                                /* made where the chunk will have it */
+    *z++ = 0x78;
+    *z++ = 1;
     for (size_t i = 0; i < raw; i++) {
         const size_t left = IJ_MIN(raw - i, 65535);
         if (i % 65535 == 0) {
-            const uint8_t block[5] = { raw - i <= 65535, (uint8_t)left, (uint8_t)(left >> 8), (uint8_t)~left, (uint8_t)(~left >> 8) };
-            memcpy(z, block, 5), z += 5;
+            *z++ = raw - i <= 65535;
+            for (int k = 0; k < 4; k++) *z++ = (uint8_t)((k < 2 ? left : ~left) >> k % 2 * 8);
         }
         *z = i % row ? rgb[i / row * 3 * width + i % row - 1] : 0;
-        a = (a + *z++) % 65521, b = (b + a) % 65521;
+        a = (a + *z++) % 65521;
+        b = (b + a) % 65521;
     }
-    for (int i = 0; i < 4; i++) *z++ = (uint8_t)((b << 16 | a) >> (24 - 8 * i));
-    to = ij_png_chunk(to, "IDAT", to + 8, (size_t)(z - to - 8));
+    ij_put_big(z, b << 16 | a);
+    to = ij_png_chunk(to, "IDAT", to + 8, (size_t)(z + 4 - to - 8));
     return (size_t)(ij_png_chunk(to, "IEND", NULL, 0) - start);
 }
 
-/* ---- gradient check ----------------------------------------------------------------------------------------------
- * Every backward against central differences: of one layer, the objective sum(y * r) for a random r; of the whole
- * loss, every parameter tensor of a small model. In double the errors are about 1e-9; in float differences are so
- * rough that only blunders show.                                                                                    */
-
-#ifdef IJEPA_DOUBLE
-static const double ij_check_eps = 1e-5, ij_check_bound = 1e-7;
-#else
-static const double ij_check_eps = 1e-2, ij_check_bound = 2e-2;
 #endif
-
-enum { IJ_CHECK_LINEAR, IJ_CHECK_NORM, IJ_CHECK_GELU, IJ_CHECK_ATTENTION, IJ_CHECK_LAYERS };
-
-typedef struct {                /* a layer with input x, parameters w and b, output y */
-    int layer;
-    ij_tensor part[3], dpart[3], y, dy, stat;
-    real *prob;
-} ij_check_case;
-
-static double ij_check_layer(void *arg)
-{
-    const ij_check_case *c = arg;
-    const ij_tensor x = c->part[0];
-    if (c->layer == IJ_CHECK_LINEAR) ij_linear(c->y, x, &c->part[1], &c->part[2], NULL);
-    if (c->layer == IJ_CHECK_NORM) ij_layernorm(c->y, c->stat, x, &c->part[1], &c->part[2]);
-    if (c->layer == IJ_CHECK_GELU) ij_copy(c->stat, x), ij_gelu(c->y, c->stat);
-    if (c->layer == IJ_CHECK_ATTENTION)
-        ij_attention(c->y.x, c->prob, c->part[1].x, x.x, ij_rows(&c->y), ij_rows(&x), ij_cols(&c->y), 2);
-    double sum = 0;
-    for (size_t i = 0; i < ij_count(&c->y); i++) sum += (double)c->y.x[i] * (double)c->dy.x[i];
-    return sum;
-}
-
-static void ij_check_layer_backward(const ij_check_case *c)
-{
-    const ij_tensor x = c->part[0], dx = c->dpart[0];
-    if (c->layer == IJ_CHECK_LINEAR) {
-        ij_linear_backward(dx, c->dy, &c->part[1], 0, NULL);
-        ij_linear_backward_weight(&c->dpart[1], &c->dpart[2], &c->dy, &x, 0, ij_cols(&c->y));
-    } else if (c->layer == IJ_CHECK_NORM) {
-        ij_layernorm_backward(dx, c->dy, c->stat, x, &c->part[1]);
-        ij_layernorm_backward_weight(&c->dpart[1], &c->dpart[2], &c->dy, &c->stat, &x, 0, ij_cols(&x));
-    } else if (c->layer == IJ_CHECK_GELU) {
-        ij_copy(dx, c->dy);
-        ij_gelu_backward(dx, c->stat);
-    } else ij_attention_backward(c->dpart[1].x, dx.x, c->stat.x, c->dy.x, c->prob, c->part[1].x, x.x, ij_rows(&c->y),
-                                 ij_rows(&x), ij_cols(&c->y), 2);
-}
-
-static void ij_check_random(ij_tensor *t, ij_arena *a, uint64_t *state, size_t rows, size_t cols)
-{
-    *t = ij_matrix(a, rows, cols);
-    for (size_t i = 0; i < rows * cols; i++) t->x[i] = (real)((double)(ij_mix(state) >> 40) / 8388608.0 - 1);
-}
-
-/* A row for `what` and its part: |g - d| / |d| over every stride-th of n numbers of x, where d are differences of f(arg). */
-static void ij_check_differences(ij_check_row *r, const char *what, const char *part, real *x, const real *g, size_t n, size_t stride,
-                                 double (*f)(void *), void *arg)
-{
-    double error = 0, norm = 0;
-    for (size_t i = 0; i < n; i += stride) {
-        const real keep = x[i];
-        x[i] = keep + (real)ij_check_eps;
-        const double high = f(arg), above = (double)x[i];
-        x[i] = keep - (real)ij_check_eps;
-        const double low = f(arg), d = (high - low) / (above - (double)x[i]);
-        x[i] = keep;
-        error += (d - (double)g[i]) * (d - (double)g[i]);
-        norm += d * d;
-    }
-    snprintf(r->name, sizeof r->name, "%s%s", what, part);
-    r->numbers = (n + stride - 1) / stride, r->bound = ij_check_bound;
-    r->error = norm > 0 ? sqrt(error / norm) : error > 0 ? 1e300 : 0;
-}
-
-static void ij_check_layers(ij_check_row *row, size_t *rows, void *mem, size_t size)
-{
-    static const struct { const char *name[3]; size_t dim[4][2], stat; } of[IJ_CHECK_LAYERS] = {     /* shapes of x, w, b, y; [5,stat] */
-        { { "linear: input", "linear: weight", "linear: bias" }, { { 5, 12 }, { 8, 12 }, { 1, 8 }, { 5, 8 } }, 2 },
-        { { "layer norm: input", "layer norm: weight", "layer norm: bias" }, { { 5, 12 }, { 1, 12 }, { 1, 12 }, { 5, 12 } }, 2 },
-        { { "GELU: input", NULL, NULL }, { { 5, 12 }, { 12, 12 }, { 1, 12 }, { 5, 12 } }, 12 },
-        { { "attention: k, v", "attention: q", NULL }, { { 5, 16 }, { 3, 8 }, { 1, 8 }, { 3, 8 } }, 5 } };
-    uint64_t state = 1;
-    for (int layer = 0; layer < IJ_CHECK_LAYERS; layer++) {
-        ij_arena a = { mem, size, 0 };
-        ij_check_case c;
-        memset(&c, 0, sizeof c);
-        c.layer = layer;
-        for (int i = 0; i < 4; i++)
-            ij_check_random(i < 3 ? &c.part[i] : &c.dy, &a, &state, of[layer].dim[i][0], of[layer].dim[i][1]);
-        for (int i = 0; i < 3; i++) {
-            c.dpart[i] = ij_matrix(&a, c.part[i].dim[0], c.part[i].dim[1]);
-            memset(c.dpart[i].x, 0, ij_count(&c.dpart[i]) * sizeof(real));
-        }
-        c.y = ij_matrix(&a, c.dy.dim[0], c.dy.dim[1]);
-        c.stat = ij_matrix(&a, 5, of[layer].stat);
-        c.prob = ij_take(&a, 2 * 3 * 5, sizeof(real));  /* [H,m,n] */
-        ij_check_layer(&c);
-        ij_check_layer_backward(&c);
-        for (int i = 0; i < 3 && of[layer].name[i]; i++)
-            ij_check_differences(&row[(*rows)++], "", of[layer].name[i], c.part[i].x, c.dpart[i].x, ij_count(&c.part[i]), 1, ij_check_layer, &c);
-    }
-}
-
-typedef struct { ij_model m; real *images; ij_step step; } ij_check_whole;
-
-static double ij_check_loss(void *arg)
-{
-    ij_check_whole *w = arg;
-    ij_step_begin(&w->step, &w->m, w->images, &w->m.masks, 0);
-    ij_encode_targets(&w->step, NULL);
-    ij_encode_context(&w->step, NULL);
-    ij_predict(&w->step, NULL);
-    return ij_loss(&w->step, NULL) + ij_vicreg(&w->step);
-}
-
-static ij_config ij_check_config(int loss, int objective)
-{
-    ij_config c = ij_config_default();
-    c.batch_size = 2, c.crop_size[0] = 20, c.crop_size[1] = 24, c.embed_dim = 8, c.depth = 2, c.num_heads = 2;
-    c.pred_emb_dim = 12, c.pred_depth = 2, c.num_enc_masks = 2, c.num_pred_masks = 3, c.min_keep = 1;
-    c.init_std = 0.3, c.mlp_ratio = 2, c.loss = loss, c.allow_overlap = 1;
-    c.average_top_k_layers = loss == IJ_LOSS_L2 ? 2 : 0, c.vicreg = loss == IJ_LOSS_L2 ? 3 : 0;
-    c.objective = objective;
-    if (objective == IJ_GENERATIVE) c.mask_mode = IJ_MASK_RANDOM, c.num_enc_masks = 1;
-    return c;
-}
-
-size_t ij_check_size(void)
-{
-    size_t most = 0;
-    for (int objective = IJ_JEPA; objective <= IJ_JOINT; objective++) {
-        const ij_config c = ij_check_config(IJ_LOSS_L2, objective);
-        size_t size;
-        if (ij_model_size(&size, &c, IJ_TRAIN, NULL)) return 0;
-        most = IJ_MAX(most, size);
-    }
-    return most + 4 * 3 * 20 * 24 * sizeof(real) + 64;
-}
-
-ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, size_t size, ij_error *why)
-{
-    *rows = 0;
-    if (size < ij_check_size()) return ij_fail(why, IJ_EMEM, "the check needs %zu bytes, has %zu", ij_check_size(), size);
-    ij_check_layers(row, rows, mem, size);
-    for (int k = 0; k < 4; k++) {
-        static const char *const which[] = { "smooth L1 loss: ", "L2 loss: ", "generative loss: ", "joint loss: " };
-        ij_check_whole w;
-        const int loss = k == 1 ? IJ_LOSS_L2 : IJ_LOSS_SMOOTH_L1;
-        const ij_config c = ij_check_config(loss, k < 2 ? IJ_JEPA : k - 1);
-        ij_arena a = { mem, size, 0 };
-        uint64_t state = 7;
-        ij_tensor images;
-        ij_check_random(&images, &a, &state, 4 * 3 * 20, 24);
-        ij_status s = ij_model_init(&w.m, a.base + a.used, size - a.used, &c, IJ_TRAIN, why);
-        if (!s) s = ij_masks_draw(&w.m.masks, &c, &w.m.mask_rng, 0, 2, why);
-        if (s) return s;
-        w.images = images.x;
-        for (size_t i = 0; i < w.m.size; i++) w.m.weight[i] += (real)(((double)(ij_mix(&state) >> 40) / 8388608.0 - 1) * 0.1);
-        ij_check_loss(&w);
-        ij_backward(&w.m, &w.step, NULL);
-        for (size_t p = 0; p < w.m.params; p++) {
-            const ij_param *at = &w.m.param[p];
-            const size_t n = ij_count(&at->shape);
-            real *x = w.m.weight + at->offset, *g = w.m.grad + at->offset;
-            if (strstr(at->name, "qkv.bias"))           /* softmax is blind to the key's bias: its gradient is zero */
-                memset(g + n / 3, 0, n / 3 * sizeof(real));
-            ij_check_differences(&row[(*rows)++], which[k], at->name, x, g, n, n / 40 + 1, ij_check_loss, &w);
-        }
-    }
-    return IJ_OK;
-}
 
 #endif
 /* ---- without a system --------------------------------------------------------------------------------------------
@@ -5962,6 +5918,17 @@ static void ij_count_shown(const char *what, size_t done, size_t all, double *sh
     fprintf(stderr, "\r%s: %zu of %zu images%s", what, done, all, done == all ? "\n" : "");
 }
 
+static ij_memory ij_memory_of(size_t size) { return (ij_memory){ ij_alloc(size), size }; }
+
+/* What encoding these pictures takes. */
+static ij_memory ij_encode_memory(const ij_encoder *e, const ij_pictures *in)
+{
+    ij_error why;
+    size_t size;
+    ij_must(ij_encode_size(&size, e, in, &why), &why);
+    return ij_memory_of(size);
+}
+
 /* A picture as the model sees it: changed at random by rng, or without one its middle. */
 static void ij_images_view(const ij_images *s, size_t slot, ij_rng *rng)
 {
@@ -6007,7 +5974,6 @@ static ij_features ij_features_from(ij_images *s, const ij_model *const model[2]
 {
     ij_error why;
     const ij_config *c = &model[0]->config;
-    const size_t h = c->crop_size[0], w = c->crop_size[1];
     int *label[3];
     ij_images p = *s;           /* the same pictures at another size */
     for (int i = 0; i < 2; i++) p.c.crop_size[i] = IJ_MIN(p.c.crop_size[i], IJ_PIXEL_SIDE);
@@ -6022,9 +5988,8 @@ static ij_features ij_features_from(ij_images *s, const ij_model *const model[2]
     for (int i = 0; i < 3; i++)
         if (i < 2 ? model[i] != NULL : pixels) f.x[i] = ij_alloc(ij_mul(ij_mul(f.n, f.width[i]), sizeof(real)));
     p.images = ij_alloc(s->slots * f.width[IJ_PIXELS] * sizeof(real));
-    size_t size;
-    ij_must(ij_encode_size(&size, c, s->slots, h, w, &why), &why);
-    void *work = ij_alloc(size);
+    ij_pictures in = { s->images, s->slots, c->crop_size[0], c->crop_size[1] };
+    const ij_memory work = ij_encode_memory(&model[0]->target_encoder, &in);
     double shown = ij_seconds();
     for (size_t at = 0; at < f.n && !ij_interrupted; at += s->slots) {
         const size_t batch = IJ_MIN(s->slots, f.n - at);
@@ -6039,13 +6004,12 @@ static ij_features ij_features_from(ij_images *s, const ij_model *const model[2]
         }
         for (size_t i = 0; i < 2 && model[i]; i++) {
             real *to = f.x[i] + at * f.width[i];
-            const ij_status failed = ij_encode(tokens ? to : NULL, tokens ? NULL : to, &model[i]->target_encoder, s->images, batch,
-                                               h, w, work, size, team);
-            if (failed) ij_die(1, "%s", ij_status_string(failed));
+            in.count = batch;
+            ij_must(ij_encode(tokens ? to : NULL, tokens ? NULL : to, &model[i]->target_encoder, &in, work, team, &why), &why);
         }
         ij_count_shown("features", at + batch, f.n, &shown);
     }
-    free(work);
+    free(work.base);
     free(p.images);
     return f;
 }
@@ -6067,10 +6031,10 @@ static void ij_score(double percent[3], const ij_scored *s, size_t k, const ij_t
     double chosen[3];
     size_t size;
     ij_must((k ? ij_knn_size : ij_ridge_size)(&size, s, &why), &why);
-    void *work = ij_alloc(size);
-    if (k) ij_must(ij_knn(percent, s, k, 0.07, work, size, team, &why), &why);
-    else ij_must(ij_ridge(percent, chosen, s, work, size, team, &why), &why);
-    free(work);
+    const ij_memory work = ij_memory_of(size);
+    if (k) ij_must(ij_knn(percent, s, k, 0.07, work, team, &why), &why);
+    else ij_must(ij_ridge(percent, chosen, s, work, team, &why), &why);
+    free(work.base);
     for (size_t t = 0; t < s->tasks; t++) percent[t] *= 100;
 }
 
@@ -6085,10 +6049,10 @@ static double ij_alike(const real *a, const real *b, size_t d)
 /* The three main components of features z [n,D] as red, green and blue [n,3]: two standard deviations from dark to bright. */
 static void ij_pca_colours(uint8_t *rgb, const real *z, size_t n, size_t d)
 {
-    const size_t size = (2 * d * d + d) * sizeof(double);
-    void *work = ij_alloc(size);
-    real *axes = ij_alloc((4 * d + 3 * n) * sizeof *axes), *scores = axes + 4 * d;
-    if (ij_pca(scores, axes, axes + 3 * d, 3, z, n, d, work, size)) ij_die(1, "no principal components");
+    ij_error why;
+    const ij_memory work = ij_memory_of((2 * d * d + d) * sizeof(double));
+    real *scores = ij_alloc(3 * n * sizeof *scores);
+    ij_must(ij_pca(scores, 3, z, n, d, work, &why), &why);
     for (size_t k = 0; k < 3; k++) {
         double square = 0;
         for (size_t i = 0; i < n; i++) square += (double)scores[i * 3 + k] * (double)scores[i * 3 + k];
@@ -6096,7 +6060,8 @@ static void ij_pca_colours(uint8_t *rgb, const real *z, size_t n, size_t d)
         for (size_t i = 0; i < n; i++)
             rgb[i * 3 + k] = (uint8_t)(255 * IJ_MAX(0, IJ_MIN(((double)scores[i * 3 + k] / IJ_MAX(high, 1e-30) + 1) / 2, 1)) + 0.5);
     }
-    free(work), free(axes);
+    free(work.base);
+    free(scores);
 }
 
 /* ---- training ---- */
@@ -6247,14 +6212,11 @@ static void ij_mean_tokens(double *context, double *target, size_t *work, const 
         for (size_t k = 0; k < lists.target.lists; k++) *target += (double)lists.target.length[k] / (double)lists.target.lists / 16;
         for (ij_part p = { 0, ij_part_images(c), c->batch_size }; p.first < p.batch; p.first += p.images) {
             p.images = IJ_MIN(p.images, p.batch - p.first);
-            for (ij_config as = *c;; as.mask_target_input = 0) {
-                const ij_counts n = ij_count_part(NULL, &as, &lists, &p);
-                ij_arena part = { NULL, 0, 0 };
-                ij_step step;
-                ij_step_place(&step, &part, &as, &n);
-                *work = IJ_MAX(*work, part.used);       /* only what the lists need is ever touched */
-                if (!as.mask_target_input) break;
-            }
+            const ij_counts n = ij_count_part(NULL, c, &lists, &p);
+            ij_arena part = { NULL, 0, 0 };
+            ij_step step;
+            ij_step_place(&step, &part, c, &n);
+            *work = IJ_MAX(*work, part.used);           /* no more is ever touched */
         }
     }
     free(room.base);
@@ -6423,10 +6385,11 @@ static ij_report ij_train_pass(ij_run *t, size_t *order, uint64_t *ordered)
     t->s.stream = ij_mix(&state) + m->micro * t->s.slots;
     ij_each(&t->team, t->s.slots, ij_augment_task, &t->s);
     ij_must(ij_masks_draw(&m->masks, c, &m->mask_rng, m->micro, c->batch_size, &why), &why);
-    const ij_status status = ij_train_step(m, t->s.images, &m->masks, &r);
-    if (status)
+    const ij_status status = ij_train_step(m, t->s.images, &m->masks, &r, &why);
+    if (status == IJ_ENAN)
         ij_die(1, "step %zu: %s; the last checkpoint is as it was: try a lower --lr, or --clip_grad 1",
                (size_t)m->step + 1, ij_status_string(status));
+    ij_must(status, &why);
     return r;
 }
 
@@ -6440,62 +6403,83 @@ static void ij_train_picture(ij_run *t)
     const ij_config *c = &t->m.config;
     const size_t n = ij_rows(&t->m.encoder_pos), d = c->embed_dim, h = c->crop_size[0], w = c->crop_size[1], p = c->patch_size, gw = w / p;
     const size_t row = IJ_WATCHED * (gw + 1), wide = IJ_WATCHED * (w + p);
-    size_t size;
-    ij_must(ij_encode_size(&size, c, 1, h, w, &why), &why);
-    void *work = ij_alloc(size);
+    const ij_pictures in = { t->s.images, 1, h, w };
+    const ij_memory work = ij_encode_memory(&t->m.target_encoder, &in);
     real *token = ij_alloc(IJ_WATCHED * n * d * sizeof *token);
     uint8_t *rgb = ij_alloc(IJ_WATCHED * n * 3), *all = ij_alloc(n / gw * row * 3), *images = ij_alloc(h * wide * 3);
     memset(all, 255, n / gw * row * 3), memset(images, 255, h * wide * 3);
     for (size_t k = 0; k < IJ_WATCHED; k++) {
-        ij_images_read(&t->s, 0, k * t->s.count / IJ_WATCHED);
+        ij_images_spread(&t->s, 0, k, IJ_WATCHED);
         ij_centre_task(&t->s, 0);
         for (size_t y = 0; y < h; y++) memcpy(images + (y * wide + k * (w + p)) * 3, t->s.slot->small + y * w * 3, w * 3);
-        if (ij_encode(token + k * n * d, NULL, &t->m.target_encoder, t->s.images, 1, h, w, work, size, &t->team)) ij_die(1, "cannot encode");
+        ij_must(ij_encode(token + k * n * d, NULL, &t->m.target_encoder, &in, work, &t->team, &why), &why);
     }
     ij_pca_colours(rgb, token, IJ_WATCHED * n, d);
     for (size_t i = 0; i < IJ_WATCHED * n; i++) memcpy(all + (i % n / gw * row + i / n * (gw + 1) + i % gw) * 3, rgb + i * 3, 3);
-    snprintf(name, sizeof name, "pca_%zu.png", t->m.step);
+    snprintf(name, sizeof name, "pca_%zu.png", (size_t)t->m.step);
     int good = ij_write_png(ij_path(path, t->out, name), all, n / gw, row);
     if (good && !t->m.step) good = ij_write_png(ij_path(path, t->out, "pca_images.png"), images, h, wide);
     if (!good) fprintf(stderr, "%s: %s\n", path, strerror(errno));
-    free(work), free(token), free(rgb), free(all), free(images);
+    free(work.base);
+    free(token);
+    free(rgb);
+    free(all);
+    free(images);
 }
 
-/* A line of health.csv, and on the screen: some 500 images spread over the data, the same crops and masks each time. */
-static void ij_train_watch(ij_run *t)
+/* Health over most images or fewer, spread over the data: the same crops and masks each time. */
+static ij_health ij_train_health(ij_run *t, size_t most)
 {
     ij_error why;
     ij_model *m = &t->m;
     ij_rng rng;
     const ij_config *c = &m->config;
-    const size_t images = c->batch_size, d = c->embed_dim, batches = IJ_MAX(1, IJ_MIN(512, t->s.count / 8) / images);
-    const size_t seen = batches * images, side = IJ_MIN(seen, d), size = ij_watch_size(c), gram_size = side * side * sizeof(double);
-    void *work = ij_alloc(IJ_MAX(size, gram_size));
+    const size_t images = c->batch_size, d = c->embed_dim, batches = IJ_MAX(1, most / images);
+    const size_t seen = batches * images, side = IJ_MIN(seen, d);
+    const ij_memory work = ij_memory_of(IJ_MAX(ij_watch_size(c), side * side * sizeof(double)));
     real *pooled = ij_alloc(seen * d * sizeof *pooled);
     ij_health all = { 0 };
     ij_rng_seed(&rng, c->seed);
     for (size_t k = 0; k < batches; k++) {
+        real *mean = pooled + k * images * d;
         ij_health h = { 0 };
-        for (size_t i = 0; i < t->s.slots; i++) ij_images_read(&t->s, i, (k * images + i % images) * t->s.count / seen);
+        for (size_t i = 0; i < t->s.slots; i++) ij_images_spread(&t->s, i, k * images + i % images, seen);
         t->s.stream = k * t->s.slots;
         ij_each(&t->team, t->s.slots, ij_augment_task, &t->s);
         ij_must(ij_masks_draw(&m->masks, c, &rng, k, images, &why), &why);
-        memset(pooled + k * images * d, 0, images * d * sizeof *pooled);
-        if (ij_watch(&h, pooled + k * images * d, m, t->s.images, &m->masks, work, size)) h.loss = h.skill = h.position = (double)NAN;
+        memset(mean, 0, images * d * sizeof *mean);
+        if (images < 2) h.loss = h.skill = h.position = (double)NAN;
+        else ij_must(ij_watch(&h, mean, m, t->s.images, &m->masks, work, &why), &why);
         const double share = 1 / (double)batches;
-        all.loss += h.loss * share, all.skill += h.skill * share, all.position += h.position * share, all.copy_skill += h.copy_skill * share;
-        all.patch_std += h.patch_std * share, all.predictor_norm += h.predictor_norm * share;
+        all.loss += h.loss * share;
+        all.skill += h.skill * share;
+        all.position += h.position * share;
     }
-    if (ij_watch_features(&all, pooled, seen, d, work, IJ_MAX(size, gram_size))) all.rank = (double)NAN;
-    const char *verdict = images < 2 ? "no verdict: in batches of one image there is nothing to compare with" : m->step
-                          ? ij_verdict(&all, c->objective, (double)m->step > c->warmup * (double)c->ipe) : "too early to say: these are the first weights";
-    const int calm = strchr("htn", *verdict) != NULL;
-    fprintf(t->health, "%zu,%.6f,%.5f,%.5f,%.4f,%.5g,%.5f,%.5f,%.5f,%.5f,%s\n", (size_t)m->step, all.loss, all.skill, all.position,
-            all.rank, all.feature_std, all.copy_skill, all.patch_std, all.cosine, all.predictor_norm, verdict);
-    fprintf(stderr, "%sepoch %.2f  loss %.4f  skill %.3f  position %.3f  rank %.1f  std %.3f  cosine %.2f%s\n%s%s", ij_terminal() ? "\r" : "",
-            (double)m->step / (double)c->ipe, all.loss, all.skill, all.position, all.rank, all.feature_std, all.cosine, ij_terminal() ? "          " : "",
-            calm ? "" : verdict, calm ? "" : "\n");
-    free(work), free(pooled);
+    if (ij_watch_features(&all, pooled, seen, d, work, NULL)) all.rank = (double)NAN;
+    free(work.base);
+    free(pooled);
+    return all;
+}
+
+static const char *ij_train_verdict(const ij_model *m, const ij_health *h)
+{
+    const ij_config *c = &m->config;
+    if (c->batch_size < 2) return "no verdict: in batches of one image there is nothing to compare with";
+    if (!m->step) return "too early to say: these are the first weights";
+    return ij_verdict(h, c->objective, (double)m->step > c->warmup * (double)c->ipe);
+}
+
+/* A line of health.csv, and on the screen. */
+static void ij_train_watch(ij_run *t)
+{
+    const ij_health h = ij_train_health(t, IJ_MIN(512, t->s.count / 8));
+    const char *verdict = ij_train_verdict(&t->m, &h);
+    const int calm = strchr("htn", *verdict) != NULL, terminal = ij_terminal();
+    fprintf(t->health, "%zu,%.6f,%.5f,%.5f,%.4f,%.5g,%.5f,%s\n", (size_t)t->m.step, h.loss, h.skill, h.position,
+            h.rank, h.feature_std, h.cosine, verdict);
+    fprintf(stderr, "%sepoch %.2f  loss %.4f  skill %.3f  position %.3f  rank %.1f  std %.3f  cosine %.2f%s\n%s%s",
+            terminal ? "\r" : "", (double)t->m.step / (double)t->m.config.ipe, h.loss, h.skill, h.position, h.rank,
+            h.feature_std, h.cosine, terminal ? "          " : "", calm ? "" : verdict, calm ? "" : "\n");
     ij_train_picture(t);
 }
 
@@ -6743,7 +6727,7 @@ static void ij_c_header(FILE *f, const char *name, const char *model, const ij_r
 static int ij_export_c(const ij_options *o, const ij_model *m)
 {
     ij_error why;
-    size_t size = 0, work_size;
+    size_t size = 0;
     ij_rom r;
     char name[80];
     const char *base = strrchr(o->header, '/') ? strrchr(o->header, '/') + 1 : o->header;
@@ -6759,16 +6743,17 @@ static int ij_export_c(const ij_options *o, const ij_model *m)
     snprintf(name, sizeof name, "%.*s", (int)(length - 2), base);
     ij_must(ij_rom_size(&size, m, o->int8, &why), &why);
     ij_must(ij_rom_init(&r, ij_alloc(size), size, m, o->int8, &why), &why);
-    ij_must(ij_encode_size(&work_size, &m->config, 1, r.height, r.width, &why), &why);
     ij_images s = ij_images_open(o->data ? o->data : "scenes", IJ_TEST_PART, &m->config, 1, NULL);
-    void *work = ij_alloc(work_size), *arena = ij_alloc(ij_rom_arena(&r));
+    const ij_pictures in = { s.images, 1, r.height, r.width };
+    const ij_memory work = ij_encode_memory(&m->target_encoder, &in);
+    void *arena = ij_alloc(ij_rom_arena(&r));
     real *feature = ij_alloc(2 * d * sizeof *feature);
     const size_t images = IJ_MIN(o->images ? o->images : 100, s.count);
     double sum = 0, least = 1;
     for (size_t i = 0; i < images && !ij_interrupted; i++) {
         ij_images_spread(&s, 0, i, images);
         ij_centre_task(&s, 0);
-        if (ij_encode(NULL, feature, &m->target_encoder, s.images, 1, r.height, r.width, work, work_size, NULL)) ij_die(1, "cannot encode");
+        ij_must(ij_encode(NULL, feature, &m->target_encoder, &in, work, NULL, &why), &why);
         ij_must(ij_rom_encode(feature + d, &r, s.slot->small, arena, ij_rom_arena(&r), &why), &why);
         const double cosine = ij_alike(feature, feature + d, d);
         sum += cosine, least = IJ_MIN(least, cosine);
@@ -6886,24 +6871,25 @@ static void ij_show_model(ij_show *s, const real *images, const ij_team *team)
     ij_error why;
     const ij_config *c = &s->c;
     const size_t n = s->n, d = c->embed_dim, h = c->crop_size[0], w = c->crop_size[1], heads = c->num_heads;
-    size_t size;
-    ij_must(ij_encode_size(&size, c, 1, h, w, &why), &why);
-    void *work = ij_alloc(size);
+    ij_pictures in = { images, 1, h, w };
+    const ij_encoder *e = &s->m->target_encoder;
+    const ij_memory work = ij_encode_memory(e, &in);
     s->tokens = ij_alloc(s->images * n * d * sizeof(real)), s->pca = ij_alloc(s->images * n * 3);
     s->attention = ij_alloc(s->images * heads * n * sizeof(real));
     for (size_t b = 0; b < s->images; b++) {
         ij_encoder_pass pass;
         ij_tensor pos;
-        ij_arena a = { work, size, 0 };
-        if (ij_encode(s->tokens + b * n * d, NULL, &s->m->target_encoder, images + b * 3 * h * w, 1, h, w, work, size, team)) ij_die(1, "cannot encode");
-        ij_encode_place(&pass, &pos, &a, c->depth, heads, c->patch_size, d, ij_hidden(c), 1, n);     /* all blocks shared one place: */
-        for (size_t k = 0; k < heads * n; k++) {                                                     /* what is left is the last one's */
+        ij_arena a = { work.base, work.size, 0 };
+        in.x = images + b * 3 * h * w;
+        ij_must(ij_encode(s->tokens + b * n * d, NULL, e, &in, work, team, &why), &why);
+        ij_encode_place(&pass, &pos, &a, e, &in);       /* what is left in the blocks' one place: the last's */
+        for (size_t k = 0; k < heads * n; k++) {
             real sum = 0;
             for (size_t i = 0; i < n; i++) sum += pass.stack.block[0].prob[(k / n * n + i) * n + k % n];
             s->attention[b * heads * n + k] = sum / (real)n;
         }
     }
-    free(work);
+    free(work.base);
     ij_pca_colours(s->pca, s->tokens, s->images * n, d);
 }
 
@@ -6977,7 +6963,7 @@ static size_t ij_patch_byte(const ij_reference *r, size_t patch, size_t j)
 /* The targets of all patches of an image [3,h,w], through a step laid out for these masks. */
 static void ij_reference_targets(real *z, ij_reference *r, const real *image, const ij_masks *masks)
 {
-    if (ij_step_begin(&r->step, &r->m, image, masks, 0)) ij_die(1, "the hole is larger than the model's memory");
+    if (ij_step_begin(&r->step, &r->m, image, masks, 0, NULL)) ij_die(1, "the hole is larger than the model's memory");
     ij_encode_targets(&r->step, &r->m.team);
     const ij_tensor *t = r->step.loss.target;
     ij_normalise_rows(z, t->x, ij_rows(t), ij_cols(t), 0);
@@ -6995,13 +6981,15 @@ static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targe
     size_t one = 1, first[1] = { 0 };
     const ij_masks any = { { 1, 1, &one, first }, { 1, 1, &one, first } };
     ij_file f = ij_open_model(o->model, &c);
-    c.batch_size = c.num_enc_masks = c.num_pred_masks = 1, c.vicreg = 0, c.min_keep = 0, c.mask_target_input = 0, c.mask_mode = IJ_MASK_PAPER;
+    c.batch_size = c.num_enc_masks = c.num_pred_masks = 1, c.vicreg = 0, c.min_keep = 0, c.mask_mode = IJ_MASK_PAPER;
     if (!ij_predicts_patches(&c, &f)) ij_die(1, "%s: no predictor of patches: no montage, no sketch", o->model);
     r->m = ij_model_for(&c, IJ_TRAIN);
     ij_must(ij_load(&r->m, &f, &why), &why);
     ij_file_close(&f);
     const size_t all = ij_rows(&r->m.encoder_pos), pair = ij_mul(targets, 2 * all);
-    const ij_counts most = { 1, 1, 1, all, ij_mul(all, all), targets, pair, ij_mul(pair, 2 * all), targets * all, 1, all, ij_mul(all, all) };    /* any hole */
+    const ij_counts most = { .batch = 1, .images = 1, .contexts = 1, .context_tokens = all,
+                             .context_squares = ij_mul(all, all), .seqs = targets, .tokens = pair,
+                             .squares = ij_mul(pair, 2 * all), .queries = targets * all };
     ij_arena room = { NULL, 0, 0 };
     ij_step_place(&r->step, &room, &c, &most);
     r->m.work = ij_alloc(room.used), r->m.work_size = room.used;
@@ -7495,7 +7483,7 @@ static int ij_report_command(ij_options *o)
     return 0;
 }
 
-/* ---- masks, scenes, info, check ---- */
+/* ---- masks, scenes, info ---- */
 
 static int ij_masks_command(ij_options *o)
 {
@@ -7685,23 +7673,20 @@ static void ij_bench_lists(ij_lists *l, size_t lists, size_t tokens, size_t patc
 }
 
 /* A model with random images and lists of fixed length, and one timed repetition after another on it. */
-typedef struct { ij_model m; real *images, *pooled; ij_masks masks; void *memory, *work; size_t work_size; int step; } ij_bencher;
+typedef struct { ij_model m; ij_pictures in; real *pooled; ij_masks masks; ij_memory work; int step; } ij_bencher;
 
-static ij_bencher ij_bencher_start(const ij_config *c, size_t context_tokens, size_t target_tokens, int step, const ij_team *team)
+static ij_bencher ij_bencher_start(const ij_config *c, size_t context_tokens, size_t target_tokens, int step,
+                                   const ij_team *team)
 {
-    ij_error why;
-    ij_bencher b;
-    size_t size;
-    ij_must(ij_model_size(&size, c, step ? IJ_TRAIN : IJ_INFER, &why), &why);
-    b.memory = ij_alloc(size), b.step = step;
-    ij_must(ij_model_init(&b.m, b.memory, size, c, step ? IJ_TRAIN : IJ_INFER, &why), &why);
+    ij_bencher b = { .m = ij_model_for(c, step ? IJ_TRAIN : IJ_INFER), .step = step };
     b.m.team = *team;
     const size_t pixels = c->batch_size * ij_views(c) * 3 * c->crop_size[0] * c->crop_size[1];
-    b.images = ij_alloc(pixels * sizeof(real)), b.pooled = ij_alloc(c->batch_size * c->embed_dim * sizeof(real));
+    real *images = ij_alloc(pixels * sizeof *images);
     uint64_t state = 1;
-    for (size_t i = 0; i < pixels; i++) b.images[i] = (real)((double)(ij_mix(&state) >> 40) / 8388608.0 - 1);
-    ij_must(ij_encode_size(&b.work_size, c, c->batch_size, c->crop_size[0], c->crop_size[1], &why), &why);
-    b.work = step ? NULL : ij_alloc(b.work_size);
+    for (size_t i = 0; i < pixels; i++) images[i] = (real)((double)(ij_mix(&state) >> 40) / 8388608.0 - 1);
+    b.in = (ij_pictures){ images, c->batch_size, c->crop_size[0], c->crop_size[1] };
+    b.pooled = ij_alloc(c->batch_size * c->embed_dim * sizeof(real));
+    if (!step) b.work = ij_encode_memory(&b.m.target_encoder, &b.in);
     ij_bench_lists(&b.masks.context, c->num_enc_masks * c->batch_size, context_tokens, ij_patches(c));
     ij_bench_lists(&b.masks.target, c->num_pred_masks * c->batch_size, target_tokens, ij_patches(c));
     return b;
@@ -7709,13 +7694,14 @@ static ij_bencher ij_bencher_start(const ij_config *c, size_t context_tokens, si
 
 static void ij_bencher_lap(ij_bencher *b, ij_stopwatch *w)
 {
-    const ij_config *c = &b->m.config;
+    ij_error why;
     ij_report r;
+    ij_status s;
     ij_lap_start(w);
-    const ij_status s = b->step ? ij_train_step(&b->m, b->images, &b->masks, &r) : ij_encode(NULL, b->pooled, &b->m.target_encoder, b->images,
-                        c->batch_size, c->crop_size[0], c->crop_size[1], b->work, b->work_size, &b->m.team);
+    if (b->step) s = ij_train_step(&b->m, b->in.x, &b->masks, &r, &why);
+    else s = ij_encode(NULL, b->pooled, &b->m.target_encoder, &b->in, b->work, &b->m.team, &why);
     ij_lap_end(w);
-    if (s) ij_die(1, "%s", ij_status_string(s));
+    ij_must(s, &why);
 }
 
 static int ij_bench(ij_options *o)

@@ -12,7 +12,7 @@
  *     ij_model_init(&m, malloc(size), size, &c, IJ_TRAIN, &why);
  *     ij_real *images = calloc(c.batch_size * 3 * 32 * 32, sizeof *images);  // [B,3,H,W]: yours, normalised
  *     ij_masks_draw(&m.masks, &c, &m.mask_rng, m.micro, c.batch_size, &why);
- *     ij_train_step(&m, images, &m.masks, &r);       // r.loss, r.grad_norm, ...; again and again
+ *     ij_train_step(&m, images, &m.masks, &r, &why); // r.loss, r.grad_norm, ...; again and again
  *
  * Every function takes its memory from the caller, returns a status, and never exits, prints, allocates or
  * keeps global state. Two models in two threads never meet. Not reentrant on one model.
@@ -36,7 +36,7 @@ extern "C" {
  * -DIJEPA_DOUBLE      numbers are double: for tests of exactness, half the speed
  * -DIJEPA_NO_POSIX    no threads, no directories, no fsync: only the C library
  * -DIJEPA_MAIN        the command-line program (main) as well
- * -DIJEPA_INFER_ONLY  only what stands below under "without a system", ij_matmul and random numbers: no stdio, no malloc;
+ * -DIJEPA_INFER_ONLY  only what stands below under "without a system", and ij_matmul: no stdio, no malloc;
  *                     of libc memcpy and memset, of libm sqrt and sqrtf, and with gcc -ffreestanding none of these (clang for
  *                     ARM asks its builtins for __aeabi_mem*). Double, and float that is kept wider (x87), take exp and erfc too.
  * Compile with -std=c99 -ffp-contract=off: otherwise the last bits are the compiler's. Never with -ffast-math. */
@@ -87,7 +87,6 @@ typedef struct {
     double aspect_ratio[2];        /* of a target block, height / width */
     size_t num_enc_masks, num_pred_masks, min_keep;
     int allow_overlap;             /* 1: targets are not cut out of the context */
-    int mask_target_input;         /* 1: the target encoder sees a target block alone, not the whole image (Table 11) */
     /* model: src/models/vision_transformer.py */
     size_t embed_dim, depth, num_heads;
     double mlp_ratio;
@@ -119,21 +118,15 @@ ij_config ij_config_default(void);                      /* a small model for 32x
 ij_status ij_config_check(const ij_config *c, ij_error *why);   /* every range */
 /* The settings by name, as in config files and checkpoints: "ema", "0.996,1". Also model_name, vit_tiny ... vit_giant. */
 ij_status ij_config_set(ij_config *c, const char *name, const char *value, ij_error *why);
-size_t ij_config_settings(void);
-const char *ij_config_name(size_t i);
-const char *ij_config_help(size_t i);
+const char *ij_config_name(size_t i);                   /* NULL beyond the last */
 void ij_config_text(char text[IJ_TEXT], const ij_config *c, size_t i);
-/* A file of `key = value` lines, or the reference's YAML. */
+/* A file of `key = value` lines. */
 ij_status ij_config_read(ij_config *c, const char *path, ij_error *why);
 
 /* ------------------------------------------------------ random numbers -----
  * The Mersenne twister as PyTorch draws from it (spec of the reference sampler): one 32-bit word per draw. */
 typedef struct { uint32_t state[624]; uint32_t at; } ij_rng;
-void     ij_rng_seed(ij_rng *r, uint64_t seed);         /* the low 32 bits count */
-uint32_t ij_rng_next(ij_rng *r);
-double   ij_rng_uniform(ij_rng *r);                     /* [0,1), 24 bits: torch.rand */
-size_t   ij_rng_below(ij_rng *r, size_t n);             /* 0..n-1: torch.randint */
-void     ij_rng_permutation(ij_rng *r, size_t *order, size_t n);   /* torch.randperm */
+void ij_rng_seed(ij_rng *r, uint64_t seed);             /* the low 32 bits count */
 
 /* -------------------------------------------------------------- threads ----
  * The library has none. It hands `count` independent tasks to the caller's run(); which thread does which task
@@ -241,22 +234,20 @@ typedef struct {
 
 /* One step of Figure 3 on images [B,3,H,W]: target encoder, context encoder, predictor, loss, backward, AdamW, EMA.
  * IJ_ENAN (loss or gradients not finite) leaves the weights as they were. */
-ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *masks, ij_report *r);
+ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *masks, ij_report *r,
+                        ij_error *why);
 
-/* Schedules; k = 1, 2, ... is the update about to be made, as in the reference. */
-double ij_lr(const ij_config *c, size_t k);
-double ij_weight_decay(const ij_config *c, size_t k);
-double ij_ema(const ij_config *c, size_t k);
 size_t ij_steps(const ij_config *c);           /* updates of the whole run */
-double ij_flops(const ij_config *c, size_t context_tokens, size_t target_tokens);   /* of one image in one step */
-double ij_encode_flops(const ij_config *c, size_t height, size_t width);
 
 /* ------------------------------------------------------------- features ----
- * Target-encoder (or any encoder's) output for images [B,3,h,w] of any size that is at least one patch: tokens
- * [B,N,D] after the last norm (NULL: not wanted) and their mean [B,D], the paper's image representation (A.1). */
-ij_status ij_encode_size(size_t *size, const ij_config *c, size_t images, size_t height, size_t width, ij_error *why);
-ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const ij_real *images, size_t batch,
-                    size_t height, size_t width, void *work, size_t size, const ij_team *team);
+ * Target-encoder (or any encoder's) output for pictures of any size that is at least one patch:
+ * tokens [B,N,D] after the last norm and their mean [B,D], the paper's image representation (A.1).
+ * Of the two, NULL: not wanted. The size needs no pixels: x NULL. */
+typedef struct { const ij_real *x; size_t count, height, width; } ij_pictures;     /* [count,3,h,w] */
+typedef struct { void *base; size_t size; } ij_memory;      /* yours to lend: bytes, aligned as malloc's */
+ij_status ij_encode_size(size_t *size, const ij_encoder *e, const ij_pictures *in, ij_error *why);
+ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const ij_pictures *in,
+                    ij_memory work, const ij_team *team, ij_error *why);
 
 /* --------------------------------------------------------------- images ----
  * A set of images behind one path, recognised by content: a PNM file (P2 P3 P5 P6), a folder of
@@ -353,50 +344,34 @@ ij_status ij_load_encoder(ij_model *m, const ij_file *f, const char *part, ij_er
 ij_status ij_save(const ij_model *m, const char *path, ij_error *why);
 
 /* ---------------------------------------------------- is it learning? ----
- * What the model makes of images [B,3,H,W], B >= 2, without changing it: pooled [B,D] target features, and of the
- * targets (as the loss sees them; with mask_target_input those of whole images, and no skill: NaN) and their prediction: */
+ * What the model makes of images [B,3,H,W], B >= 2, without changing it: pooled [B,D] target
+ * features, and of the targets (as the loss sees them) and their prediction: */
 typedef struct {
     double loss;                   /* as in training */
-    double skill;                  /* 1 - loss / loss of the best guess that knows only where a patch lies (the mean of
-                                      the batch's other images there); 0 or less: nothing but position was learnt */
-    double position;               /* share of the targets' variance that lies between positions, 0..1 */
-    double copy_skill;             /* 1 - loss / loss of copying the target of the nearest context patch */
-    double patch_std;              /* of targets over the patches of an image; mean over channels, at most 1 */
-    double predictor_norm;         /* root mean square of a prediction's numbers; a target's is 1 */
+    double skill;                  /* 1 - loss / loss of the best guess that knows only where a patch
+                                      lies (the mean of the batch's other images there); 0 or less:
+                                      nothing but position was learnt */
+    double position;               /* share of the targets' variance between positions, 0..1 */
     size_t images;                 /* and of pooled features over so many images: */
-    double rank, cosine, feature_std;     /* RankMe; mean cosine of all pairs; standard deviation, mean over channels */
+    double rank;                   /* RankMe (Garrido et al., ICML 2023), 1..min(n,D) */
+    double cosine;                 /* mean of all pairs */
+    double feature_std;            /* mean over channels */
 } ij_health;
 size_t ij_watch_size(const ij_config *c);
-ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *images, const ij_masks *masks, void *work,
-                   size_t size);
-/* The last four, from pooled [n,D], n >= 2, after ij_watch, which clears them. work: the larger of D and min(n,D)^2 doubles */
-ij_status ij_watch_features(ij_health *h, const ij_real *pooled, size_t n, size_t d, void *work, size_t size);
-/* "healthy" (and so far as few images tell), "warning: because; try", "collapsing: because; try"; before warm is set (the
- * end of the warm-up) skill is not judged: "too early to say: because" if nothing else is wrong. */
+ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *images,
+                   const ij_masks *masks, ij_memory work, ij_error *why);
+/* The last four, from pooled [n,D], n >= 2, after ij_watch, which clears them.
+ * work: the larger of D and min(n,D)^2 doubles */
+ij_status ij_watch_features(ij_health *h, const ij_real *pooled, size_t n, size_t d, ij_memory work,
+                            ij_error *why);
+/* "healthy" (and so far as few images tell), "warning: because; try", "collapsing: because; try";
+ * before warm is set (the end of the warm-up) skill is not judged: "too early to say: because" if
+ * nothing else is wrong. */
 const char *ij_verdict(const ij_health *h, int objective, int warm);
-/* RankMe (Garrido et al., ICML 2023) of z [n,D], not centred: 1..min(n,D). work: min(n,D)^2 doubles */
-ij_status ij_rankme(double *rank, const ij_real *z, size_t n, size_t d, void *work, size_t size);
-
-/* Principal components of z [n,D]: axes [parts,D] with the largest number of each positive, mean [D], scores [n,parts].
- * work: 2 D^2 + D doubles. */
-ij_status ij_pca(ij_real *scores, ij_real *axes, ij_real *mean, size_t parts, const ij_real *z, size_t n, size_t d, void *work,
-                 size_t size);
-
-/* ---------------------------------------------------------- pictures -------
- * rgb [h,w,3] as a PNG file in memory: `to` has room for ij_png_size() bytes; returns how many it took. Size: SIZE_MAX for
- * pictures of nothing, and beyond 2 GB. */
-size_t ij_png_size(size_t height, size_t width);
-size_t ij_png(uint8_t *to, const uint8_t *rgb, size_t height, size_t width);
-
-/* ------------------------------------------------------- gradient check ----
- * Every backward against central differences. bound: 1e-7 in the double build; in float only blunders show. */
-enum { IJ_CHECK_MOST = 320 };
-typedef struct { char name[88]; size_t numbers; double error, bound; } ij_check_row;
-size_t ij_check_size(void);
-ij_status ij_check(ij_check_row row[IJ_CHECK_MOST], size_t *rows, void *mem, size_t size, ij_error *why);
 
 /* -------------------------------------------------------- evaluation -------
- * Features are [n,D]; labels 0..classes-1. Several label sets are scored at once: they share the costly parts. */
+ * Features are [n,D]; labels 0..classes-1. Several label sets are scored at once: they share the
+ * costly parts. */
 typedef struct {
     size_t n, m, d;                /* training rows, test rows, width */
     ij_real *train, *test;
@@ -404,16 +379,18 @@ typedef struct {
     const int *const *train_label, *const *test_label;     /* [tasks][n] [tasks][m] */
     const size_t *classes;         /* [tasks] */
 } ij_scored;
-/* z-score of every channel by mean and standard deviation of the training rows; a constant channel becomes 0. */
+/* z-score of every channel by mean and standard deviation of the training rows; a constant channel
+ * becomes 0. */
 void ij_standardise(ij_real *train, size_t n, ij_real *test, size_t m, size_t d);
 /* k nearest neighbours by cosine; each votes exp(similarity / temperature). accuracy [tasks], 0..1 */
 ij_status ij_knn_size(size_t *size, const ij_scored *s, ij_error *why);
-ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperature, void *work, size_t size,
+ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperature, ij_memory work,
                  const ij_team *team, ij_error *why);
-/* Ridge regression to one-hot labels; strength (times n) chosen per task on every fifth training row, then refitted. */
+/* Ridge regression to one-hot labels; strength (times n) chosen per task on every fifth training
+ * row, then refitted. */
 ij_status ij_ridge_size(size_t *size, const ij_scored *s, ij_error *why);
-ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, void *work, size_t size, const ij_team *team,
-                   ij_error *why);
+ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, ij_memory work,
+                   const ij_team *team, ij_error *why);
 
 /* ------------------------------------------------ without a system -------
  * An encoder as constants, for flash: `ijepa export --c NAME.h` writes them, int8 or as they are, as an ij_rom called

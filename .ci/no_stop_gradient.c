@@ -19,7 +19,7 @@ static void no_stop_gradient(ij_model *m, const ij_real *images, const ij_step *
             for (size_t i = 0; i < d; i++) dtarget[(t % batch * n + patch) * d + i] -= before->predictor.dout.x[r * d + i];
         }
     const ij_masks whole = { { batch, n, length, all }, { batch * c->num_pred_masks, 1, one, first } };
-    if (ij_step_begin(&s, m, images, &whole, 0)) abort();
+    if (ij_step_begin(&s, m, images, &whole, 0, NULL)) abort();
     ij_encode_context(&s, &m->team);
     for (size_t r = 0; r < batch * n; r++) {            /* back through the layer norm without weights: y = (x - mean) rstd */
         const real *x = s.context.stack.norm.x + r * d, *dy = dtarget + r * d;

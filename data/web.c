@@ -64,7 +64,7 @@ WEB(void, web_watch)
     const ij_config *c = &m->config;
     const size_t images = c->batch_size, d = c->embed_dim, batches = IJ_MAX(1, WEB_WATCHED / images), seen = batches * images;
     const size_t side = IJ_MAX(d, IJ_MIN(seen, d) * IJ_MIN(seen, d)), size = IJ_MAX(ij_watch_size(c), side * sizeof(double));
-    void *work = ij_alloc(size);
+    const ij_memory work = { ij_alloc(size), size };
     real *pooled = ij_alloc(seen * d * sizeof *pooled);
     ij_health all = { 0 };
     ij_rng rng;
@@ -75,15 +75,17 @@ WEB(void, web_watch)
         run.s.stream = k * run.s.slots;
         ij_each(&run.team, run.s.slots, ij_augment_task, &run.s);
         ij_must(ij_masks_draw(&m->masks, c, &rng, k, images, &why), &why);
-        if (ij_watch(&h, pooled + k * images * d, m, run.s.images, &m->masks, work, size)) h.loss = h.skill = h.position = (double)NAN;
+        if (images < 2) h.loss = h.skill = h.position = (double)NAN;
+        else ij_must(ij_watch(&h, pooled + k * images * d, m, run.s.images, &m->masks, work, &why), &why);
         all.loss += h.loss / (double)batches, all.skill += h.skill / (double)batches, all.position += h.position / (double)batches;
     }
-    if (ij_watch_features(&all, pooled, seen, d, work, size)) all.rank = (double)NAN;
+    ij_must(ij_watch_features(&all, pooled, seen, d, work, &why), &why);
     snprintf(text, sizeof text, "%s", !m->step ? "too early to say: these are the first weights" :
              ij_verdict(&all, c->objective, (double)m->step > c->warmup * (double)c->ipe));
     const double n[5] = { (double)m->step, all.loss, all.skill, all.rank, all.cosine };
     memcpy(number, n, sizeof n);
-    free(work), free(pooled);
+    free(work.base);
+    free(pooled);
 }
 
 /* The last batch, before web_watch draws another: images, contexts, targets (joint: the other view), [3,WEB_SHOWN,h,w,3] */
@@ -113,17 +115,18 @@ WEB(void, web_components)
     const ij_config *c = &run.m.config;
     const size_t hw = c->crop_size[0] * c->crop_size[1], n = ij_rows(&run.m.encoder_pos);
     size_t size;
-    ij_must(ij_encode_size(&size, c, 1, c->crop_size[0], c->crop_size[1], &why), &why);
-    void *work = ij_alloc(size);
+    const ij_pictures in = { asked.images, 1, c->crop_size[0], c->crop_size[1] };
+    ij_must(ij_encode_size(&size, &run.m.target_encoder, &in, &why), &why);
+    const ij_memory work = { ij_alloc(size), size };
     real *token = ij_alloc(IJ_WATCHED * n * c->embed_dim * sizeof *token);
     for (size_t k = 0; k < IJ_WATCHED; k++) {
         ij_images_read(&asked, 0, k), ij_centre_task(&asked, 0);
         memcpy(picture + k * hw * 3, asked.slot->small, hw * 3);
-        if (ij_encode(token + k * n * c->embed_dim, NULL, &run.m.target_encoder, asked.images, 1, c->crop_size[0], c->crop_size[1], work, size, &run.team))
-            ij_die(1, "cannot encode");
+        ij_must(ij_encode(token + k * n * c->embed_dim, NULL, &run.m.target_encoder, &in, work, &run.team, &why), &why);
     }
     ij_pca_colours(picture + IJ_WATCHED * hw * 3, token, IJ_WATCHED * n, c->embed_dim);
-    free(work), free(token);
+    free(work.base);
+    free(token);
 }
 
 /* k-NN as `probe` scores it, in percent: number[0..3) of the features, [3..6) of raw pixels, if asked for. */
