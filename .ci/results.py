@@ -18,17 +18,21 @@ def blocks(kind):
 
 # the page's own lines, with a small model in place of `make run`'s and fewer scenes
 model = f"{tmp}/model"
-run(ijepa, "train", "--preset", "scenes", "--data", f"scenes:{N}", "--steps", 60, "--warmup", 1, "--out", model, stderr=subprocess.DEVNULL)
+small = f"--preset scenes --data scenes:{N} --steps 60 --warmup 1"
+run(ijepa, "train", *small.split(), "--out", model, stderr=subprocess.DEVNULL)
 open(f"{tmp}/few.py", "w").write(blocks("python"))
-lines = blocks("sh").replace("--model run ", f"--model {model} ").replace("run/", f"{tmp}/").replace("few.py", f"{tmp}/few.py")
-lines = lines.replace("./ijepa", ijepa).replace("python3", sys.executable).replace("3000", str(N))
+lines = blocks("sh")
+for old, new in (("3000", str(N)), ("few.py", "run/few.py"), ("--model run ", "--model run/model "), ("run/", f"{tmp}/"),
+                 ("./ijepa", ijepa), ("python3", sys.executable)):
+    lines = lines.replace(old, new)
 print(run("bash", "-e", "-x", "-c", lines))
 
 
 # probe's scores of the trained encoder and of raw pixels, all tasks, against scikit-learn's
 def pixels(seed, n):
     run(ijepa, "render", "--images", n, "--seed", seed, "--out", f"{tmp}/scenes{seed}")
-    rgb = [np.frombuffer(open(f"{tmp}/scenes{seed}/scene_{i:06d}.ppm", "rb").read()[-3072:], np.uint8) for i in range(n)]
+    files = [f"{tmp}/scenes{seed}/scene_{i:06d}.ppm" for i in range(n)]
+    rgb = [np.frombuffer(open(name, "rb").read()[-3072:], np.uint8) for name in files]
     return ((np.stack(rgb).reshape(n, -1, 3) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).reshape(n, -1)
 
 
@@ -50,13 +54,13 @@ for who, name in (("trained", "features"), ("pixels", "pixels")):
 # equal similarities in float, equal votes in double: an image may fall to the other side
 assert worst < 1.5, f"{worst} images of {M} judged otherwise"
 
-# every `make compare` of the page, a few updates each on smaller pictures (as many patches; the ridge on raw pixels is what
-# takes time): a row for each name and the two baselines, all with six scores
+# every `make compare` of the page, a few updates each, on smaller pictures with as many patches (the ridge on raw pixels
+# is what takes time): a row for each name and the two baselines, all with six scores
 commands = re.findall(r"^make compare(?:.*\\\n)*.*$", text, re.M)
 for number, command in enumerate(commands):
     settings = re.search('SETTINGS="(.*?)"', command, re.S)[1] if "SETTINGS=" in command else "--preset scenes"
-    small = f'SETTINGS="{settings} --crop_size 16 --patch_size 4" DATA=scenes:400 BUDGET=0.004 SEEDS=0 IMAGES=50 OUT={tmp}/compare{number}'
-    rows = run("bash", "-c", f"{command} -s {small}", stderr=subprocess.DEVNULL).splitlines()
+    small = f'SETTINGS="{settings} --crop_size 16 --patch_size 4" DATA=scenes:400 BUDGET=0.004 SEEDS=0 IMAGES=50'
+    rows = run("bash", "-c", f"{command} -s {small} OUT={tmp}/compare{number}", stderr=subprocess.DEVNULL).splitlines()
     print(command, *rows, sep="\n", flush=True)
     asked = len(re.search('ROWS="(.*?)"', command, re.S)[1].split(";")) if "ROWS=" in command else 3
     assert len(rows) == asked + 3 and rows[-2].startswith("random encoder") and rows[-1].startswith("raw pixels")
