@@ -2170,6 +2170,9 @@ static const ij_named ij_setting[] = {
 };
 enum { IJ_SETTINGS = sizeof ij_setting / sizeof *ij_setting };
 
+/* A setting of earlier versions: files that have it as it was, false, are still read. */
+static const char ij_gone[] = "mask_target_input";
+
 static const struct {
     const char *name;
     size_t embed_dim, depth, num_heads;
@@ -2341,7 +2344,10 @@ ij_status ij_config_set(ij_config *c, const char *name, const char *value, ij_er
         if (!strcmp(name, ij_setting[i].name)) return ij_named_set(&ij_setting[i], c, value, why);
         near = ij_nearer(near, ij_setting[i].name, name);
     }
-    return ij_fail(why, IJ_EARG, "no setting is called %.60s; the nearest is %s", name, near);
+    if (strcmp(name, ij_gone))
+        return ij_fail(why, IJ_EARG, "no setting is called %.60s; the nearest is %s", name, near);
+    if (!strcmp(value, "false") || !strcmp(value, "0")) return IJ_OK;
+    return ij_fail(why, IJ_EARG, "%s is %.20s: that setting is gone", name, value);
 }
 
 ij_status ij_config_check(const ij_config *c, ij_error *why)
@@ -4579,12 +4585,11 @@ static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
     return IJ_OK;
 }
 
-/* A setting that the file does not have keeps its default. mask_target_input is gone: false is what
- * is done without it. */
+/* A setting that the file does not have keeps its default. */
 ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
 {
     ij_error inner;
-    const char *version = ij_file_meta(f, "ijepa"), *gone = ij_file_meta(f, "mask_target_input");
+    const char *version = ij_file_meta(f, "ijepa");
     ij_status s = IJ_OK;
     *c = ij_config_default();
     if (f->kind == IJ_KIND_NONE)
@@ -4595,12 +4600,10 @@ ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
     if (version && strcmp(version, "1"))
         return ij_fail(why, IJ_EDATA, "%.200s: checkpoint version %.20s, expected 1", f->path,
                        version);
-    if (gone && strcmp(gone, "false") && strcmp(gone, "0"))
-        return ij_fail(why, IJ_EDATA, "%.200s: metadata: mask_target_input is %.20s: that setting "
-                       "is gone", f->path, gone);
-    for (size_t i = 0; i < IJ_SETTINGS && version; i++) {
-        const char *value = ij_file_meta(f, ij_setting[i].name);
-        if (value && ij_config_set(c, ij_setting[i].name, value, &inner))
+    for (size_t i = 0; i <= IJ_SETTINGS && version; i++) {
+        const char *name = i < IJ_SETTINGS ? ij_setting[i].name : ij_gone;
+        const char *value = ij_file_meta(f, name);
+        if (value && ij_config_set(c, name, value, &inner))
             return ij_fail(why, IJ_EDATA, "%.200s: metadata: %.250s", f->path, inner.text);
     }
     if (!ij_config_check(c, &inner)) return IJ_OK;
@@ -6206,14 +6209,22 @@ static const char ij_log_head[] =
     "epoch,itr,loss,mask-A,mask-B,time (ms),lr,weight decay,ema,grad norm,feature std\n";
 static const char ij_health_head[] = "step,loss,skill,position,rank,feature std,cosine,verdict\n";
 
-/* The log of a resumed run keeps the lines up to the checkpoint. */
-static void ij_log_cut(const char *path, uint64_t steps)
+/* The log of a resumed run keeps its head and the lines up to the checkpoint. One with other columns, of an earlier
+ * version, is put aside as NAME.old. */
+static void ij_log_cut(const char *path, const char *head, uint64_t lines)
 {
-    char line[512];
+    char line[512] = "", old[1110];
     FILE *from = fopen(path, "r");
     if (!from) return;
+    if (fgets(line, sizeof line, from) && strcmp(line, head)) {
+        fclose(from);
+        snprintf(old, sizeof old, "%s.old", path);
+        if (ij_replace(path, old)) ij_die(1, "%s: %s", old, strerror(errno));
+        return;
+    }
     const ij_draft to = ij_draft_open(path);
-    for (uint64_t n = 0; n <= steps && fgets(line, sizeof line, from); n++) fputs(line, to.f);
+    fputs(line, to.f);
+    for (uint64_t n = 0; n < lines && fgets(line, sizeof line, from); n++) fputs(line, to.f);
     fclose(from);
     ij_draft_close(&to);
 }
@@ -6370,7 +6381,7 @@ typedef struct {
 static FILE *ij_open_log(char path[1100], const ij_options *o, const char *name, const char *head, uint64_t lines)
 {
     ij_path(path, o->out, name);
-    if (o->resume) ij_log_cut(path, lines);
+    if (o->resume) ij_log_cut(path, head, lines);
     FILE *f = ij_open_or_die(path, o->resume ? "a" : "w");
     if (!fseek(f, 0, SEEK_END) && !ftell(f)) fputs(head, f);
     return f;
