@@ -4425,7 +4425,7 @@ static size_t ij_param_places(ij_place to[4], const ij_model *m, const ij_param 
     return n;
 }
 
-static ij_tensor ij_one(const ij_tensor *pos)           /* [1,N,D] of [N,D] */
+static ij_tensor ij_pos_table(const ij_tensor *pos)     /* [1,N,D] of [N,D] */
 {
     const ij_tensor t = { pos->x, 3, { 1, pos->dim[0], pos->dim[1], 0 } };
     return t;
@@ -4451,7 +4451,8 @@ static void ij_save_tensor(ij_saving *s, const char *part, const char *name, con
 
 static void ij_save_tensors(ij_saving *s, const ij_model *m)
 {
-    const ij_tensor pos = ij_one(&m->encoder_pos), predictor_pos = ij_one(&m->predictor_pos);
+    const ij_tensor pos = ij_pos_table(&m->encoder_pos);
+    const ij_tensor predictor_pos = ij_pos_table(&m->predictor_pos);
     if (m->training) {
         ij_save_tensor(s, "encoder", "pos_embed", &pos);
         ij_save_tensor(s, "target_encoder", "pos_embed", &pos);
@@ -4650,7 +4651,7 @@ static ij_status ij_load_tensors(ij_model *m, const ij_file *f, const char *enco
  * size. */
 static ij_status ij_load_positions(ij_model *m, const ij_file *f, ij_error *why)
 {
-    const ij_tensor pos = ij_one(&m->file_pos);
+    const ij_tensor pos = ij_pos_table(&m->file_pos);
     double most = 0;
     const ij_status s = ij_load_tensor(&pos, f, "encoder", "pos_embed", 1, why);
     for (size_t i = 0; i < ij_count(&pos) && !s; i++) {
