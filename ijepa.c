@@ -3579,11 +3579,13 @@ ij_status ij_data_read(ij_image *to, ij_data *d, size_t i, ij_error *why)
  * Random-resized crop, as torchvision draws it and Pillow resizes it; no colour, no blur (the
  * paper's point). */
 
-/* One axis of Pillow's antialiased bilinear filter, to the bit: in each line, `in` pixels of so
- * many bytes become `out`, by the weights of a triangle as numbers with a fixed point. */
+/* One axis of Pillow's antialiased bilinear filter, to the bit: in each of `lines`, which begin
+ * `stride` bytes apart, `in` steps of so many bytes become `out`. A step out is a mean of steps in,
+ * weighted by a triangle, in numbers with a fixed point. */
 typedef struct { size_t in, out, lines, stride; } ij_axis;
 
-static size_t ij_axis_taps(const ij_axis *x)
+/* Of how many at most. */
+static size_t ij_axis_most(const ij_axis *x)
 {
     return (size_t)ceil(IJ_MAX((double)x->in / (double)x->out, 1)) * 2 + 1;
 }
@@ -3626,7 +3628,7 @@ static void ij_resize(const ij_image *to, const ij_image *from, const ij_box *b,
 {
     const ij_axis across = { b->width, to->width, b->height, 3 * from->width };
     const ij_axis down = { b->height, to->height, 1, 0 };
-    int32_t *weight = ij_take(a, ij_axis_taps(&across) + ij_axis_taps(&down), sizeof *weight);
+    int32_t *weight = ij_take(a, ij_axis_most(&across) + ij_axis_most(&down), sizeof *weight);
     uint8_t *middle = ij_take(a, ij_mul(b->height, to->width), 3);
     if (!a->base) return;
     ij_resample(middle, from->rgb + (b->y * from->width + b->x) * 3, &across, 3, weight);
@@ -3642,7 +3644,7 @@ static double ij_uniform_float(ij_rng *rng, double low, double high)
     return (double)(float)(ij_rng_uniform(rng) * (double)range + (double)l);
 }
 
-/* In the middle, and at least a pixel of the image: the largest box of a possible shape. */
+/* That box cut to the image, at least a pixel, and moved to its middle. */
 static ij_box ij_central(ij_box b, const ij_image *from)
 {
     b.height = IJ_MAX(IJ_MIN(b.height, from->height), 1);
@@ -3725,8 +3727,8 @@ static void ij_color_jitter(uint8_t *rgb, size_t pixels, double strength, double
             sum += x[k] / 3;
         }
         for (size_t k = 0; k < 3; k++) {    /* hue turns what differs from the grey axis */
-            const double turned = sum + (x[k] - sum) * cos(hue) +
-                (x[(k + 1) % 3] - x[(k + 2) % 3]) * sin(hue) / sqrt(3);
+            const double turned = sum +
+                (x[k] - sum) * cos(hue) + (x[(k + 1) % 3] - x[(k + 2) % 3]) * sin(hue) / sqrt(3);
             const double v = bright * (mean + contrast * (y + chroma * turned - mean));
             rgb[k] = (uint8_t)(IJ_MAX(0, IJ_MIN(v, 255)) + 0.5);
         }
