@@ -6,7 +6,7 @@
  * Part I, the paper:  basics · random numbers · tensor · matmul · layers · attention · transformer · encoder ·
  *                     masks · predictor · loss · optimisation · model · the training step · features
  * Part II, the tools: settings · building a model · features · platform · images · scenes · safetensors ·
- *                     checkpoints · evaluation · gradient check · without a system · the program
+ *                     checkpoints · evaluation · is it learning? · without a system · the program
  * The manual, with the legend of dimensions (B N K T D P H F p), is ijepa.h.
  */
 #if !defined(IJEPA_NO_POSIX)

@@ -467,16 +467,17 @@ static void test_golden_a(void) { golden_run("data/golden/golden_a.safetensors",
 static void test_golden_b(void) { golden_run("data/golden/golden_b.safetensors", 0); }
 
 /* ---- gradients ----
- * Every backward against central differences: of one layer, the objective sum(y * r) for a random r; of the whole loss,
- * every parameter tensor of a small model. In double the errors are about 1e-9; in float differences are so rough that
- * only blunders show. `./test_ijepa_double check_table` (make check) prints them. */
+ * Every backward against central differences: of one layer, the objective sum(y * r) for a random
+ * r; of the whole loss, every parameter tensor of a small model. In double the errors are about
+ * 1e-9; in float differences are so rough that only blunders show. `make check` prints them. */
 
-static const double gradient_eps = IN_DOUBLE ? 1e-5 : 1e-2, gradient_bound = IN_DOUBLE ? 1e-7 : 2e-2;
+static const double gradient_eps = IN_DOUBLE ? 1e-5 : 1e-2;
+static const double gradient_bound = IN_DOUBLE ? 1e-7 : 2e-2;
 static struct { int print; size_t rows, right; } gradients;
 
 /* |g - d| / |d| over every stride-th number of x, where d are differences of f(arg). */
-static void gradient_row(const char *what, const char *part, ij_tensor x, ij_tensor g, size_t stride,
-                         double (*f)(void *), void *arg)
+static void gradient_row(const char *what, const char *part, ij_tensor x, ij_tensor g,
+                         size_t stride, double (*f)(void *), void *arg)
 {
     double square = 0, norm = 0, error = 0;
     for (size_t i = 0; i < ij_count(&x); i += stride) {
@@ -493,16 +494,22 @@ static void gradient_row(const char *what, const char *part, ij_tensor x, ij_ten
     const int right = error <= gradient_bound;
     CHECK(right, "gradient of %s%s: error %g, bound %g", what, part, error, gradient_bound);
     if (gradients.print)
-        printf("%17s%-44s %3zu numbers  error %-9.2e %s\n", what, part, (ij_count(&x) + stride - 1) / stride, error,
+        printf("%17s%-44s %3zu numbers  error %-9.2e %s\n", what, part,
+               (ij_count(&x) + stride - 1) / stride, error,
                right ? "ok" : "WRONG");
     gradients.rows++;
     gradients.right += (size_t)right;
 }
 
+static double random_coarse(uint64_t *state)
+{
+    return (double)(ij_mix(state) >> 40) / 8388608.0 - 1;
+}
+
 static ij_tensor random_matrix(ij_arena *a, uint64_t *state, size_t rows, size_t cols)
 {
     const ij_tensor t = ij_matrix(a, rows, cols);
-    for (size_t i = 0; i < rows * cols; i++) t.x[i] = (real)((double)(ij_mix(state) >> 40) / 8388608.0 - 1);
+    for (size_t i = 0; i < rows * cols; i++) t.x[i] = (real)random_coarse(state);
     return t;
 }
 
@@ -532,7 +539,8 @@ static double layer_forward(void *arg)
 
 static void layer_backward(const layer_case *c)
 {
-    const ij_tensor x = c->part[0], w = c->part[1], dx = c->dpart[0], *dw = &c->dpart[1], *db = &c->dpart[2];
+    const ij_tensor x = c->part[0], w = c->part[1], dx = c->dpart[0];
+    const ij_tensor *dw = &c->dpart[1], *db = &c->dpart[2];
     if (c->kind == LAYER_LINEAR) {
         ij_linear_backward(dx, c->dy, &w, 0, NULL);
         ij_linear_backward_weight(dw, db, &c->dy, &x, 0, ij_cols(&c->y));
@@ -546,14 +554,19 @@ static void layer_backward(const layer_case *c)
         ij_gelu_backward(dx, c->stat);
     }
     if (c->kind == LAYER_ATTENTION)
-        ij_attention_backward(dw->x, dx.x, c->stat.x, c->dy.x, c->prob, w.x, x.x, ij_rows(&c->y), ij_rows(&x), ij_cols(&c->y), 2);
+        ij_attention_backward(dw->x, dx.x, c->stat.x, c->dy.x, c->prob, w.x, x.x, ij_rows(&c->y),
+                              ij_rows(&x), ij_cols(&c->y),
+                              2);
 }
 
 static void gradients_of_layers(void)
 {
-    static const struct { const char *name, *part[3]; size_t dim[4][2], stat; } of[LAYERS] = {     /* x, w, b, y; [5,stat] */
-        { "linear: ", { "input", "weight", "bias" }, { { 5, 12 }, { 8, 12 }, { 1, 8 }, { 5, 8 } }, 2 },
-        { "layer norm: ", { "input", "weight", "bias" }, { { 5, 12 }, { 1, 12 }, { 1, 12 }, { 5, 12 } }, 2 },
+    static const struct { const char *name, *part[3]; size_t dim[4][2], stat; } of[LAYERS] = {
+        /* x, w, b, y; [5,stat] */
+        { "linear: ", { "input", "weight", "bias" },
+          { { 5, 12 }, { 8, 12 }, { 1, 8 }, { 5, 8 } }, 2 },
+        { "layer norm: ", { "input", "weight", "bias" },
+          { { 5, 12 }, { 1, 12 }, { 1, 12 }, { 5, 12 } }, 2 },
         { "GELU: ", { "input", NULL, NULL }, { { 5, 12 }, { 12, 12 }, { 1, 12 }, { 5, 12 } }, 12 },
         { "attention: ", { "k, v", "q", NULL }, { { 5, 16 }, { 3, 8 }, { 1, 8 }, { 3, 8 } }, 5 } };
     uint64_t state = 1;
@@ -561,8 +574,10 @@ static void gradients_of_layers(void)
         ij_arena a = { need(16384), 16384, 0 };
         layer_case c = { .kind = kind };
         memset(a.base, 0, a.size);
-        for (int i = 0; i < 3; i++) c.part[i] = random_matrix(&a, &state, of[kind].dim[i][0], of[kind].dim[i][1]);
-        c.dy = random_matrix(&a, &state, of[kind].dim[3][0], of[kind].dim[3][1]);
+        for (int i = 0; i < 4; i++) {
+            const size_t *dim = of[kind].dim[i];
+            *(i < 3 ? &c.part[i] : &c.dy) = random_matrix(&a, &state, dim[0], dim[1]);
+        }
         for (int i = 0; i < 3; i++) c.dpart[i] = ij_matrix(&a, c.part[i].dim[0], c.part[i].dim[1]);
         c.y = ij_matrix(&a, c.dy.dim[0], c.dy.dim[1]);
         c.stat = ij_matrix(&a, 5, of[kind].stat);
@@ -571,7 +586,8 @@ static void gradients_of_layers(void)
         layer_forward(&c);
         layer_backward(&c);
         for (int i = 0; i < 3 && of[kind].part[i]; i++)
-            gradient_row(of[kind].name, of[kind].part[i], c.part[i], c.dpart[i], 1, layer_forward, &c);
+            gradient_row(of[kind].name, of[kind].part[i], c.part[i], c.dpart[i], 1, layer_forward,
+                         &c);
         free(a.base);
     }
 }
@@ -595,11 +611,28 @@ static void gradients_of_loss(const char *name, int loss, int objective)
     size_t size = 0;
     uint64_t state = 7;
     ij_config c = ij_config_default();
-    c.batch_size = 2, c.crop_size[0] = 20, c.crop_size[1] = 24, c.embed_dim = 8, c.depth = 2, c.num_heads = 2;
-    c.pred_emb_dim = 12, c.pred_depth = 2, c.num_enc_masks = 2, c.num_pred_masks = 3, c.min_keep = 1;
-    c.init_std = 0.3, c.mlp_ratio = 2, c.loss = loss, c.allow_overlap = 1, c.objective = objective;
-    c.average_top_k_layers = loss == IJ_LOSS_L2 ? 2 : 0, c.vicreg = loss == IJ_LOSS_L2 ? 3 : 0;
-    if (objective == IJ_GENERATIVE) c.mask_mode = IJ_MASK_RANDOM, c.num_enc_masks = 1;
+    c.batch_size = 2;
+    c.crop_size[0] = 20;
+    c.crop_size[1] = 24;
+    c.embed_dim = 8;
+    c.depth = 2;
+    c.num_heads = 2;
+    c.pred_emb_dim = 12;
+    c.pred_depth = 2;
+    c.num_enc_masks = 2;
+    c.num_pred_masks = 3;
+    c.min_keep = 1;
+    c.init_std = 0.3;
+    c.mlp_ratio = 2;
+    c.loss = loss;
+    c.allow_overlap = 1;
+    c.objective = objective;
+    c.average_top_k_layers = loss == IJ_LOSS_L2 ? 2 : 0;
+    c.vicreg = loss == IJ_LOSS_L2 ? 3 : 0;
+    if (objective == IJ_GENERATIVE) {
+        c.mask_mode = IJ_MASK_RANDOM;
+        c.num_enc_masks = 1;
+    }
     const size_t pixels = 4 * 3 * 20 * 24 * sizeof(real) + 64;
     CHECK(!ij_model_size(&size, &c, IJ_TRAIN, &why), "%s", why.text);
     ij_arena a = { need(pixels), pixels, 0 };
@@ -607,7 +640,7 @@ static void gradients_of_loss(const char *name, int loss, int objective)
     w.images = random_matrix(&a, &state, 4 * 3 * 20, 24).x;
     CHECK(!ij_model_init(&w.m, mem, size, &c, IJ_TRAIN, &why), "%s", why.text);
     CHECK(!ij_masks_draw(&w.m.masks, &c, &w.m.mask_rng, 0, 2, &why), "%s", why.text);
-    for (size_t i = 0; i < w.m.size; i++) w.m.weight[i] += (real)(((double)(ij_mix(&state) >> 40) / 8388608.0 - 1) * 0.1);
+    for (size_t i = 0; i < w.m.size; i++) w.m.weight[i] += (real)(random_coarse(&state) * 0.1);
     whole_forward(&w);
     ij_backward(&w.m, &w.step, NULL);
     for (size_t p = 0; p < w.m.params; p++) {
@@ -615,7 +648,7 @@ static void gradients_of_loss(const char *name, int loss, int objective)
         const size_t n = ij_count(&x);
         x.x = w.m.weight + w.m.param[p].offset;
         g.x = w.m.grad + w.m.param[p].offset;
-        if (strstr(w.m.param[p].name, "qkv.bias"))      /* softmax is blind to the key's bias: its gradient is zero */
+        if (strstr(w.m.param[p].name, "qkv.bias"))      /* softmax is blind to key biases */
             memset(g.x + n / 3, 0, n / 3 * sizeof(real));
         gradient_row(name, w.m.param[p].name, x, g, n / 40 + 1, whole_forward, &w);
     }
@@ -631,7 +664,8 @@ static void test_gradient_check(void)
     gradients_of_loss("joint loss: ", IJ_LOSS_SMOOTH_L1, IJ_JOINT);
     CHECK(gradients.rows > 140, "only %zu rows", gradients.rows);
     if (gradients.print)
-        printf("%zu of %zu right (bound %g, %s build)\n", gradients.right, gradients.rows, gradient_bound,
+        printf("%zu of %zu right (bound %g, %s build)\n", gradients.right, gradients.rows,
+               gradient_bound,
                IN_DOUBLE ? "double" : "float");
 }
 
