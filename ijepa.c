@@ -628,7 +628,7 @@ static void ij_add(ij_tensor y, ij_tensor x)            /* y += x */
 
 static void ij_copy(ij_tensor y, ij_tensor x)
 {
-    memcpy(y.x, x.x, ij_count(&x) * sizeof(real));
+    for (size_t i = 0; i < ij_count(&x); i++) y.x[i] = x.x[i];
 }
 
 /* Softmax of each row of s [m,n], scaled, in place. */
