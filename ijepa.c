@@ -6776,13 +6776,15 @@ static int ij_export_command(ij_options *o)
 }
 
 /* ---- pictures ----
- * Images down, panels across. A panel is a function of one point of one image, in pixels of the training size. */
+ * Images down, panels across. A panel is a function of one point of one image, in pixels of the
+ * training size. */
 
 typedef struct {
     const ij_model *m;          /* NULL: only what needs no model */
     ij_model model;
     ij_config c;
-    size_t columns, column[64], which[64];      /* the panels: of ij_panels, and of several of one function */
+    /* the panels: of ij_panels, and of several of one function */
+    size_t columns, column[64], which[64];
     size_t images, gw, n, patch;        /* patches in a row, in all; the chosen one */
     uint8_t *rgb;               /* [images,h,w,3] */
     real *tokens, *attention;   /* [images,N,D] [images,heads,N] */
@@ -6790,28 +6792,40 @@ typedef struct {
     char *predicted;            /* [images,N] is this patch predicted? */
     uint8_t *made[4];           /* [images,h,w,3] see ij_show_predicted */
     ij_lists context, target;
-    double *seen;               /* [2,N] share of 200 draws in which a patch is context, or a target */
+    /* [2,N] share of 200 draws in which a patch is context, or a target */
+    double *seen;
 } ij_show;
-typedef struct { size_t image, patch, y, x, which; } ij_point;         /* which of several panels of one function */
-typedef void ij_panel(uint8_t rgb[3], const ij_show *s, const ij_point *at);    /* rgb: the image's there */
-static const uint8_t ij_target_colour[4][3] = { { 230, 80, 60 }, { 60, 140, 230 }, { 60, 180, 90 }, { 220, 170, 40 } };
+/* which of several panels of one function */
+typedef struct { size_t image, patch, y, x, which; } ij_point;
+/* rgb: the image's there */
+typedef void ij_panel(uint8_t rgb[3], const ij_show *s, const ij_point *at);
+static const uint8_t ij_target_colour[4][3] = {
+    { 230, 80, 60 }, { 60, 140, 230 }, { 60, 180, 90 }, { 220, 170, 40 }
+};
 
 /* Black, violet, red, orange, pale yellow for 0..1. */
 static void ij_heat(uint8_t rgb[3], double x)
 {
-    static const double stop[5][3] = { { 0, 0, 4 }, { 87, 16, 110 }, { 188, 55, 84 }, { 249, 142, 9 }, { 252, 255, 164 } };
+    static const double stop[5][3] = {
+        { 0, 0, 4 }, { 87, 16, 110 }, { 188, 55, 84 }, { 249, 142, 9 }, { 252, 255, 164 }
+    };
     const double at = IJ_MAX(0, IJ_MIN(x, 1)) * 4;
     const int i = IJ_MIN((int)at, 3);
-    for (int c = 0; c < 3; c++) rgb[c] = (uint8_t)(stop[i][c] + (stop[i + 1][c] - stop[i][c]) * (at - i) + 0.5);
+    for (int c = 0; c < 3; c++)
+        rgb[c] = (uint8_t)(stop[i][c] + (stop[i + 1][c] - stop[i][c]) * (at - i) + 0.5);
 }
 
 static int ij_listed(const ij_lists *l, size_t list, size_t patch)
 {
-    for (size_t j = 0; j < l->length[list]; j++) if (l->index[list * l->stride + j] == patch) return 1;
+    for (size_t j = 0; j < l->length[list]; j++)
+        if (l->index[list * l->stride + j] == patch) return 1;
     return 0;
 }
 
-static void ij_panel_image(uint8_t rgb[3], const ij_show *s, const ij_point *at) { (void)rgb, (void)s, (void)at; }
+static void ij_panel_image(uint8_t rgb[3], const ij_show *s, const ij_point *at)
+{
+    (void)rgb, (void)s, (void)at;
+}
 
 static void ij_panel_context(uint8_t rgb[3], const ij_show *s, const ij_point *at)
 {
@@ -6823,7 +6837,8 @@ static void ij_panel_targets(uint8_t rgb[3], const ij_show *s, const ij_point *a
     int hit = 0;
     for (size_t t = 0; t < s->target.lists / s->images; t++)
         if (ij_listed(&s->target, t * s->images + at->image, at->patch)) {
-            for (int c = 0; c < 3; c++) rgb[c] = (uint8_t)((rgb[c] + ij_target_colour[t % 4][c]) / 2);
+            for (int c = 0; c < 3; c++)
+                rgb[c] = (uint8_t)((rgb[c] + ij_target_colour[t % 4][c]) / 2);
             hit = 1;
         }
     for (int c = 0; c < 3 && !hit; c++) rgb[c] = (uint8_t)(96 + rgb[c] / 8);
@@ -6831,10 +6846,14 @@ static void ij_panel_targets(uint8_t rgb[3], const ij_show *s, const ij_point *a
 
 static void ij_panel_coverage(uint8_t rgb[3], const ij_show *s, const ij_point *at)
 {
-    ij_heat(rgb, s->seen ? s->seen[at->which * s->n + at->patch] : ij_listed(at->which ? &s->target : &s->context, at->image, at->patch));
+    ij_heat(rgb, s->seen ? s->seen[at->which * s->n + at->patch]
+                         : ij_listed(at->which ? &s->target : &s->context, at->image, at->patch));
 }
 
-static void ij_panel_pca(uint8_t rgb[3], const ij_show *s, const ij_point *at) { memcpy(rgb, s->pca + (at->image * s->n + at->patch) * 3, 3); }
+static void ij_panel_pca(uint8_t rgb[3], const ij_show *s, const ij_point *at)
+{
+    memcpy(rgb, s->pca + (at->image * s->n + at->patch) * 3, 3);
+}
 
 static void ij_panel_similarity(uint8_t rgb[3], const ij_show *s, const ij_point *at)
 {
@@ -6855,26 +6874,45 @@ static void ij_panel_attention(uint8_t rgb[3], const ij_show *s, const ij_point 
 static void ij_panel_made(uint8_t rgb[3], const ij_show *s, const ij_point *at)
 {
     const size_t h = s->c.crop_size[0], w = s->c.crop_size[1];
-    if (s->predicted[at->image * s->n + at->patch]) memcpy(rgb, s->made[at->which] + ((at->image * h + at->y) * w + at->x) * 3, 3);
+    if (s->predicted[at->image * s->n + at->patch])
+        memcpy(rgb, s->made[at->which] + ((at->image * h + at->y) * w + at->x) * 3, 3);
 }
 
-/* needs: 1 masks, 2 a model, 3 both, and its predictor. `attention` is a panel for each head, `coverage` one for context and one for targets. */
-static const struct { const char *name; ij_panel *panel; int needs; size_t which; } ij_panels[] = {
-    { "image", ij_panel_image, 0, 0 }, { "context", ij_panel_context, 1, 0 }, { "targets", ij_panel_targets, 1, 0 }, { "coverage", ij_panel_coverage, 1, 0 },
-    { "pca", ij_panel_pca, 2, 0 }, { "similarity", ij_panel_similarity, 2, 0 }, { "attention", ij_panel_attention, 2, 0 },
-    { "montage", ij_panel_made, 3, 0 }, { "nearest", ij_panel_made, 3, 1 }, { "sketch", ij_panel_made, 3, 2 }, { "traced", ij_panel_made, 3, 3 } };
-enum { IJ_PANELS = sizeof ij_panels / sizeof *ij_panels, IJ_COLUMNS = 64, IJ_GAP = 4, IJ_FIT = 2000, IJ_TERMINAL = 200 };
+/* needs: 1 masks, 2 a model, 3 both, and its predictor. `attention` is a panel for each head,
+ * `coverage` one for context and one for targets. */
+static const struct { const char *name; ij_panel *panel; int needs; size_t which;
+} ij_panels[] = { { "image", ij_panel_image, 0, 0 },
+                  { "context", ij_panel_context, 1, 0 },
+                  { "targets", ij_panel_targets, 1, 0 },
+                  { "coverage", ij_panel_coverage, 1, 0 },
+                  { "pca", ij_panel_pca, 2, 0 },
+                  { "similarity", ij_panel_similarity, 2, 0 },
+                  { "attention", ij_panel_attention, 2, 0 },
+                  { "montage", ij_panel_made, 3, 0 },
+                  { "nearest", ij_panel_made, 3, 1 },
+                  { "sketch", ij_panel_made, 3, 2 },
+                  { "traced", ij_panel_made, 3, 3 } };
+enum {
+    IJ_PANELS = sizeof ij_panels / sizeof *ij_panels,
+    IJ_COLUMNS = 64,
+    IJ_GAP = 4,
+    IJ_FIT = 2000,
+    IJ_TERMINAL = 200
+};
 
-/* Tokens, their first three principal components over all images shown, and the last block's attention, mean over what asks. */
+/* Tokens, their first three principal components over all images shown, and the last block's
+ * attention, mean over what asks. */
 static void ij_show_model(ij_show *s, const real *images, const ij_team *team)
 {
     ij_error why;
     const ij_config *c = &s->c;
-    const size_t n = s->n, d = c->embed_dim, h = c->crop_size[0], w = c->crop_size[1], heads = c->num_heads;
+    const size_t n = s->n, d = c->embed_dim, h = c->crop_size[0], w = c->crop_size[1],
+                 heads = c->num_heads;
     ij_pictures in = { images, 1, h, w };
     const ij_encoder *e = &s->m->target_encoder;
     const ij_memory work = ij_encode_memory(e, &in);
-    s->tokens = ij_alloc(s->images * n * d * sizeof(real)), s->pca = ij_alloc(s->images * n * 3);
+    s->tokens = ij_alloc(s->images * n * d * sizeof(real));
+    s->pca = ij_alloc(s->images * n * 3);
     s->attention = ij_alloc(s->images * heads * n * sizeof(real));
     for (size_t b = 0; b < s->images; b++) {
         ij_encoder_pass pass;
@@ -6882,10 +6920,12 @@ static void ij_show_model(ij_show *s, const real *images, const ij_team *team)
         ij_arena a = { work.base, work.size, 0 };
         in.x = images + b * 3 * h * w;
         ij_must(ij_encode(s->tokens + b * n * d, NULL, e, &in, work, team, &why), &why);
-        ij_encode_place(&pass, &pos, &a, e, &in);       /* what is left in the blocks' one place: the last's */
+        /* what is left in the blocks' one place: the last's */
+        ij_encode_place(&pass, &pos, &a, e, &in);
         for (size_t k = 0; k < heads * n; k++) {
             real sum = 0;
-            for (size_t i = 0; i < n; i++) sum += pass.stack.block[0].prob[(k / n * n + i) * n + k % n];
+            for (size_t i = 0; i < n; i++)
+                sum += pass.stack.block[0].prob[(k / n * n + i) * n + k % n];
             s->attention[b * heads * n + k] = sum / (real)n;
         }
     }
@@ -6912,11 +6952,14 @@ static void ij_show_masks(ij_show *s)
         for (size_t i = 0; i < 2 * s->n * s->images; i++) {
             const size_t image = i / (2 * s->n), k = i / s->n % 2;
             int hit = 0;
-            for (size_t t = 0; t < (k ? c.num_pred_masks : c.num_enc_masks); t++) hit |= ij_listed(k ? &masks.target : &masks.context, t * s->images + image, i % s->n);
+            for (size_t t = 0; t < (k ? c.num_pred_masks : c.num_enc_masks); t++)
+                hit |=
+                    ij_listed(k ? &masks.target : &masks.context, t * s->images + image, i % s->n);
             s->seen[i % (2 * s->n)] += hit / (200.0 * (double)s->images);
         }
     }
-    s->context = masks.context, s->target = masks.target;
+    s->context = masks.context;
+    s->target = masks.target;
 }
 
 /* The patches that a hole x,y,w,h (in pixels) touches are one target, the others the context. */
@@ -6925,12 +6968,15 @@ static void ij_show_hole(ij_show *s, const char *text)
     unsigned long x, y, w, h;
     char rest;
     const size_t p = s->c.patch_size;
-    if (sscanf(text, "%lu,%lu,%lu,%lu%c", &x, &y, &w, &h, &rest) != 4 || !w || !h || w > s->c.crop_size[1] || h > s->c.crop_size[0])
-        ij_die(2, "--hole is %s, expected x,y,width,height in pixels of the %zux%zu image", text, s->c.crop_size[1],
+    if (sscanf(text, "%lu,%lu,%lu,%lu%c", &x, &y, &w, &h, &rest) != 4 || !w || !h ||
+        w > s->c.crop_size[1] || h > s->c.crop_size[0])
+        ij_die(2, "--hole is %s, expected x,y,width,height in pixels of the %zux%zu image", text,
+               s->c.crop_size[1],
                s->c.crop_size[0]);
     ij_lists *l[2] = { &s->context, &s->target };
     for (int k = 0; k < 2; k++) {
-        *l[k] = (ij_lists){ s->images, s->n, ij_alloc(s->images * sizeof(size_t)), ij_alloc(s->images * s->n * sizeof(size_t)) };
+        *l[k] = (ij_lists){ s->images, s->n, ij_alloc(s->images * sizeof(size_t)),
+                            ij_alloc(s->images * s->n * sizeof(size_t)) };
         for (size_t b = 0; b < s->images; b++) {
             l[k]->length[b] = 0;
             for (size_t i = 0; i < s->n; i++) {
@@ -6939,12 +6985,14 @@ static void ij_show_hole(ij_show *s, const char *text)
                 if (inside == k) l[k]->index[b * s->n + l[k]->length[b]++] = i;
             }
         }
-        if (!l[k]->length[0]) ij_die(2, "--hole %s leaves no %s", text, k ? "patch inside" : "context");
+        if (!l[k]->length[0])
+            ij_die(2, "--hole %s leaves no %s", text, k ? "patch inside" : "context");
     }
 }
 
 enum { IJ_REFERENCE = 1000 };
-typedef struct {                /* patches of training images: what a patch's target looks like in pixels */
+/* patches of training images: what a patch's target looks like in pixels */
+typedef struct {
     ij_model m;                 /* with its predictor, one image at a time */
     ij_step step;
     size_t images, patches, gw, p, h, w;
@@ -6957,13 +7005,16 @@ typedef struct {                /* patches of training images: what a patch's ta
 /* Byte j of a patch (row, column, channel), from the image's first. */
 static size_t ij_patch_byte(const ij_reference *r, size_t patch, size_t j)
 {
-    return ((patch / r->gw * r->p + j / 3 / r->p) * r->w + patch % r->gw * r->p + j / 3 % r->p) * 3 + j % 3;
+    return ((patch / r->gw * r->p + j / 3 / r->p) * r->w + patch % r->gw * r->p + j / 3 % r->p) *
+               3 +
+           j % 3;
 }
 
 /* The targets of all patches of an image [3,h,w], through a step laid out for these masks. */
 static void ij_reference_targets(real *z, ij_reference *r, const real *image, const ij_masks *masks)
 {
-    if (ij_step_begin(&r->step, &r->m, image, masks, 0, NULL)) ij_die(1, "the hole is larger than the model's memory");
+    if (ij_step_begin(&r->step, &r->m, image, masks, 0, NULL))
+        ij_die(1, "the hole is larger than the model's memory");
     ij_encode_targets(&r->step, &r->m.team);
     const ij_tensor *t = r->step.loss.target;
     ij_normalise_rows(z, t->x, ij_rows(t), ij_cols(t), 0);
@@ -6974,31 +7025,46 @@ static int ij_predicts_patches(const ij_config *c, const ij_file *f)
     return c->objective != IJ_JOINT && f->kind != IJ_KIND_HUGGING_FACE;
 }
 
-static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targets, const ij_team *team)
+static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targets,
+                              const ij_team *team)
 {
     ij_error why;
     ij_config c;
     size_t one = 1, first[1] = { 0 };
     const ij_masks any = { { 1, 1, &one, first }, { 1, 1, &one, first } };
     ij_file f = ij_open_model(o->model, &c);
-    c.batch_size = c.num_enc_masks = c.num_pred_masks = 1, c.vicreg = 0, c.min_keep = 0, c.mask_mode = IJ_MASK_PAPER;
-    if (!ij_predicts_patches(&c, &f)) ij_die(1, "%s: no predictor of patches: no montage, no sketch", o->model);
+    c.batch_size = c.num_enc_masks = c.num_pred_masks = 1;
+    c.vicreg = 0;
+    c.min_keep = 0;
+    c.mask_mode = IJ_MASK_PAPER;
+    if (!ij_predicts_patches(&c, &f))
+        ij_die(1, "%s: no predictor of patches: no montage, no sketch", o->model);
     r->m = ij_model_for(&c, IJ_TRAIN);
     ij_must(ij_load(&r->m, &f, &why), &why);
     ij_file_close(&f);
     const size_t all = ij_rows(&r->m.encoder_pos), pair = ij_mul(targets, 2 * all);
     const ij_counts most = { .batch = 1, .images = 1, .contexts = 1, .context_tokens = all,
                              .context_squares = ij_mul(all, all), .seqs = targets, .tokens = pair,
-                             .squares = ij_mul(pair, 2 * all), .queries = targets * all };
+                             .squares = ij_mul(pair, 2 * all),
+                             .queries = targets * all };
     ij_arena room = { NULL, 0, 0 };
     ij_step_place(&r->step, &room, &c, &most);
-    r->m.work = ij_alloc(room.used), r->m.work_size = room.used;
-    ij_images data = ij_images_open(o->reference ? o->reference : "scenes:1000", IJ_TRAIN_PART, &c, 1, team);
+    r->m.work = ij_alloc(room.used);
+    r->m.work_size = room.used;
+    ij_images data =
+        ij_images_open(o->reference ? o->reference : "scenes:1000", IJ_TRAIN_PART, &c, 1, team);
     const size_t d = ij_target_dim(&c), n = ij_rows(&r->m.encoder_pos);
-    r->m.team = *team, r->h = c.crop_size[0], r->w = c.crop_size[1], r->p = c.patch_size, r->gw = r->w / r->p;
-    r->images = IJ_MIN(data.count, IJ_REFERENCE), r->patches = r->images * n;
-    r->rgb = ij_alloc(r->images * r->h * r->w * 3), r->z = ij_alloc(r->patches * d * sizeof(real));
-    r->near = ij_alloc(r->patches * sizeof(real)), r->square = ij_alloc(r->patches * sizeof(double));
+    r->m.team = *team;
+    r->h = c.crop_size[0];
+    r->w = c.crop_size[1];
+    r->p = c.patch_size;
+    r->gw = r->w / r->p;
+    r->images = IJ_MIN(data.count, IJ_REFERENCE);
+    r->patches = r->images * n;
+    r->rgb = ij_alloc(r->images * r->h * r->w * 3);
+    r->z = ij_alloc(r->patches * d * sizeof(real));
+    r->near = ij_alloc(r->patches * sizeof(real));
+    r->square = ij_alloc(r->patches * sizeof(double));
     double shown = ij_seconds();
     for (size_t i = 0; i < r->images; i++) {
         ij_images_spread(&data, 0, i, r->images);
@@ -7011,27 +7077,35 @@ static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targe
     r->m.config.num_pred_masks = targets;
     for (size_t i = 0; i < r->patches; i++) {
         r->square[i] = 0;
-        for (size_t k = 0; k < d; k++) r->square[i] += (double)r->z[i * d + k] * (double)r->z[i * d + k];
+        for (size_t k = 0; k < d; k++)
+            r->square[i] += (double)r->z[i * d + k] * (double)r->z[i * d + k];
     }
 }
 
 /* Ridge regression, rows [1 | target | pixels]: see ij_ridge. */
 static void ij_reference_fit(ij_reference *r, const ij_team *team)
 {
-    const size_t d = ij_target_dim(&r->m.config), pixels = 3 * r->p * r->p, n = r->patches / r->images;
+    const size_t d = ij_target_dim(&r->m.config), pixels = 3 * r->p * r->p,
+                 n = r->patches / r->images;
     ij_probe_work *w = &r->fit;
     memset(w, 0, sizeof *w);
-    w->terms = (d / IJ_WIDE + 1) * IJ_WIDE, w->width = ((w->terms + pixels + IJ_WIDE - 1) / IJ_WIDE | 1) * IJ_WIDE, w->n = (double)r->patches;
+    w->terms = (d / IJ_WIDE + 1) * IJ_WIDE;
+    w->width = ((w->terms + pixels + IJ_WIDE - 1) / IJ_WIDE | 1) * IJ_WIDE;
+    w->n = (double)r->patches;
     w->z = ij_alloc(IJ_BLOCK * w->width * sizeof(double));
-    w->gram = ij_zeros(2 * w->terms * w->width * sizeof(double)), w->factor = w->gram + w->terms * w->width;
+    w->gram = ij_zeros(2 * w->terms * w->width * sizeof(double));
+    w->factor = w->gram + w->terms * w->width;
     for (size_t i = 0; i < r->patches; i += IJ_BLOCK) {
-        ij_gram_work g = { w->gram, 1, w->z, IJ_MIN(IJ_BLOCK, r->patches - i), 0, w->terms, w->width };
+        ij_gram_work g = {
+            w->gram, 1, w->z, IJ_MIN(IJ_BLOCK, r->patches - i), 0, w->terms, w->width
+        };
         memset(w->z, 0, IJ_BLOCK * w->width * sizeof(double));
         for (size_t k = i; k < i + g.depth; k++) {
             double *row = w->z + (k - i) * w->width;
             row[0] = 1;
             for (size_t j = 0; j < d; j++) row[1 + j] = (double)r->z[k * d + j];
-            for (size_t j = 0; j < pixels; j++) row[w->terms + j] = r->rgb[k / n * r->h * r->w * 3 + ij_patch_byte(r, k % n, j)];
+            for (size_t j = 0; j < pixels; j++)
+                row[w->terms + j] = r->rgb[k / n * r->h * r->w * 3 + ij_patch_byte(r, k % n, j)];
         }
         ij_each(team, (w->terms + IJ_BLOCK - 1) / IJ_BLOCK, ij_gram_task, &g);
     }
@@ -7039,68 +7113,86 @@ static void ij_reference_fit(ij_reference *r, const ij_team *team)
 }
 
 /* Patch i of an image, from a target v [D]: the nearest patch of the reference, and the sketch. */
-static void ij_reference_draw(uint8_t *nearest, uint8_t *sketch, ij_reference *r, const real *v, size_t i)
+static void ij_reference_draw(uint8_t *nearest, uint8_t *sketch, ij_reference *r, const real *v,
+                              size_t i)
 {
     const size_t d = ij_target_dim(&r->m.config), n = r->patches / r->images;
     const ij_product dot = { 1, r->patches, d, v, d, 1, r->z, 1, d, r->near, r->patches, NULL, 0 };
     size_t best = 0;
     ij_matmul(&dot, NULL);
     for (size_t k = 1; k < r->patches; k++)
-        if (r->square[k] - 2 * (double)r->near[k] < r->square[best] - 2 * (double)r->near[best]) best = k;
+        if (r->square[k] - 2 * (double)r->near[k] < r->square[best] - 2 * (double)r->near[best])
+            best = k;
     for (size_t j = 0; j < 3 * r->p * r->p; j++) {
         const double *w = r->fit.factor + r->fit.terms + j;
         double sum = w[0];
         for (size_t k = 0; k < d; k++) sum += (double)v[k] * w[(k + 1) * r->fit.width];
-        nearest[ij_patch_byte(r, i, j)] = r->rgb[best / n * r->h * r->w * 3 + ij_patch_byte(r, best % n, j)];
+        nearest[ij_patch_byte(r, i, j)] =
+            r->rgb[best / n * r->h * r->w * 3 + ij_patch_byte(r, best % n, j)];
         sketch[ij_patch_byte(r, i, j)] = (uint8_t)IJ_MAX(0, IJ_MIN(sum + 0.5, 255));
     }
 }
 
-/* What does it predict? Two honest answers, without a second network: each predicted patch is filled with the patch of the
- * reference whose target is nearest to the prediction (made[0]), beside the nearest to the true target (1: as good as it
- * gets); and with ridge regression's pixels for the prediction (2) and for the true target (3). */
-static void ij_show_predicted(ij_show *s, const ij_options *o, const real *images, const ij_team *team)
+/* What does it predict? Two honest answers, without a second network: each predicted patch is
+ * filled with the patch of the reference whose target is nearest to the prediction (made[0]),
+ * beside the nearest to the true target (1: as good as it gets); and with ridge regression's
+ * pixels for the prediction (2) and for the true target (3). */
+static void ij_show_predicted(ij_show *s, const ij_options *o, const real *images,
+                              const ij_team *team)
 {
-    const size_t blocks = s->target.lists / s->images, n = s->n, d = ij_target_dim(&s->c), bytes = 3 * s->c.crop_size[0] * s->c.crop_size[1];
+    const size_t blocks = s->target.lists / s->images, n = s->n, d = ij_target_dim(&s->c),
+                 bytes = 3 * s->c.crop_size[0] * s->c.crop_size[1];
     ij_reference r;
     real *predicted = ij_alloc(2 * n * d * sizeof *predicted), *want = predicted + n * d;
-    size_t *count = ij_alloc(n * sizeof *count), *length = ij_alloc(blocks * sizeof *length), *index = ij_alloc(blocks * s->target.stride * sizeof *index);
+    size_t *count = ij_alloc(n * sizeof *count), *length = ij_alloc(blocks * sizeof *length),
+           *index = ij_alloc(blocks * s->target.stride * sizeof *index);
     ij_reference_read(&r, o, blocks, team);
     ij_reference_fit(&r, team);
     s->predicted = ij_alloc(s->images * n);
     for (int k = 0; k < 4; k++) s->made[k] = ij_alloc(s->images * bytes);
     for (size_t b = 0; b < s->images; b++) {
-        const ij_masks masks = { { 1, s->context.stride, s->context.length + b, s->context.index + b * s->context.stride },
+        const ij_masks masks = { { 1, s->context.stride, s->context.length + b,
+                                   s->context.index + b * s->context.stride },
                                  { blocks, s->target.stride, length, index } };
         for (size_t t = 0; t < blocks; t++) {
             length[t] = s->target.length[t * s->images + b];
-            memcpy(index + t * s->target.stride, s->target.index + (t * s->images + b) * s->target.stride, s->target.stride * sizeof *index);
+            memcpy(index + t * s->target.stride,
+                   s->target.index + (t * s->images + b) * s->target.stride,
+                   s->target.stride * sizeof *index);
         }
         ij_reference_targets(want, &r, images + b * bytes, &masks);
-        ij_encode_context(&r.step, team), ij_predict(&r.step, team);
-        memset(predicted, 0, n * d * sizeof *predicted), memset(count, 0, n * sizeof *count);
+        ij_encode_context(&r.step, team);
+        ij_predict(&r.step, team);
+        memset(predicted, 0, n * d * sizeof *predicted);
+        memset(count, 0, n * sizeof *count);
         for (size_t t = 0, row = 0; t < blocks; t++)
             for (size_t j = 0; j < length[t]; j++, row++) {
                 const size_t i = index[t * s->target.stride + j];
-                for (size_t k = 0; k < d; k++) predicted[i * d + k] += r.step.predictor.out.x[row * d + k];
+                for (size_t k = 0; k < d; k++)
+                    predicted[i * d + k] += r.step.predictor.out.x[row * d + k];
                 count[i]++;
             }
         for (size_t i = 0; i < n; i++) {
             s->predicted[b * n + i] = count[i] > 0;
-            for (size_t k = 0; k < d && count[i]; k++) predicted[i * d + k] /= (real)count[i];          /* of several blocks: their mean */
+            /* of several blocks: their mean */
+            for (size_t k = 0; k < d && count[i]; k++) predicted[i * d + k] /= (real)count[i];
             for (int true_one = 0; true_one < 2 && count[i]; true_one++)
-                ij_reference_draw(s->made[true_one] + b * bytes, s->made[2 + true_one] + b * bytes, &r, (true_one ? want : predicted) + i * d, i);
+                ij_reference_draw(s->made[true_one] + b * bytes, s->made[2 + true_one] + b * bytes,
+                                  &r, (true_one ? want : predicted) + i * d,
+                                  i);
         }
     }
 }
 
-/* To a file by its name's end, or with half blocks to a terminal of 24-bit colour, every so many pixels if it is too wide. */
+/* To a file by its name's end, or with half blocks to a terminal of 24-bit colour, every so many
+ * pixels if it is too wide. */
 static void ij_show_write(const char *path, const uint8_t *rgb, size_t h, size_t w)
 {
     const size_t each = (w + IJ_TERMINAL - 1) / IJ_TERMINAL;
     if (path && !strcmp(path + strlen(path) - 4, ".ppm")) {
         FILE *f = ij_open_or_die(path, "wb");
-        fprintf(f, "P6\n%zu %zu\n255\n", w, h), fwrite(rgb, 1, h * w * 3, f);
+        fprintf(f, "P6\n%zu %zu\n255\n", w, h);
+        fwrite(rgb, 1, h * w * 3, f);
         ij_close_or_die(f, path);
     } else if (path) {
         if (!ij_write_png(path, rgb, h, w)) ij_die(1, "%s: %s", path, strerror(errno));
@@ -7108,29 +7200,49 @@ static void ij_show_write(const char *path, const uint8_t *rgb, size_t h, size_t
         for (size_t y = 0; y < h; y += 2 * each, printf("\033[0m\n"))
             for (size_t x = 0; x < w; x += each) {
                 const uint8_t *a = rgb + (y * w + x) * 3, *b = y + each < h ? a + each * w * 3 : a;
-                printf("\033[38;2;%d;%d;%dm\033[48;2;%d;%d;%dm\xe2\x96\x80", a[0], a[1], a[2], b[0], b[1], b[2]);
+                printf("\033[38;2;%d;%d;%dm\033[48;2;%d;%d;%dm\xe2\x96\x80", a[0], a[1], a[2], b[0],
+                       b[1],
+                       b[2]);
             }
 }
 
 /* Takes the panels apart, reads the images, and computes what the panels need. */
-static void ij_show_open(ij_show *s, const ij_options *o, const char *names, size_t images, int part, const ij_team *team)
+static void ij_show_open(ij_show *s, const ij_options *o, const char *names, size_t images,
+                         int part, const ij_team *team)
 {
     int predicts = 0, masked = 0;
     *s = (ij_show){ .c = o->c };
-    if (o->model) s->model = ij_trained(o), s->m = &s->model, s->c = s->model.config;
+    if (o->model) {
+        s->model = ij_trained(o);
+        s->m = &s->model;
+        s->c = s->model.config;
+    }
     const size_t h = s->c.crop_size[0], w = s->c.crop_size[1], p = s->c.patch_size;
-    s->gw = w / p, s->n = h / p * s->gw, s->patch = o->patch ? o->patch - 1 : s->n / 2 + s->gw / 2;
+    s->gw = w / p;
+    s->n = h / p * s->gw;
+    s->patch = o->patch ? o->patch - 1 : s->n / 2 + s->gw / 2;
     if (s->patch >= s->n) ij_die(2, "--patch %zu: there are %zu", o->patch, s->n);
     for (const char *at = names; *at; at += strcspn(at, ","), at += *at == ',') {
         const size_t length = strcspn(at, ",");
         size_t k = 0;
-        while (k < IJ_PANELS && (strlen(ij_panels[k].name) != length || strncmp(at, ij_panels[k].name, length))) k++;
-        if (k == IJ_PANELS) ij_die(2, "no panel is called %.*s; see ijepa show --help", (int)length, at);
-        predicts |= ij_panels[k].needs == 3, masked |= ij_panels[k].needs % 2;
-        if (ij_panels[k].needs > 1 && !o->model) ij_die(2, "panel %s needs --model", ij_panels[k].name);
-        const size_t many = !strcmp(ij_panels[k].name, "attention") ? s->c.num_heads : !strcmp(ij_panels[k].name, "coverage") ? 2 : 1;
-        if (many > IJ_COLUMNS - s->columns) ij_die(2, "--panels: more than %d panels", (int)IJ_COLUMNS);
-        for (size_t i = 0; i < many; i++) s->column[s->columns] = k, s->which[s->columns++] = ij_panels[k].which + i;
+        while (k < IJ_PANELS &&
+               (strlen(ij_panels[k].name) != length || strncmp(at, ij_panels[k].name, length)))
+            k++;
+        if (k == IJ_PANELS)
+            ij_die(2, "no panel is called %.*s; see ijepa show --help", (int)length, at);
+        predicts |= ij_panels[k].needs == 3;
+        masked |= ij_panels[k].needs % 2;
+        if (ij_panels[k].needs > 1 && !o->model)
+            ij_die(2, "panel %s needs --model", ij_panels[k].name);
+        const size_t many = !strcmp(ij_panels[k].name, "attention")  ? s->c.num_heads
+                            : !strcmp(ij_panels[k].name, "coverage") ? 2
+                                                                     : 1;
+        if (many > IJ_COLUMNS - s->columns)
+            ij_die(2, "--panels: more than %d panels", (int)IJ_COLUMNS);
+        for (size_t i = 0; i < many; i++) {
+            s->column[s->columns] = k;
+            s->which[s->columns++] = ij_panels[k].which + i;
+        }
     }
     if (!s->columns) ij_die(2, "--panels names no panel");
     ij_images data = ij_images_open(o->data ? o->data : "scenes:100", part, &s->c, 1, team);
@@ -7140,7 +7252,8 @@ static void ij_show_open(ij_show *s, const ij_options *o, const char *names, siz
     for (size_t i = 0; i < s->images; i++) {
         ij_images_spread(&data, 0, i, s->images);
         ij_centre_task(&data, 0);
-        memcpy(s->rgb + i * h * w * 3, data.slot->small, h * w * 3), memcpy(pixels + i * 3 * h * w, data.images, 3 * h * w * sizeof *pixels);
+        memcpy(s->rgb + i * h * w * 3, data.slot->small, h * w * 3);
+        memcpy(pixels + i * 3 * h * w, data.images, 3 * h * w * sizeof *pixels);
     }
     if (o->hole) ij_show_hole(s, o->hole);
     else if (masked) ij_show_masks(s);
@@ -7152,14 +7265,17 @@ static void ij_show_open(ij_show *s, const ij_options *o, const char *names, siz
 }
 
 /* Paints a panel of an image at rgb, whose rows are `row` bytes apart. */
-static void ij_show_paint(uint8_t *rgb, size_t row, const ij_show *s, size_t image, size_t column, size_t zoom)
+static void ij_show_paint(uint8_t *rgb, size_t row, const ij_show *s, size_t image, size_t column,
+                          size_t zoom)
 {
     const size_t h = s->c.crop_size[0], w = s->c.crop_size[1], p = s->c.patch_size;
     for (size_t y = 0; y < h * zoom; y++)
         for (size_t x = 0; x < w * zoom; x++) {
-            const ij_point at = { image, y / zoom / p * s->gw + x / zoom / p, y / zoom, x / zoom, s->which[column] };
+            const ij_point at = { image, y / zoom / p * s->gw + x / zoom / p, y / zoom, x / zoom,
+                                  s->which[column] };
             memcpy(rgb + y * row + 3 * x, s->rgb + ((image * h + at.y) * w + at.x) * 3, 3);
-            if (at.x / p < s->gw && at.y / p < s->n / s->gw) ij_panels[s->column[column]].panel(rgb + y * row + 3 * x, s, &at);
+            if (at.x / p < s->gw && at.y / p < s->n / s->gw)
+                ij_panels[s->column[column]].panel(rgb + y * row + 3 * x, s, &at);
         }
 }
 
@@ -7170,7 +7286,8 @@ static int ij_show_command(ij_options *o)
     const char *names = o->model ? "image,context,targets,pca,similarity" : "image,context,targets";
     o->data = o->what;
     const size_t length = o->out ? strlen(o->out) : 4;
-    if (o->out && (length < 5 || (strcmp(o->out + length - 4, ".png") && strcmp(o->out + length - 4, ".ppm"))))
+    if (o->out && (length < 5 ||
+                   (strcmp(o->out + length - 4, ".png") && strcmp(o->out + length - 4, ".ppm"))))
         ij_die(2, "--out %s: expected a name that ends in .png or .ppm", o->out);
     if (o->model && (o->configured || o->preset || o->config))
         ij_die(2, "the model has its settings: give --model or settings");
@@ -7179,7 +7296,8 @@ static int ij_show_command(ij_options *o)
     ij_show_open(&s, o, o->panels ? o->panels : names, o->images ? o->images : 4, IJ_WHOLE, &team);
     const size_t h = s.c.crop_size[0], w = s.c.crop_size[1];
     size_t zoom = 1;
-    while (o->out && (zoom + 1) * IJ_MAX(h, w) <= 160 && s.columns * (zoom + 1) * w < IJ_FIT) zoom++;
+    while (o->out && (zoom + 1) * IJ_MAX(h, w) <= 160 && s.columns * (zoom + 1) * w < IJ_FIT)
+        zoom++;
     const size_t cell_h = h * zoom + IJ_GAP, cell_w = w * zoom + IJ_GAP;
     const size_t height = s.images * cell_h - IJ_GAP, width = s.columns * cell_w - IJ_GAP;
     uint8_t *rgb = ij_alloc(ij_mul(height, 3 * width));
@@ -7202,8 +7320,8 @@ static int ij_predict_command(ij_options *o)
 }
 
 /* ---- report ----
- * One HTML file with everything inline: no script, nothing fetched, light or dark, narrow or printed. Pictures are as small as
- * the images and enlarged by the browser. */
+ * One HTML file with everything inline: no script, nothing fetched, light or dark, narrow or
+ * printed. Pictures are as small as the images and enlarged by the browser. */
 
 static void ij_html_text(FILE *f, const char *text)
 {
@@ -7220,7 +7338,9 @@ static void ij_html_data(FILE *f, uint8_t *png, size_t n, const char *what)
     fprintf(f, "<img alt=\"%s\" src=\"data:image/png;base64,", what);
     for (size_t i = 0; i < n; i += 3) {
         const uint32_t b = (uint32_t)png[i] << 16 | (uint32_t)png[i + 1] << 8 | png[i + 2];
-        fprintf(f, "%c%c%c%c", letter[b >> 18], letter[b >> 12 & 63], i + 1 < n ? letter[b >> 6 & 63] : '=', i + 2 < n ? letter[b & 63] : '=');
+        fprintf(f, "%c%c%c%c", letter[b >> 18], letter[b >> 12 & 63],
+                i + 1 < n ? letter[b >> 6 & 63] : '=',
+                i + 2 < n ? letter[b & 63] : '=');
     }
     fprintf(f, "\">");
 }
@@ -7239,13 +7359,16 @@ static void ij_html_show(FILE *f, const ij_show *s, const char *names)
     uint8_t *rgb = ij_alloc(h * w * 3);
     fprintf(f, "<div class=wide><table><tr>");
     for (size_t k = 0; k < s->columns; k++)
-        if (strstr(names, ij_panels[s->column[k]].name)) fprintf(f, k && s->column[k] == s->column[k - 1] ? "<th>" : "<th>%s", ij_panels[s->column[k]].name);
+        if (strstr(names, ij_panels[s->column[k]].name))
+            fprintf(f, k && s->column[k] == s->column[k - 1] ? "<th>" : "<th>%s",
+                    ij_panels[s->column[k]].name);
     for (size_t b = 0; b < s->images; b++) {
         fprintf(f, "<tr>\n");
         for (size_t k = 0; k < s->columns; k++) {
             if (!strstr(names, ij_panels[s->column[k]].name)) continue;
             ij_show_paint(rgb, 3 * w, s, b, k, 1);
-            fprintf(f, "<td>"), ij_html_png(f, rgb, h, w, ij_panels[s->column[k]].name);
+            fprintf(f, "<td>");
+            ij_html_png(f, rgb, h, w, ij_panels[s->column[k]].name);
         }
     }
     fprintf(f, "</table></div>\n");
@@ -7253,7 +7376,8 @@ static void ij_html_show(FILE *f, const ij_show *s, const char *names)
 }
 
 /* A column of a CSV file as a curve of at most 300 points, each the mean of those it stands for. */
-static void ij_html_curve(FILE *f, const char *folder, const char *file, const char *name, const char *title)
+static void ij_html_curve(FILE *f, const char *folder, const char *file, const char *name,
+                          const char *title)
 {
     enum { POINTS = 300 };
     double y[POINTS] = { 0 }, low = HUGE_VAL, high = -HUGE_VAL, ends[2] = { 0, 0 };
@@ -7262,18 +7386,30 @@ static void ij_html_curve(FILE *f, const char *folder, const char *file, const c
     for (size_t i = 0; i < lines; i++) {
         const size_t k = lines > POINTS ? i * POINTS / lines : i;
         if (!isfinite(v[i])) continue;
-        y[k] += v[i], count[k]++;
+        y[k] += v[i];
+        count[k]++;
         if (!seen++) ends[0] = v[i];
         ends[1] = v[i];
     }
     free(v);
     const size_t points = IJ_MIN(lines, POINTS);
-    for (size_t k = 0; k < points; k++) if (count[k]) y[k] /= (double)count[k], low = IJ_MIN(low, y[k]), high = IJ_MAX(high, y[k]);
+    for (size_t k = 0; k < points; k++) if (count[k]) {
+        y[k] /= (double)count[k];
+        low = IJ_MIN(low, y[k]);
+        high = IJ_MAX(high, y[k]);
+    }
     if (!(low <= high)) return;
-    fprintf(f, "<figure><svg viewBox=\"0 0 320 120\" role=img aria-label=\"%s\"><polyline points=\"", title);
+    fprintf(f,
+            "<figure><svg viewBox=\"0 0 320 120\" role=img aria-label=\"%s\"><polyline points=\"",
+            title);
     for (size_t k = 0; k < points; k++)
-        if (count[k]) fprintf(f, "%.1f,%.1f ", 4 + 312.0 * (double)k / (double)IJ_MAX(points - 1, 1), 114 - 106 * (high > low ? (y[k] - low) / (high - low) : 0.5));
-    fprintf(f, "\"/></svg><figcaption>%s: from %.4g to %.4g (axis %.3g to %.3g)</figcaption></figure>\n", title, ends[0], ends[1], low, high);
+        if (count[k])
+            fprintf(f, "%.1f,%.1f ", 4 + 312.0 * (double)k / (double)IJ_MAX(points - 1, 1),
+                    114 - 106 * (high > low ? (y[k] - low) / (high - low) : 0.5));
+    fprintf(f,
+            "\"/></svg><figcaption>%s: from %.4g to %.4g (axis %.3g to "
+            "%.3g)</figcaption></figure>\n", title, ends[0], ends[1], low,
+            high);
 }
 
 static void ij_html_file(FILE *f, const char *folder, const char *name, const char *before)
@@ -7283,8 +7419,10 @@ static void ij_html_file(FILE *f, const char *folder, const char *name, const ch
     FILE *in = fopen(ij_path(path, folder, name), "rb");
     if (!in) return;
     uint8_t *png = ij_alloc((size_t)MOST + 2);
-    fprintf(f, "<tr><th>%s<td>", before), ij_html_data(f, png, fread(png, 1, MOST, in), name);
-    fclose(in), free(png);
+    fprintf(f, "<tr><th>%s<td>", before);
+    ij_html_data(f, png, fread(png, 1, MOST, in), name);
+    fclose(in);
+    free(png);
 }
 
 /* The last verdict of health.csv; or the pictures that training left at eight of its lines. */
@@ -7294,19 +7432,28 @@ static void ij_html_health(FILE *f, const char *folder, int pictures)
     char path[1100], line[512], last[512] = "", name[40];
     size_t lines = 0, shown = 0;
     FILE *csv = fopen(ij_path(path, folder, "health.csv"), "r");
-    while (csv && fgets(line, sizeof line, csv) && strchr(line, '\n')) lines++, strcpy(last, line);
+    while (csv && fgets(line, sizeof line, csv) && strchr(line, '\n')) {
+        lines++;
+        strcpy(last, line);
+    }
     const char *verdict = strrchr(last, ',');
     last[strcspn(last, "\n")] = 0;
-    if (!pictures && lines > 1 && verdict && verdict[1] > '9')
-        fprintf(f, "<p class=verdict>Is it learning? <strong>"), ij_html_text(f, verdict + 1), fprintf(f, "</strong></p>\n");
+    if (!pictures && lines > 1 && verdict && verdict[1] > '9') {
+        fprintf(f, "<p class=verdict>Is it learning? <strong>");
+        ij_html_text(f, verdict + 1);
+        fprintf(f, "</strong></p>\n");
+    }
     if (csv && pictures) {
         const size_t span = IJ_MIN(lines - 1, SHOWN) - 1;
-        rewind(csv), fgets(line, sizeof line, csv);
-        fprintf(f, "<table class=strips>"), ij_html_file(f, folder, "pca_images.png", "");
+        rewind(csv);
+        fgets(line, sizeof line, csv);
+        fprintf(f, "<table class=strips>");
+        ij_html_file(f, folder, "pca_images.png", "");
         for (size_t i = 0; i + 1 < lines && fgets(line, sizeof line, csv); i++) {
             if (i != shown * (lines - 2) / IJ_MAX(span, 1)) continue;
             line[strcspn(line, ",")] = 0;
-            snprintf(name, sizeof name, "pca_%.20s.png", line), ij_html_file(f, folder, name, line);
+            snprintf(name, sizeof name, "pca_%.20s.png", line);
+            ij_html_file(f, folder, name, line);
             shown++;
         }
         fprintf(f, "</table>\n");
@@ -7320,7 +7467,8 @@ static void ij_html_scores(FILE *f, const char *folder)
     char path[1100], line[512];
     FILE *csv = fopen(ij_path(path, folder, "probe.csv"), "r");
     if (!csv) {
-        fprintf(f, "<p>No probe.csv: <code>ijepa probe --model DIR --out DIR/probe.csv</code> writes it.</p>\n");
+        fprintf(f, "<p>No probe.csv: <code>ijepa probe --model DIR --out DIR/probe.csv</code> "
+                   "writes it.</p>\n");
         return;
     }
     fprintf(f, "<div class=wide><table class=numbers>");
@@ -7337,22 +7485,27 @@ static void ij_html_scores(FILE *f, const char *folder)
 
 /* A few images, and the nearest of the training part by cosine of pooled features. */
 enum { IJ_ASKS = 5, IJ_NEAR = 6, IJ_ANSWERS = 1000 };
-typedef struct { ij_images part[2]; ij_features x[2]; } ij_neighbours;     /* what asks, what answers */
+/* what asks, what answers */
+typedef struct { ij_images part[2]; ij_features x[2]; } ij_neighbours;
 
 static void ij_neighbours_read(ij_neighbours *n, const ij_model *m, const ij_team *team)
 {
     const ij_model *const model[2] = { m, NULL };
-    for (int k = 0; k < 2; k++) n->x[k] = ij_features_from(&n->part[k], model, 0, k ? IJ_ANSWERS : IJ_ASKS, 0, team);
+    for (int k = 0; k < 2; k++)
+        n->x[k] = ij_features_from(&n->part[k], model, 0, k ? IJ_ANSWERS : IJ_ASKS, 0, team);
     if (ij_interrupted) exit(130);
 }
 
 static void ij_html_neighbours(FILE *f, ij_neighbours *n)
 {
-    const size_t h = n->part[0].c.crop_size[0], w = n->part[0].c.crop_size[1], d = n->x[0].width[0], bank = n->x[1].n;
+    const size_t h = n->part[0].c.crop_size[0], w = n->part[0].c.crop_size[1], d = n->x[0].width[0],
+                 bank = n->x[1].n;
     double *cosine = ij_alloc(bank * sizeof *cosine);
-    fprintf(f, "<div class=wide><table><tr><th>image<th colspan=%d>nearest training images\n", (int)IJ_NEAR);
+    fprintf(f, "<div class=wide><table><tr><th>image<th colspan=%d>nearest training images\n",
+            (int)IJ_NEAR);
     for (size_t i = 0; i < n->x[0].n; i++) {
-        for (size_t b = 0; b < bank; b++) cosine[b] = ij_alike(n->x[0].x[0] + i * d, n->x[1].x[0] + b * d, d);
+        for (size_t b = 0; b < bank; b++)
+            cosine[b] = ij_alike(n->x[0].x[0] + i * d, n->x[1].x[0] + b * d, d);
         fprintf(f, "<tr>");
         for (size_t k = 0; k <= IJ_NEAR && k <= bank; k++) {
             size_t best = 0;
@@ -7361,7 +7514,8 @@ static void ij_html_neighbours(FILE *f, ij_neighbours *n)
             ij_images *s = &n->part[k > 0];
             ij_images_spread(s, 0, k ? best : i, k ? bank : n->x[0].n);
             ij_centre_task(s, 0);
-            fprintf(f, "<td>"), ij_html_png(f, s->slot->small, h, w, k ? "neighbour" : "image");
+            fprintf(f, "<td>");
+            ij_html_png(f, s->slot->small, h, w, k ? "neighbour" : "image");
         }
     }
     fprintf(f, "</table></div>\n");
@@ -7373,16 +7527,21 @@ static void ij_html_begin(FILE *f, const char *what)
     fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8>"
                "<meta name=viewport content=\"width=device-width\"><title>I-JEPA: ");
     ij_html_text(f, what);
-    fprintf(f, "</title><style>"
-        ":root{color-scheme:light dark}"
-        "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem}"
-        "img{width:5.5rem;image-rendering:pixelated;display:block}table{border-spacing:.25rem}"
-        "th{font-weight:500;text-align:left}.wide{overflow-x:auto}.numbers td{padding:0 1rem 0 0}"
-        ".strips img{width:min(34rem,78vw)}.verdict{border-left:.3rem solid #c33;padding-left:.6rem}"
-        "figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}svg{border:1px solid #8888}"
-        "polyline{fill:none;stroke:#c33;stroke-width:1.5}figcaption,small{font-size:.85rem}"
-        "pre{white-space:pre-wrap;overflow-wrap:anywhere}@media print{figure,tr{break-inside:avoid}}"
-        "</style>\n");
+    fprintf(f,
+            "</title><style>"
+            ":root{color-scheme:light dark}"
+            "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem}"
+            "img{width:5.5rem;image-rendering:pixelated;display:block}table{border-spacing:.25rem}"
+            "th{font-weight:500;text-align:left}.wide{overflow-x:auto}.numbers td{padding:0 1rem 0 "
+            "0}"
+            ".strips img{width:min(34rem,78vw)}.verdict{border-left:.3rem solid "
+            "#c33;padding-left:.6rem}"
+            "figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}svg{border:1px "
+            "solid #8888}"
+            "polyline{fill:none;stroke:#c33;stroke-width:1.5}figcaption,small{font-size:.85rem}"
+            "pre{white-space:pre-wrap;overflow-wrap:anywhere}@media "
+            "print{figure,tr{break-inside:avoid}}"
+            "</style>\n");
 }
 
 static int ij_report_command(ij_options *o)
@@ -7390,17 +7549,24 @@ static int ij_report_command(ij_options *o)
     static const char *const objective[] = {
         ("I-JEPA hides parts of an image and predicts, from the rest, not their pixels but what a "
          "slowly following copy of the encoder makes of them (Assran et al., CVPR 2023)."),
-        "A generative model: it hides parts of an image and predicts their pixels (figure 2b of the paper).",
-        "A joint embedding: two views of an image are to have one representation (figure 2a of the paper)." };
-    static const char *const curve[][3] = {
-        { "log.csv", "loss", "loss" }, { "log.csv", "lr", "learning rate" }, { "log.csv", "ema", "EMA momentum" },
-        { "health.csv", "skill", "skill" }, { "health.csv", "position", "position share" },
-        { "health.csv", "rank", "effective rank" }, { "health.csv", "cosine", "cosine between images" } };
+        "A generative model: it hides parts of an image and predicts their pixels (figure 2b of "
+        "the paper).",
+        "A joint embedding: two views of an image are to have one representation (figure 2a of the "
+        "paper)."
+    };
+    static const char *const curve[][3] = { { "log.csv", "loss", "loss" },
+                                            { "log.csv", "lr", "learning rate" },
+                                            { "log.csv", "ema", "EMA momentum" },
+                                            { "health.csv", "skill", "skill" },
+                                            { "health.csv", "position", "position share" },
+                                            { "health.csv", "rank", "effective rank" },
+                                            { "health.csv", "cosine", "cosine between images" } };
     char path[1100], text[IJ_TEXT], trained[2][1100] = { "", "" };
     const ij_team team = ij_team_start(o->threads);
     if (!o->what) ij_die(2, "report needs the folder of a run");
     FILE *f = fopen(ij_path(path, o->what, "data.txt"), "r");
-    for (int k = 0; f && k < 2 && fgets(trained[k], 1100, f); k++) trained[k][strcspn(trained[k], "\n")] = 0;
+    for (int k = 0; f && k < 2 && fgets(trained[k], 1100, f); k++)
+        trained[k][strcspn(trained[k], "\n")] = 0;
     if (f) fclose(f);
     const char *data = *trained[0] ? trained[0] : "scenes", *test = *trained[1] ? trained[1] : data;
     if (o->data) data = test = o->data;
@@ -7413,17 +7579,24 @@ static int ij_report_command(ij_options *o)
     o->reference = data;
     ij_show show;
     const int part = test != data ? IJ_WHOLE : IJ_TEST_PART;
-    ij_show_open(&show, o, predicts ? "image,context,targets,coverage,pca,similarity,attention,montage,nearest,sketch,traced"
-                                    : "image,context,targets,coverage,pca,similarity,attention", 6, part, &team);
+    ij_show_open(&show, o,
+                 predicts ? "image,context,targets,coverage,pca,similarity,attention,montage,"
+                            "nearest,sketch,traced"
+                          : "image,context,targets,coverage,pca,similarity,attention", 6, part,
+                 &team);
     ij_neighbours near = { .part = { ij_images_open(test, part, &show.c, 1, &team),
-                             ij_images_open(data, test != data ? IJ_WHOLE : IJ_TRAIN_PART, &show.c, 1, &team) } };
+                                     ij_images_open(data, test != data ? IJ_WHOLE : IJ_TRAIN_PART,
+                                                    &show.c, 1,
+                                                    &team) } };
     ij_neighbours_read(&near, show.m, &team);
     const ij_config *c = &show.c;
     const ij_draft page = ij_draft_open(ij_path(path, o->what, "report.html"));
     f = page.f;
     ij_html_begin(f, o->what);
-    fprintf(f, "<h1>What this I-JEPA learned</h1>\n<p>%zu blocks of width %zu, patches of %zu pixels, on <code>",
-            c->depth, c->embed_dim, c->patch_size);
+    fprintf(f,
+            "<h1>What this I-JEPA learned</h1>\n<p>%zu blocks of width %zu, patches of %zu pixels, "
+            "on <code>", c->depth, c->embed_dim,
+            c->patch_size);
     ij_html_text(f, *trained[0] ? trained[0] : "images that are not on record");
     fprintf(f, "</code>");
     if (data != trained[0]) {
@@ -7433,38 +7606,55 @@ static int ij_report_command(ij_options *o)
     }
     fprintf(f, ". %s</p>\n", objective[c->objective]);
     ij_html_health(f, o->what, 0);
-    fprintf(f, "<h2>Scores</h2><p>How well do frozen features tell the labels, which training never saw? k-NN asks "
-               "the 20 nearest training images; linear is ridge regression. An encoder with random weights and the "
+    fprintf(f, "<h2>Scores</h2><p>How well do frozen features tell the labels, which training "
+               "never saw? k-NN asks "
+               "the 20 nearest training images; linear is ridge regression. An encoder with random "
+               "weights and the "
                "raw pixels are what must be beaten.</p>\n");
     ij_html_scores(f, o->what);
     fprintf(f, "<h2>The run</h2>");
     for (size_t i = 0; i < sizeof curve / sizeof *curve; i++)
         ij_html_curve(f, o->what, curve[i][0], curve[i][1], curve[i][2]);
-    fprintf(f, "<p>The loss alone says little: its target moves. <em>Skill</em> holds it against the best guess that "
-               "knows only where a patch lies; at 0 nothing else was learnt. <em>Position share</em> is how much of "
-               "the targets is position. <em>Effective rank</em> counts the dimensions that the features use, "
-               "<em>cosine</em> compares those of different images: near 1, both, all images look alike, which is "
-               "collapse.</p>\n<h3>Features over the run</h3><p>The three main components of the patch features of "
-               "these images as red, green and blue, after so many updates; the first row are the first weights. Each "
+    fprintf(f, "<p>The loss alone says little: its target moves. <em>Skill</em> holds it against "
+               "the best guess that "
+               "knows only where a patch lies; at 0 nothing else was learnt. <em>Position "
+               "share</em> is how much of "
+               "the targets is position. <em>Effective rank</em> counts the dimensions that the "
+               "features use, "
+               "<em>cosine</em> compares those of different images: near 1, both, all images look "
+               "alike, which is "
+               "collapse.</p>\n<h3>Features over the run</h3><p>The three main components of the "
+               "patch features of "
+               "these images as red, green and blue, after so many updates; the first row are the "
+               "first weights. Each "
                "row has its own components, so look for shapes, not for colours that stay.</p>\n");
     ij_html_health(f, o->what, 1);
-    fprintf(f, "<h2>What is hidden</h2><p>Section 3, figure 4: the context is what the encoder sees; target blocks, one "
-               "colour each, are what is to be predicted and are cut out of the context. Coverage: how often a patch is "
+    fprintf(f, "<h2>What is hidden</h2><p>Section 3, figure 4: the context is what the encoder "
+               "sees; target blocks, one "
+               "colour each, are what is to be predicted and are cut out of the context. Coverage: "
+               "how often a patch is "
                "context (first) or target (second), over many draws.</p>\n");
     ij_html_show(f, &show, "image,context,targets,coverage");
-    fprintf(f, "<h2>What the features see</h2><p>The three main components of the patch features as red, green and blue: "
-               "patches of one colour are alike to the encoder, in all images. Similarity: cosine to the white patch. "
+    fprintf(f, "<h2>What the features see</h2><p>The three main components of the patch features "
+               "as red, green and blue: "
+               "patches of one colour are alike to the encoder, in all images. Similarity: cosine "
+               "to the white patch. "
                "Attention: where each head of the last block looks.</p>\n");
     ij_html_show(f, &show, "image,pca,similarity,attention");
     if (predicts) {
-        fprintf(f, "<h2>What it predicts</h2><p>Section 7, figure 6, without a second network. <em>montage</em>: each "
-                   "hidden patch is filled with the training patch whose target is nearest to the prediction; "
-                   "<em>nearest</em>: nearest to the true target, as good as it gets. <em>sketch</em>: pixels by ridge "
-                   "regression from the prediction; <em>traced</em>: from the true target. What a prediction leaves "
+        fprintf(f, "<h2>What it predicts</h2><p>Section 7, figure 6, without a second network. "
+                   "<em>montage</em>: each "
+                   "hidden patch is filled with the training patch whose target is nearest to the "
+                   "prediction; "
+                   "<em>nearest</em>: nearest to the true target, as good as it gets. "
+                   "<em>sketch</em>: pixels by ridge "
+                   "regression from the prediction; <em>traced</em>: from the true target. What a "
+                   "prediction leaves "
                    "open, the sketch blurs.</p>\n");
         ij_html_show(f, &show, "image,context,montage,nearest,sketch,traced");
     }
-    fprintf(f, "<h2>Nearest neighbours</h2><p>By cosine of the mean feature: do neighbours share what matters, or only "
+    fprintf(f, "<h2>Nearest neighbours</h2><p>By cosine of the mean feature: do neighbours share "
+               "what matters, or only "
                "their colours?</p>\n");
     ij_html_neighbours(f, &near);
     fprintf(f, "<h2>Again</h2><pre>ijepa train --data '");
@@ -7476,7 +7666,8 @@ static int ij_report_command(ij_options *o)
         ij_config_text(text, c, i);
         if (strcmp(ij_config_name(i), "ipe")) fprintf(f, " --%s %s", ij_config_name(i), text);
     }
-    fprintf(f, " --out again</pre><p><small>The same numbers to the last digit, on the same kind of machine."
+    fprintf(f, " --out again</pre><p><small>The same numbers to the last digit, on the same kind "
+               "of machine."
                "</small></p></html>\n");
     ij_draft_close(&page);
     fprintf(stderr, "%s\n", path);
@@ -7506,19 +7697,23 @@ static int ij_masks_command(ij_options *o)
                 char mark = '.';
                 for (size_t k = 0; k < 2; k++)
                     for (size_t i = b; i < l[k]->lists; i += c.batch_size)
-                        if (ij_listed(l[k], i, n)) mark = (char)(k ? '1' + (int)(i / c.batch_size % 9) : 'c');
+                        if (ij_listed(l[k], i, n))
+                            mark = (char)(k ? '1' + (int)(i / c.batch_size % 9) : 'c');
                 printf("%c%s", mark, n % gw == gw - 1 ? n == gh * gw - 1 ? "\n\n" : "\n" : " ");
             }
         for (size_t k = 0; k < 2; k++)
             for (size_t i = 0; i < l[k]->lists; i++, lists[k]++) {
                 *(k ? &target : &context) += (double)l[k]->length[i];
-                for (size_t j = 0; !k && j < l[k]->length[i]; j++) seen[l[k]->index[i * l[k]->stride + j]]++;
+                for (size_t j = 0; !k && j < l[k]->length[i]; j++)
+                    seen[l[k]->index[i * l[k]->stride + j]]++;
             }
     }
     for (size_t i = 0; i < IJ_SETTINGS; i++)
         if (!strcmp(ij_config_name(i), "mask_mode")) ij_config_text(mode, &c, i);
-    printf("%zux%zu patches, %s mode, %zu draws of %zu images: context %.1f tokens, target block %.1f\n", gh, gw, mode,
-           (size_t)draws, c.batch_size, context / (double)lists[0], target / (double)lists[1]);
+    printf("%zux%zu patches, %s mode, %zu draws of %zu images: context %.1f tokens, target block "
+           "%.1f\n",
+           gh, gw, mode, (size_t)draws, c.batch_size, context / (double)lists[0],
+           target / (double)lists[1]);
     printf("share of contexts that see a row, from the top:");
     for (size_t r = 0; r < gh; r++) {
         double sum = 0;
@@ -7545,7 +7740,8 @@ static int ij_render(ij_options *o)
         ij_scene(rgb, side, o->c.seed, i, label);
         snprintf(name, sizeof name, "scene_%06lu.ppm", i);
         ij_show_write(ij_path(path, o->out, name), rgb, side, side);
-        fprintf(labels, "%s,%d,%d,%d\n", name, label[IJ_SCENE_COUNT], label[IJ_SCENE_DIST], label[IJ_SCENE_KIND]);
+        fprintf(labels, "%s,%d,%d,%d\n", name, label[IJ_SCENE_COUNT], label[IJ_SCENE_DIST],
+                label[IJ_SCENE_KIND]);
     }
     ij_close_or_die(labels, labels_path);
     return ij_interrupted ? 130 : 0;
@@ -7554,8 +7750,10 @@ static int ij_render(ij_options *o)
 static int ij_info(ij_options *o)
 {
     if (!o->what) {
-        printf("numbers      %s\nvectors      %d bits\nmatmul tile  %d x %d, %s\nthreads      %zu, one per processor it may use\n",
-               sizeof(real) == 8 ? "double" : "float", (int)(8 * IJ_VL * sizeof(real)), (int)IJ_MR, (int)IJ_NR,
+        printf("numbers      %s\nvectors      %d bits\nmatmul tile  %d x %d, %s\nthreads      %zu, "
+               "one per processor it may use\n",
+               sizeof(real) == 8 ? "double" : "float", (int)(8 * IJ_VL * sizeof(real)), (int)IJ_MR,
+               (int)IJ_NR,
 #ifdef IJ_HAS_FMA
                "fused multiply-add",
 #else
@@ -7595,7 +7793,8 @@ static int ij_by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* GFLOP/s of one core's multiply-adds just now: the tile kernel on data that stays in the first-level cache, 20 ms. */
+/* GFLOP/s of one core's multiply-adds just now: the tile kernel on data that stays in the
+ * first-level cache, 20 ms. */
 static double ij_peak_rate(void)
 {
     static real a[IJ_MR * IJ_KC], b[IJ_NR * IJ_KC], c[IJ_MR * IJ_NR];
@@ -7614,50 +7813,75 @@ static double ij_median(double *t, size_t n)
     return n % 2 ? t[n / 2] : (t[n / 2 - 1] + t[n / 2]) / 2;
 }
 
-/* Repetitions of one measurement: a core's speed changes from second to second where others share it, so its peak is
- * taken beside each. */
-typedef struct { const ij_options *o; size_t repeat, done; double *time, *peak, start, first; } ij_stopwatch;
+/* Repetitions of one measurement: a core's speed changes from second to second where others
+ * share it, so its peak is taken beside each. */
+typedef struct {
+    const ij_options *o;
+    size_t repeat, done;
+    double *time, *peak, start, first;
+} ij_stopwatch;
 
-static void ij_lap_start(ij_stopwatch *w) { w->peak[w->done] = ij_peak_rate(), w->start = ij_seconds(); }
+static void ij_lap_start(ij_stopwatch *w)
+{
+    w->peak[w->done] = ij_peak_rate(), w->start = ij_seconds();
+}
 static void ij_lap_end(ij_stopwatch *w) { w->time[w->done++] = ij_seconds() - w->start; }
 
-/* Medians: milliseconds, images a second, share of the peak of all threads' cores, as a line or as JSON. */
+/* Medians: milliseconds, images a second, share of the peak of all threads' cores, as a line or
+ * as JSON. */
 static void ij_bench_print(ij_stopwatch *w, const char *what, double flops, double images)
 {
     const ij_options *o = w->o;
     const double peak = ij_median(w->peak, w->done), seconds = ij_median(w->time, w->done);
-    const double rate = flops / seconds / 1e9, share = rate / peak / (double)o->threads, mib = ij_peak_mib();
-    const double startup = w->first > seconds ? w->first - seconds : 0;     /* what the first step took beyond a step */
+    const double rate = flops / seconds / 1e9, share = rate / peak / (double)o->threads,
+                 mib = ij_peak_mib();
+    /* what the first step took beyond a step */
+    const double startup = w->first > seconds ? w->first - seconds : 0;
     if (o->json)
-        printf("{\"what\": \"%s\", \"threads\": %zu, \"ms\": %.3f, \"img_per_s\": %.2f, \"gflop_per_img\": %.4f, "
-               "\"gflops\": %.1f, \"peak_gflops\": %.1f, \"share_of_peak\": %.3f, \"startup_ms\": %.1f, \"peak_mib\": %.0f}\n", what,
-               o->threads, 1000 * seconds, images / seconds, flops / images / 1e9, rate, peak, share, 1000 * startup, mib);
+        printf("{\"what\": \"%s\", \"threads\": %zu, \"ms\": %.3f, \"img_per_s\": %.2f, "
+               "\"gflop_per_img\": %.4f, "
+               "\"gflops\": %.1f, \"peak_gflops\": %.1f, \"share_of_peak\": %.3f, \"startup_ms\": "
+               "%.1f, \"peak_mib\": %.0f}\n",
+               what, o->threads, 1000 * seconds, images / seconds, flops / images / 1e9, rate, peak,
+               share, 1000 * startup,
+               mib);
     else
-        printf("%-28s %9.2f ms %10.1f /s %8.1f GFLOP/s %5.1f %% of peak (%.0f x %zu) %6.0f MiB\n", what, 1000 * seconds,
-               images / seconds, rate, 100 * share, peak, o->threads, mib);
+        printf("%-28s %9.2f ms %10.1f /s %8.1f GFLOP/s %5.1f %% of peak (%.0f x %zu) %6.0f MiB\n",
+               what, 1000 * seconds, images / seconds, rate, 100 * share, peak, o->threads,
+               mib);
     fflush(stdout);
     w->done = 0;
 }
 
 static int ij_bench_matmul(ij_stopwatch *w, const ij_team *team)
 {
-    static const size_t shape[][3] = {                          /* rows, in, out */
-        { 1536, 96, 288 }, { 1536, 384, 96 }, { 1024, 192, 192 }, { 1024, 192, 768 }, { 1024, 768, 192 },
-        { 1152, 384, 1152 }, { 1152, 384, 1536 }, { 1152, 1536, 384 },
-        { 784, 768, 2304 }, { 784, 768, 3072 }, { 784, 3072, 768 } };
+    static const size_t shape[][3] = {
+        /* rows, in, out */
+        { 1536, 96, 288 },  { 1536, 384, 96 },   { 1024, 192, 192 },  { 1024, 192, 768 },
+        { 1024, 768, 192 }, { 1152, 384, 1152 }, { 1152, 384, 1536 }, { 1152, 1536, 384 },
+        { 784, 768, 2304 }, { 784, 768, 3072 },  { 784, 3072, 768 }
+    };
     for (size_t i = 0; i < sizeof shape / sizeof *shape && !ij_interrupted; i++) {
         const size_t t = shape[i][0], in = shape[i][1], out = shape[i][2];
-        real *x = ij_zeros(t * in * sizeof *x), *m = ij_zeros(in * out * sizeof *m), *y = ij_zeros(t * out * sizeof *y);
-        const ij_product p[3] = { { t, out, in, x, in, 1, m, 1, in, y, out, NULL, 0 }, { t, in, out, y, out, 1, m, in, 1, x, in, NULL, 0 },
+        real *x = ij_zeros(t * in * sizeof *x), *m = ij_zeros(in * out * sizeof *m),
+             *y = ij_zeros(t * out * sizeof *y);
+        const ij_product p[3] = { { t, out, in, x, in, 1, m, 1, in, y, out, NULL, 0 },
+                                  { t, in, out, y, out, 1, m, in, 1, x, in, NULL, 0 },
                                   { out, in, t, y, 1, out, x, in, 1, m, in, m, in } };
         static const char *const name[3] = { "y=xW'", "dx=dyW", "dW+=dy'x" };
         for (int k = 0; k < 3; k++) {
             char text[64];
-            for (size_t r = 0; r < w->repeat; r++) ij_lap_start(w), ij_matmul(&p[k], team), ij_lap_end(w);
+            for (size_t r = 0; r < w->repeat; r++) {
+                ij_lap_start(w);
+                ij_matmul(&p[k], team);
+                ij_lap_end(w);
+            }
             snprintf(text, sizeof text, "%zux%zux%zu %s", t, in, out, name[k]);
             ij_bench_print(w, text, 2.0 * (double)t * (double)in * (double)out, 1);
         }
-        free(x), free(m), free(y);
+        free(x);
+        free(m);
+        free(y);
     }
     return ij_interrupted ? 130 : 0;
 }
@@ -7665,30 +7889,42 @@ static int ij_bench_matmul(ij_stopwatch *w, const ij_team *team)
 /* Fixed token counts: list i holds patches i, i+1, ... round the grid. */
 static void ij_bench_lists(ij_lists *l, size_t lists, size_t tokens, size_t patches)
 {
-    *l = (ij_lists){ lists, tokens, ij_alloc(lists * sizeof *l->length), ij_alloc(ij_mul(lists, tokens * sizeof *l->index)) };
+    *l = (ij_lists){ lists, tokens, ij_alloc(lists * sizeof *l->length),
+                     ij_alloc(ij_mul(lists, tokens * sizeof *l->index)) };
     for (size_t i = 0; i < lists; i++) {
         l->length[i] = tokens;
         for (size_t j = 0; j < tokens; j++) l->index[i * tokens + j] = (i * 7 + j) % patches;
     }
 }
 
-/* A model with random images and lists of fixed length, and one timed repetition after another on it. */
-typedef struct { ij_model m; ij_pictures in; real *pooled; ij_masks masks; ij_memory work; int step; } ij_bencher;
+/* A model with random images and lists of fixed length, and one timed repetition after another
+ * on it. */
+typedef struct {
+    ij_model m;
+    ij_pictures in;
+    real *pooled;
+    ij_masks masks;
+    ij_memory work;
+    int step;
+} ij_bencher;
 
-static ij_bencher ij_bencher_start(const ij_config *c, size_t context_tokens, size_t target_tokens, int step,
-                                   const ij_team *team)
+static ij_bencher ij_bencher_start(const ij_config *c, size_t context_tokens, size_t target_tokens,
+                                   int step, const ij_team *team)
 {
     ij_bencher b = { .m = ij_model_for(c, step ? IJ_TRAIN : IJ_INFER), .step = step };
     b.m.team = *team;
     const size_t pixels = c->batch_size * ij_views(c) * 3 * c->crop_size[0] * c->crop_size[1];
     real *images = ij_alloc(pixels * sizeof *images);
     uint64_t state = 1;
-    for (size_t i = 0; i < pixels; i++) images[i] = (real)((double)(ij_mix(&state) >> 40) / 8388608.0 - 1);
+    for (size_t i = 0; i < pixels; i++)
+        images[i] = (real)((double)(ij_mix(&state) >> 40) / 8388608.0 - 1);
     b.in = (ij_pictures){ images, c->batch_size, c->crop_size[0], c->crop_size[1] };
     b.pooled = ij_alloc(c->batch_size * c->embed_dim * sizeof(real));
     if (!step) b.work = ij_encode_memory(&b.m.target_encoder, &b.in);
-    ij_bench_lists(&b.masks.context, c->num_enc_masks * c->batch_size, context_tokens, ij_patches(c));
-    ij_bench_lists(&b.masks.target, c->num_pred_masks * c->batch_size, target_tokens, ij_patches(c));
+    ij_bench_lists(&b.masks.context, c->num_enc_masks * c->batch_size, context_tokens,
+                   ij_patches(c));
+    ij_bench_lists(&b.masks.target, c->num_pred_masks * c->batch_size, target_tokens,
+                   ij_patches(c));
     return b;
 }
 
@@ -7727,7 +7963,8 @@ static int ij_bench(ij_options *o)
         c->pred_mask_scale[1] = IJ_MAX(c->pred_mask_scale[1], 0.5);
     }
     ij_must(ij_config_check(c, &why), &why);
-    const size_t n = ij_patches(c), k = IJ_MAX(1, IJ_MIN(n, o->context_tokens ? o->context_tokens : n / 4));
+    const size_t n = ij_patches(c),
+                 k = IJ_MAX(1, IJ_MIN(n, o->context_tokens ? o->context_tokens : n / 4));
     const size_t t = IJ_MAX(1, IJ_MIN(n, o->target_tokens ? o->target_tokens : n / 6));
     ij_bencher b = ij_bencher_start(c, k, t, step, &team);
     const double ready = ij_seconds();
@@ -7737,12 +7974,14 @@ static int ij_bench(ij_options *o)
     w.done = 0;                                         /* the first two do not count */
     for (size_t i = 0; i < repeat && !ij_interrupted; i++) ij_bencher_lap(&b, &w);
     if (ij_interrupted) return 130;
-    const double flops = step ? ij_flops(c, k, t) : ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
+    const double flops =
+        step ? ij_flops(c, k, t) : ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
     ij_bench_print(&w, o->what, (double)c->batch_size * flops, (double)c->batch_size);
     return 0;
 }
 
-/* Before anything else: does this processor have the instructions that the compiler was allowed to use? */
+/* Before anything else: does this processor have the instructions that the compiler was allowed
+ * to use? */
 static void ij_check_machine(void)
 {
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
@@ -7760,7 +7999,8 @@ static void ij_check_machine(void)
     if (!__builtin_cpu_supports("avx512f")) missing = "AVX-512";
 #endif
     if (missing) {
-        fputs("ijepa: this processor lacks ", stderr), fputs(missing, stderr);
+        fputs("ijepa: this processor lacks ", stderr);
+        fputs(missing, stderr);
         fputs(", which this binary was built with: build it here, or with make ARCH=\n", stderr);
         exit(1);
     }
