@@ -6776,31 +6776,75 @@ static int ij_export_command(ij_options *o)
 }
 
 /* ---- pictures ----
- * Images down, panels across. A panel is a function of one point of one image, in pixels of the
- * training size. */
+ * Images down, panels across. A panel paints the points of an image by their patch, or is a
+ * picture of its own. */
 
+/* Picture i of n spread evenly over the set: its bytes [h,w,3]; s->images has its planes. */
+static const uint8_t *ij_images_middle(ij_images *s, size_t i, size_t n)
+{
+    ij_images_spread(s, 0, i, n);
+    ij_centre_task(s, 0);
+    return s->slot->small;
+}
+
+/* Room for the masks of a batch. */
+static ij_masks ij_masks_for(const ij_config *c)
+{
+    ij_error why;
+    ij_masks masks;
+    ij_arena a = { NULL, 0, 0 };
+    ij_must(ij_config_check(c, &why), &why);
+    ij_masks_place(&masks, &a, c);
+    a = (ij_arena){ ij_alloc(a.used), a.used, 0 };
+    ij_masks_place(&masks, &a, c);
+    ij_must(ij_masks_check(&masks, c, &why), &why);
+    return masks;
+}
+
+static ij_lists ij_lists_for(size_t lists, size_t stride)       /* of no patches yet */
+{
+    const size_t indices = ij_mul(lists, stride * sizeof(size_t));
+    return (ij_lists){ lists, stride, ij_zeros(lists * sizeof(size_t)), ij_alloc(indices) };
+}
+
+static int ij_listed(const ij_lists *l, size_t list, size_t patch)
+{
+    for (size_t j = 0; j < l->length[list]; j++)
+        if (l->index[list * l->stride + j] == patch) return 1;
+    return 0;
+}
+
+/* The last block of image b of a batch that has the patch, counted from 1; 0: none. */
+static size_t ij_block_with(const ij_lists *l, size_t batch, size_t b, size_t patch)
+{
+    for (size_t blocks = l->lists / batch; blocks; blocks--)
+        if (ij_listed(l, (blocks - 1) * batch + b, patch)) return blocks;
+    return 0;
+}
+
+enum { IJ_COLUMNS = 64, IJ_GAP = 4, IJ_FIT = 2000, IJ_TERMINAL = 200, IJ_DRAWS = 200 };
+typedef struct ij_show ij_show;
+typedef struct { size_t image, patch, which; } ij_point;
 typedef struct {
-    const ij_model *m;          /* NULL: only what needs no model */
-    ij_model model;
+    const char *name;
+    void (*paint)(uint8_t rgb[3], const ij_show *s, const ij_point *at);    /* rgb: the image's */
+    int needs;                  /* a sum of the below */
+    size_t which;               /* picture, if nothing paints */
+    size_t columns;             /* 0: one for each head */
+} ij_panel;
+enum { IJ_NEEDS_MASKS = 1, IJ_NEEDS_MODEL = 2, IJ_NEEDS_PREDICTOR = 4 };
+
+struct ij_show {
+    ij_model m;                 /* if there is one */
     ij_config c;
-    /* the panels: of ij_panels, and of several of one function */
-    size_t columns, column[64], which[64];
-    size_t images, gw, n, patch;        /* patches in a row, in all; the chosen one */
-    uint8_t *rgb;               /* [images,h,w,3] */
+    size_t columns, which[IJ_COLUMNS];
+    const ij_panel *panel[IJ_COLUMNS];
+    size_t images, h, w, gw, n, patch;      /* patches in a row, in all; the chosen one */
+    uint8_t *picture[5];        /* [images,h,w,3] the images, and see ij_show_predicted */
     real *tokens, *attention;   /* [images,N,D] [images,heads,N] */
     uint8_t *pca;               /* [images,N,3] */
-    char *predicted;            /* [images,N] is this patch predicted? */
-    uint8_t *made[4];           /* [images,h,w,3] see ij_show_predicted */
-    ij_lists context, target;
-    /* [2,N] share of 200 draws in which a patch is context, or a target */
-    double *seen;
-} ij_show;
-/* which of several panels of one function */
-typedef struct { size_t image, patch, y, x, which; } ij_point;
-/* rgb: the image's there */
-typedef void ij_panel(uint8_t rgb[3], const ij_show *s, const ij_point *at);
-static const uint8_t ij_target_colour[4][3] = {
-    { 230, 80, 60 }, { 60, 140, 230 }, { 60, 180, 90 }, { 220, 170, 40 }
+    ij_masks masks;
+    double *seen;               /* [2,N] share of draws in which a patch is context, or a target */
 };
 
 /* Black, violet, red, orange, pale yellow for 0..1. */
@@ -6815,39 +6859,29 @@ static void ij_heat(uint8_t rgb[3], double x)
         rgb[c] = (uint8_t)(stop[i][c] + (stop[i + 1][c] - stop[i][c]) * (at - i) + 0.5);
 }
 
-static int ij_listed(const ij_lists *l, size_t list, size_t patch)
-{
-    for (size_t j = 0; j < l->length[list]; j++)
-        if (l->index[list * l->stride + j] == patch) return 1;
-    return 0;
-}
-
-static void ij_panel_image(uint8_t rgb[3], const ij_show *s, const ij_point *at)
-{
-    (void)rgb, (void)s, (void)at;
-}
-
 static void ij_panel_context(uint8_t rgb[3], const ij_show *s, const ij_point *at)
 {
-    if (!ij_listed(&s->context, at->image, at->patch)) rgb[0] = rgb[1] = rgb[2] = 128;
+    if (!ij_listed(&s->masks.context, at->image, at->patch)) memset(rgb, 128, 3);
 }
 
 static void ij_panel_targets(uint8_t rgb[3], const ij_show *s, const ij_point *at)
 {
-    int hit = 0;
-    for (size_t t = 0; t < s->target.lists / s->images; t++)
-        if (ij_listed(&s->target, t * s->images + at->image, at->patch)) {
-            for (int c = 0; c < 3; c++)
-                rgb[c] = (uint8_t)((rgb[c] + ij_target_colour[t % 4][c]) / 2);
-            hit = 1;
-        }
-    for (int c = 0; c < 3 && !hit; c++) rgb[c] = (uint8_t)(96 + rgb[c] / 8);
+    static const uint8_t colour[4][3] = {
+        { 230, 80, 60 }, { 60, 140, 230 }, { 60, 180, 90 }, { 220, 170, 40 }
+    };
+    const ij_lists *l = &s->masks.target;
+    const int hit = ij_block_with(l, s->images, at->image, at->patch) > 0;
+    for (int c = 0; c < 3; c++) {
+        for (size_t t = 0; t < l->lists / s->images; t++)
+            if (ij_listed(l, t * s->images + at->image, at->patch))
+                rgb[c] = (uint8_t)((rgb[c] + colour[t % 4][c]) / 2);
+        if (!hit) rgb[c] = (uint8_t)(96 + rgb[c] / 8);
+    }
 }
 
 static void ij_panel_coverage(uint8_t rgb[3], const ij_show *s, const ij_point *at)
 {
-    ij_heat(rgb, s->seen ? s->seen[at->which * s->n + at->patch]
-                         : ij_listed(at->which ? &s->target : &s->context, at->image, at->patch));
+    ij_heat(rgb, s->seen[at->which * s->n + at->patch]);
 }
 
 static void ij_panel_pca(uint8_t rgb[3], const ij_show *s, const ij_point *at)
@@ -6860,7 +6894,7 @@ static void ij_panel_similarity(uint8_t rgb[3], const ij_show *s, const ij_point
     const size_t d = s->c.embed_dim;
     const real *image = s->tokens + at->image * s->n * d;
     ij_heat(rgb, (ij_alike(image + s->patch * d, image + at->patch * d, d) + 1) / 2);
-    if (at->patch == s->patch) rgb[0] = rgb[1] = rgb[2] = 255;
+    if (at->patch == s->patch) memset(rgb, 255, 3);
 }
 
 static void ij_panel_attention(uint8_t rgb[3], const ij_show *s, const ij_point *at)
@@ -6871,63 +6905,46 @@ static void ij_panel_attention(uint8_t rgb[3], const ij_show *s, const ij_point 
     ij_heat(rgb, (double)(p[at->patch] / most));
 }
 
-static void ij_panel_made(uint8_t rgb[3], const ij_show *s, const ij_point *at)
-{
-    const size_t h = s->c.crop_size[0], w = s->c.crop_size[1];
-    if (s->predicted[at->image * s->n + at->patch])
-        memcpy(rgb, s->made[at->which] + ((at->image * h + at->y) * w + at->x) * 3, 3);
-}
-
-/* needs: 1 masks, 2 a model, 3 both, and its predictor. `attention` is a panel for each head,
- * `coverage` one for context and one for targets. */
-static const struct { const char *name; ij_panel *panel; int needs; size_t which;
-} ij_panels[] = { { "image", ij_panel_image, 0, 0 },
-                  { "context", ij_panel_context, 1, 0 },
-                  { "targets", ij_panel_targets, 1, 0 },
-                  { "coverage", ij_panel_coverage, 1, 0 },
-                  { "pca", ij_panel_pca, 2, 0 },
-                  { "similarity", ij_panel_similarity, 2, 0 },
-                  { "attention", ij_panel_attention, 2, 0 },
-                  { "montage", ij_panel_made, 3, 0 },
-                  { "nearest", ij_panel_made, 3, 1 },
-                  { "sketch", ij_panel_made, 3, 2 },
-                  { "traced", ij_panel_made, 3, 3 } };
-enum {
-    IJ_PANELS = sizeof ij_panels / sizeof *ij_panels,
-    IJ_COLUMNS = 64,
-    IJ_GAP = 4,
-    IJ_FIT = 2000,
-    IJ_TERMINAL = 200
+static const ij_panel ij_panels[] = {
+    { "image", NULL, 0, 0, 1 },
+    { "context", ij_panel_context, IJ_NEEDS_MASKS, 0, 1 },
+    { "targets", ij_panel_targets, IJ_NEEDS_MASKS, 0, 1 },
+    { "coverage", ij_panel_coverage, IJ_NEEDS_MASKS, 0, 2 },        /* context, targets */
+    { "pca", ij_panel_pca, IJ_NEEDS_MODEL, 0, 1 },
+    { "similarity", ij_panel_similarity, IJ_NEEDS_MODEL, 0, 1 },
+    { "attention", ij_panel_attention, IJ_NEEDS_MODEL, 0, 0 },
+    { "montage", NULL, IJ_NEEDS_PREDICTOR, 1, 1 },
+    { "nearest", NULL, IJ_NEEDS_PREDICTOR, 2, 1 },
+    { "sketch", NULL, IJ_NEEDS_PREDICTOR, 3, 1 },
+    { "traced", NULL, IJ_NEEDS_PREDICTOR, 4, 1 },
 };
+enum { IJ_PANELS = sizeof ij_panels / sizeof *ij_panels };
 
 /* Tokens, their first three principal components over all images shown, and the last block's
  * attention, mean over what asks. */
 static void ij_show_model(ij_show *s, const real *images, const ij_team *team)
 {
     ij_error why;
-    const ij_config *c = &s->c;
-    const size_t n = s->n, d = c->embed_dim, h = c->crop_size[0], w = c->crop_size[1],
-                 heads = c->num_heads;
-    ij_pictures in = { images, 1, h, w };
-    const ij_encoder *e = &s->m->target_encoder;
+    const size_t n = s->n, d = s->c.embed_dim, heads = s->c.num_heads;
+    const ij_encoder *e = &s->m.target_encoder;
+    ij_pictures in = { images, 1, s->h, s->w };
     const ij_memory work = ij_encode_memory(e, &in);
     s->tokens = ij_alloc(s->images * n * d * sizeof(real));
     s->pca = ij_alloc(s->images * n * 3);
-    s->attention = ij_alloc(s->images * heads * n * sizeof(real));
-    for (size_t b = 0; b < s->images; b++) {
+    real *attention = s->attention = ij_zeros(s->images * heads * n * sizeof(real));
+    for (size_t b = 0; b < s->images; b++, in.x += 3 * s->h * s->w) {
         ij_encoder_pass pass;
         ij_tensor pos;
         ij_arena a = { work.base, work.size, 0 };
-        in.x = images + b * 3 * h * w;
         ij_must(ij_encode(s->tokens + b * n * d, NULL, e, &in, work, team, &why), &why);
         /* what is left in the blocks' one place: the last's */
         ij_encode_place(&pass, &pos, &a, e, &in);
-        for (size_t k = 0; k < heads * n; k++) {
-            real sum = 0;
-            for (size_t i = 0; i < n; i++)
-                sum += pass.stack.block[0].prob[(k / n * n + i) * n + k % n];
-            s->attention[b * heads * n + k] = sum / (real)n;
-        }
+        const real *prob = pass.stack.block[0].prob;    /* [heads,N,N] */
+        for (size_t k = 0; k < heads; k++, attention += n, prob += n * n)
+            for (size_t j = 0; j < n; j++) {
+                for (size_t i = 0; i < n; i++) attention[j] += prob[i * n + j];
+                attention[j] /= (real)n;
+            }
     }
     free(work.base);
     ij_pca_colours(s->pca, s->tokens, s->images * n, d);
@@ -6937,57 +6954,43 @@ static void ij_show_masks(ij_show *s)
 {
     ij_error why;
     ij_config c = s->c;
-    ij_masks masks;
     ij_rng rng;
-    ij_arena a = { NULL, 0, 0 };
     c.batch_size = s->images;
-    ij_masks_place(&masks, &a, &c);
-    a = (ij_arena){ ij_alloc(a.used), a.used, 0 };
-    ij_masks_place(&masks, &a, &c);
-    ij_must(ij_masks_check(&masks, &c, &why), &why);
+    s->masks = ij_masks_for(&c);
     ij_rng_seed(&rng, c.seed);
-    s->seen = ij_zeros(2 * s->n * sizeof *s->seen);
-    for (uint64_t draw = 0; draw < 200; draw++) {       /* the last one is shown */
-        ij_must(ij_masks_draw(&masks, &c, &rng, draw, s->images, &why), &why);
-        for (size_t i = 0; i < 2 * s->n * s->images; i++) {
-            const size_t image = i / (2 * s->n), k = i / s->n % 2;
-            int hit = 0;
-            for (size_t t = 0; t < (k ? c.num_pred_masks : c.num_enc_masks); t++)
-                hit |=
-                    ij_listed(k ? &masks.target : &masks.context, t * s->images + image, i % s->n);
-            s->seen[i % (2 * s->n)] += hit / (200.0 * (double)s->images);
-        }
+    for (uint64_t draw = 0; draw < IJ_DRAWS; draw++) {      /* the last one is shown */
+        ij_must(ij_masks_draw(&s->masks, &c, &rng, draw, s->images, &why), &why);
+        for (size_t b = 0; b < s->images; b++)
+            for (size_t i = 0; i < 2 * s->n; i++) {
+                const ij_lists *l = i < s->n ? &s->masks.context : &s->masks.target;
+                if (ij_block_with(l, s->images, b, i % s->n))
+                    s->seen[i] += 1 / ((double)IJ_DRAWS * (double)s->images);
+            }
     }
-    s->context = masks.context;
-    s->target = masks.target;
 }
 
 /* The patches that a hole x,y,w,h (in pixels) touches are one target, the others the context. */
 static void ij_show_hole(ij_show *s, const char *text)
 {
-    unsigned long x, y, w, h;
+    size_t x, y, w, h;
     char rest;
     const size_t p = s->c.patch_size;
-    if (sscanf(text, "%lu,%lu,%lu,%lu%c", &x, &y, &w, &h, &rest) != 4 || !w || !h ||
-        w > s->c.crop_size[1] || h > s->c.crop_size[0])
+    if (sscanf(text, "%zu,%zu,%zu,%zu%c", &x, &y, &w, &h, &rest) != 4 || !w || !h || w > s->w ||
+        h > s->h)
         ij_die(2, "--hole is %s, expected x,y,width,height in pixels of the %zux%zu image", text,
-               s->c.crop_size[1],
-               s->c.crop_size[0]);
-    ij_lists *l[2] = { &s->context, &s->target };
-    for (int k = 0; k < 2; k++) {
-        *l[k] = (ij_lists){ s->images, s->n, ij_alloc(s->images * sizeof(size_t)),
-                            ij_alloc(s->images * s->n * sizeof(size_t)) };
-        for (size_t b = 0; b < s->images; b++) {
-            l[k]->length[b] = 0;
-            for (size_t i = 0; i < s->n; i++) {
-                const size_t py = i / s->gw * p, px = i % s->gw * p;
-                const int inside = py + p > y && py < y + h && px + p > x && px < x + w;
-                if (inside == k) l[k]->index[b * s->n + l[k]->length[b]++] = i;
-            }
+               s->w, s->h);
+    s->masks.context = ij_lists_for(s->images, s->n);
+    s->masks.target = ij_lists_for(s->images, s->n);
+    for (size_t b = 0; b < s->images; b++)
+        for (size_t i = 0; i < s->n; i++) {
+            const size_t py = i / s->gw * p, px = i % s->gw * p;
+            const int inside = py + p > y && py < y + h && px + p > x && px < x + w;
+            ij_lists *l = inside ? &s->masks.target : &s->masks.context;
+            l->index[b * s->n + l->length[b]++] = i;
+            s->seen[inside ? s->n + i : i] = 1;
         }
-        if (!l[k]->length[0])
-            ij_die(2, "--hole %s leaves no %s", text, k ? "patch inside" : "context");
-    }
+    if (!*s->masks.context.length) ij_die(2, "--hole %s leaves no context", text);
+    if (!*s->masks.target.length) ij_die(2, "--hole %s leaves no patch inside", text);
 }
 
 enum { IJ_REFERENCE = 1000 };
@@ -6995,26 +6998,27 @@ enum { IJ_REFERENCE = 1000 };
 typedef struct {
     ij_model m;                 /* with its predictor, one image at a time */
     ij_step step;
-    size_t images, patches, gw, p, h, w;
-    uint8_t *rgb;               /* [images,h,w,3] */
+    size_t patches, bytes;      /* bytes of a patch, 3pp */
+    uint8_t *rgb;               /* [patches,3pp] */
     real *z, *near;             /* [patches,D] targets as the loss sees them; [patches] */
     double *square;             /* [patches] their squared lengths */
-    ij_probe_work fit;          /* ridge regression from a target to the 3pp pixels of its patch */
+    ij_scored asked;            /* ridge regression from a target to the bytes of its patch */
+    ij_probe_work fit;
 } ij_reference;
 
 /* Byte j of a patch (row, column, channel), from the image's first. */
-static size_t ij_patch_byte(const ij_reference *r, size_t patch, size_t j)
+static size_t ij_patch_byte(const ij_config *c, size_t patch, size_t j)
 {
-    return ((patch / r->gw * r->p + j / 3 / r->p) * r->w + patch % r->gw * r->p + j / 3 % r->p) *
-               3 +
-           j % 3;
+    const size_t p = c->patch_size, y = patch / ij_gw(c) * p, x = patch % ij_gw(c) * p;
+    return ((y + j / 3 / p) * c->crop_size[1] + x + j / 3 % p) * 3 + j % 3;
 }
 
-/* The targets of all patches of an image [3,h,w], through a step laid out for these masks. */
-static void ij_reference_targets(real *z, ij_reference *r, const real *image, const ij_masks *masks)
+/* The targets of all patches of image b, through a step laid out for its masks. */
+static void ij_reference_targets(real *z, ij_reference *r, const real *images,
+                                 const ij_masks *masks, size_t b)
 {
-    if (ij_step_begin(&r->step, &r->m, image, masks, 0, NULL))
-        ij_die(1, "the hole is larger than the model's memory");
+    ij_error why;
+    ij_must(ij_step_begin(&r->step, &r->m, images, masks, b, &why), &why);
     ij_encode_targets(&r->step, &r->m.team);
     const ij_tensor *t = r->step.loss.target;
     ij_normalise_rows(z, t->x, ij_rows(t), ij_cols(t), 0);
@@ -7025,163 +7029,145 @@ static int ij_predicts_patches(const ij_config *c, const ij_file *f)
     return c->objective != IJ_JOINT && f->kind != IJ_KIND_HUGGING_FACE;
 }
 
-static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targets,
-                              const ij_team *team)
+/* A model that takes the masks of what is shown, an image at a time. */
+static void ij_reference_model(ij_reference *r, const ij_show *s, const char *path)
 {
     ij_error why;
     ij_config c;
-    size_t one = 1, first[1] = { 0 };
-    const ij_masks any = { { 1, 1, &one, first }, { 1, 1, &one, first } };
-    ij_file f = ij_open_model(o->model, &c);
+    ij_file f = ij_open_model(path, &c);
+    if (!ij_predicts_patches(&c, &f))
+        ij_die(1, "%s: no predictor of patches: no montage, no sketch", path);
     c.batch_size = c.num_enc_masks = c.num_pred_masks = 1;
     c.vicreg = 0;
     c.min_keep = 0;
     c.mask_mode = IJ_MASK_PAPER;
-    if (!ij_predicts_patches(&c, &f))
-        ij_die(1, "%s: no predictor of patches: no montage, no sketch", o->model);
     r->m = ij_model_for(&c, IJ_TRAIN);
     ij_must(ij_load(&r->m, &f, &why), &why);
     ij_file_close(&f);
-    const size_t all = ij_rows(&r->m.encoder_pos), pair = ij_mul(targets, 2 * all);
-    const ij_counts most = { .batch = 1, .images = 1, .contexts = 1, .context_tokens = all,
-                             .context_squares = ij_mul(all, all), .seqs = targets, .tokens = pair,
-                             .squares = ij_mul(pair, 2 * all),
-                             .queries = targets * all };
-    ij_arena room = { NULL, 0, 0 };
-    ij_step_place(&r->step, &room, &c, &most);
-    r->m.work = ij_alloc(room.used);
-    r->m.work_size = room.used;
-    ij_images data =
-        ij_images_open(o->reference ? o->reference : "scenes:1000", IJ_TRAIN_PART, &c, 1, team);
-    const size_t d = ij_target_dim(&c), n = ij_rows(&r->m.encoder_pos);
-    r->m.team = *team;
-    r->h = c.crop_size[0];
-    r->w = c.crop_size[1];
-    r->p = c.patch_size;
-    r->gw = r->w / r->p;
-    r->images = IJ_MIN(data.count, IJ_REFERENCE);
-    r->patches = r->images * n;
-    r->rgb = ij_alloc(r->images * r->h * r->w * 3);
-    r->z = ij_alloc(r->patches * d * sizeof(real));
-    r->near = ij_alloc(r->patches * sizeof(real));
-    r->square = ij_alloc(r->patches * sizeof(double));
-    double shown = ij_seconds();
-    for (size_t i = 0; i < r->images; i++) {
-        ij_images_spread(&data, 0, i, r->images);
-        ij_centre_task(&data, 0);
-        memcpy(r->rgb + i * r->h * r->w * 3, data.slot->small, r->h * r->w * 3);
-        ij_reference_targets(r->z + i * n * d, r, data.images, &any);
-        if (ij_interrupted) exit(130);
-        ij_count_shown("reference", i + 1, r->images, &shown);
+    r->m.config.num_pred_masks = s->masks.target.lists / s->images;
+    for (size_t b = 0; b < s->images; b++) {
+        const ij_part part = { b, 1, s->images };
+        const ij_counts n = ij_count_part(NULL, &r->m.config, &s->masks, &part);
+        ij_arena room = { NULL, 0, 0 };
+        ij_step_place(&r->step, &room, &r->m.config, &n);
+        r->m.work_size = IJ_MAX(r->m.work_size, room.used);
     }
-    r->m.config.num_pred_masks = targets;
-    for (size_t i = 0; i < r->patches; i++) {
-        r->square[i] = 0;
-        for (size_t k = 0; k < d; k++)
-            r->square[i] += (double)r->z[i * d + k] * (double)r->z[i * d + k];
-    }
+    r->m.work = ij_alloc(r->m.work_size);
 }
 
-/* Ridge regression, rows [1 | target | pixels]: see ij_ridge. */
+static void ij_reference_read(ij_reference *r, const ij_show *s, const char *path,
+                              const ij_team *team)
+{
+    const ij_config *c = &r->m.config;
+    ij_images data = ij_images_open(path, IJ_TRAIN_PART, c, 1, team);
+    const size_t images = IJ_MIN(data.count, IJ_REFERENCE), n = s->n, d = ij_target_dim(c);
+    double shown = ij_seconds();
+    r->m.team = *team;
+    r->patches = images * n;
+    r->bytes = 3 * c->patch_size * c->patch_size;
+    r->rgb = ij_alloc(r->patches * r->bytes);
+    r->z = ij_alloc(r->patches * d * sizeof(real));
+    r->near = ij_alloc(r->patches * sizeof(real));
+    r->square = ij_zeros(r->patches * sizeof(double));
+    for (size_t i = 0; i < images; i++) {
+        const uint8_t *rgb = ij_images_middle(&data, i, images);
+        for (size_t j = 0; j < n * r->bytes; j++)
+            r->rgb[i * n * r->bytes + j] = rgb[ij_patch_byte(c, j / r->bytes, j % r->bytes)];
+        ij_reference_targets(r->z + i * n * d, r, data.images, &s->masks, 0);
+        if (ij_interrupted) exit(130);
+        ij_count_shown("reference", i + 1, images, &shown);
+    }
+    for (size_t i = 0; i < r->patches * d; i++)
+        r->square[i / d] += (double)r->z[i] * (double)r->z[i];
+}
+
+/* Ridge regression, rows [1 | target | bytes]: see ij_ridge. */
 static void ij_reference_fit(ij_reference *r, const ij_team *team)
 {
-    const size_t d = ij_target_dim(&r->m.config), pixels = 3 * r->p * r->p,
-                 n = r->patches / r->images;
+    ij_error why;
     ij_probe_work *w = &r->fit;
-    memset(w, 0, sizeof *w);
-    w->terms = (d / IJ_WIDE + 1) * IJ_WIDE;
-    w->width = ((w->terms + pixels + IJ_WIDE - 1) / IJ_WIDE | 1) * IJ_WIDE;
+    const size_t d = ij_target_dim(&r->m.config);
+    size_t size;
+    r->asked = (ij_scored){ .d = d, .tasks = 1, .classes = &r->bytes };
+    ij_must(ij_ridge_size(&size, &r->asked, &why), &why);
+    ij_probe_place(&size, w, (ij_arena){ ij_zeros(size), size, 0 }, &r->asked, 0, &why);
     w->n = (double)r->patches;
-    w->z = ij_alloc(IJ_BLOCK * w->width * sizeof(double));
-    w->gram = ij_zeros(2 * w->terms * w->width * sizeof(double));
-    w->factor = w->gram + w->terms * w->width;
-    for (size_t i = 0; i < r->patches; i += IJ_BLOCK) {
-        ij_gram_work g = {
-            w->gram, 1, w->z, IJ_MIN(IJ_BLOCK, r->patches - i), 0, w->terms, w->width
-        };
-        memset(w->z, 0, IJ_BLOCK * w->width * sizeof(double));
-        for (size_t k = i; k < i + g.depth; k++) {
-            double *row = w->z + (k - i) * w->width;
-            row[0] = 1;
-            for (size_t j = 0; j < d; j++) row[1 + j] = (double)r->z[k * d + j];
-            for (size_t j = 0; j < pixels; j++)
-                row[w->terms + j] = r->rgb[k / n * r->h * r->w * 3 + ij_patch_byte(r, k % n, j)];
-        }
+    for (size_t i = 0; i < r->patches; i++) {
+        const size_t rows = i % IJ_BLOCK + 1;
+        double *row = w->z + (rows - 1) * w->width;
+        row[0] = 1;
+        for (size_t j = 0; j < d; j++) row[1 + j] = (double)r->z[i * d + j];
+        for (size_t j = 0; j < r->bytes; j++) row[w->terms + j] = r->rgb[i * r->bytes + j];
+        if (rows < IJ_BLOCK && i + 1 < r->patches) continue;
+        ij_gram_work g = { w->gram, 1, w->z, rows, 0, w->terms, w->width };
         ij_each(team, (w->terms + IJ_BLOCK - 1) / IJ_BLOCK, ij_gram_task, &g);
     }
     if (!ij_ridge_solve(w, 1e-3, team)) ij_die(1, "the sketch has no solution");
 }
 
 /* Patch i of an image, from a target v [D]: the nearest patch of the reference, and the sketch. */
-static void ij_reference_draw(uint8_t *nearest, uint8_t *sketch, ij_reference *r, const real *v,
-                              size_t i)
+static void ij_reference_draw(uint8_t *nearest, uint8_t *sketch, ij_reference *r, real *v, size_t i)
 {
-    const size_t d = ij_target_dim(&r->m.config), n = r->patches / r->images;
+    const size_t d = ij_target_dim(&r->m.config);
     const ij_product dot = { 1, r->patches, d, v, d, 1, r->z, 1, d, r->near, r->patches, NULL, 0 };
     size_t best = 0;
     ij_matmul(&dot, NULL);
     for (size_t k = 1; k < r->patches; k++)
         if (r->square[k] - 2 * (double)r->near[k] < r->square[best] - 2 * (double)r->near[best])
             best = k;
-    for (size_t j = 0; j < 3 * r->p * r->p; j++) {
-        const double *w = r->fit.factor + r->fit.terms + j;
-        double sum = w[0];
-        for (size_t k = 0; k < d; k++) sum += (double)v[k] * w[(k + 1) * r->fit.width];
-        nearest[ij_patch_byte(r, i, j)] =
-            r->rgb[best / n * r->h * r->w * 3 + ij_patch_byte(r, best % n, j)];
-        sketch[ij_patch_byte(r, i, j)] = (uint8_t)IJ_MAX(0, IJ_MIN(sum + 0.5, 255));
+    r->asked.test = v;
+    ij_ridge_vote(&r->fit, 0);
+    for (size_t j = 0; j < r->bytes; j++) {
+        const size_t to = ij_patch_byte(&r->m.config, i, j);
+        nearest[to] = r->rgb[best * r->bytes + j];
+        sketch[to] = (uint8_t)IJ_MAX(0, IJ_MIN(r->fit.z[j] + 0.5, 255));
     }
 }
 
 /* What does it predict? Two honest answers, without a second network: each predicted patch is
- * filled with the patch of the reference whose target is nearest to the prediction (made[0]),
- * beside the nearest to the true target (1: as good as it gets); and with ridge regression's
- * pixels for the prediction (2) and for the true target (3). */
+ * filled with the patch of the reference whose target is nearest to the prediction (picture 1),
+ * beside the nearest to the true target (2: as good as it gets); and with ridge regression's
+ * pixels for the prediction (3) and for the true target (4). */
 static void ij_show_predicted(ij_show *s, const ij_options *o, const real *images,
                               const ij_team *team)
 {
-    const size_t blocks = s->target.lists / s->images, n = s->n, d = ij_target_dim(&s->c),
-                 bytes = 3 * s->c.crop_size[0] * s->c.crop_size[1];
-    ij_reference r;
-    real *predicted = ij_alloc(2 * n * d * sizeof *predicted), *want = predicted + n * d;
-    size_t *count = ij_alloc(n * sizeof *count), *length = ij_alloc(blocks * sizeof *length),
-           *index = ij_alloc(blocks * s->target.stride * sizeof *index);
-    ij_reference_read(&r, o, blocks, team);
+    const ij_lists *target = &s->masks.target;
+    const size_t n = s->n, d = ij_target_dim(&s->c), bytes = 3 * s->h * s->w;
+    ij_reference r = { 0 };
+    real *mean = ij_alloc(2 * n * d * sizeof *mean), *want = mean + n * d;
+    size_t *count = ij_alloc(n * sizeof *count);
+    ij_reference_model(&r, s, o->model);
+    ij_reference_read(&r, s, o->reference ? o->reference : "scenes:1000", team);
     ij_reference_fit(&r, team);
-    s->predicted = ij_alloc(s->images * n);
-    for (int k = 0; k < 4; k++) s->made[k] = ij_alloc(s->images * bytes);
+    for (int k = 1; k < 5; k++)
+        s->picture[k] = memcpy(ij_alloc(s->images * bytes), s->picture[0], s->images * bytes);
     for (size_t b = 0; b < s->images; b++) {
-        const ij_masks masks = { { 1, s->context.stride, s->context.length + b,
-                                   s->context.index + b * s->context.stride },
-                                 { blocks, s->target.stride, length, index } };
-        for (size_t t = 0; t < blocks; t++) {
-            length[t] = s->target.length[t * s->images + b];
-            memcpy(index + t * s->target.stride,
-                   s->target.index + (t * s->images + b) * s->target.stride,
-                   s->target.stride * sizeof *index);
-        }
-        ij_reference_targets(want, &r, images + b * bytes, &masks);
+        ij_reference_targets(want, &r, images, &s->masks, b);
         ij_encode_context(&r.step, team);
         ij_predict(&r.step, team);
-        memset(predicted, 0, n * d * sizeof *predicted);
+        const real *out = r.step.predictor.out.x;
+        memset(mean, 0, n * d * sizeof *mean);          /* over the blocks that have a patch */
         memset(count, 0, n * sizeof *count);
-        for (size_t t = 0, row = 0; t < blocks; t++)
-            for (size_t j = 0; j < length[t]; j++, row++) {
-                const size_t i = index[t * s->target.stride + j];
-                for (size_t k = 0; k < d; k++)
-                    predicted[i * d + k] += r.step.predictor.out.x[row * d + k];
+        for (size_t t = b; t < target->lists; t += s->images)
+            for (size_t j = 0; j < target->length[t]; j++, out += d) {
+                const size_t i = target->index[t * target->stride + j];
+                for (size_t k = 0; k < d; k++) mean[i * d + k] += out[k];
                 count[i]++;
             }
         for (size_t i = 0; i < n; i++) {
-            s->predicted[b * n + i] = count[i] > 0;
-            /* of several blocks: their mean */
-            for (size_t k = 0; k < d && count[i]; k++) predicted[i * d + k] /= (real)count[i];
-            for (int true_one = 0; true_one < 2 && count[i]; true_one++)
-                ij_reference_draw(s->made[true_one] + b * bytes, s->made[2 + true_one] + b * bytes,
-                                  &r, (true_one ? want : predicted) + i * d,
-                                  i);
+            if (!count[i]) continue;
+            for (size_t k = 0; k < d; k++) mean[i * d + k] /= (real)count[i];
+            for (int k = 1; k < 3; k++)
+                ij_reference_draw(s->picture[k] + b * bytes, s->picture[k + 2] + b * bytes, &r,
+                                  (k == 1 ? mean : want) + i * d, i);
         }
     }
+}
+
+static int ij_ends_with(const char *text, const char *end)
+{
+    const size_t n = strlen(text), m = strlen(end);
+    return n > m && !strcmp(text + n - m, end);
 }
 
 /* To a file by its name's end, or with half blocks to a terminal of 24-bit colour, every so many
@@ -7189,94 +7175,94 @@ static void ij_show_predicted(ij_show *s, const ij_options *o, const real *image
 static void ij_show_write(const char *path, const uint8_t *rgb, size_t h, size_t w)
 {
     const size_t each = (w + IJ_TERMINAL - 1) / IJ_TERMINAL;
-    if (path && !strcmp(path + strlen(path) - 4, ".ppm")) {
+    if (path && ij_ends_with(path, ".ppm")) {
         FILE *f = ij_open_or_die(path, "wb");
         fprintf(f, "P6\n%zu %zu\n255\n", w, h);
         fwrite(rgb, 1, h * w * 3, f);
         ij_close_or_die(f, path);
-    } else if (path) {
-        if (!ij_write_png(path, rgb, h, w)) ij_die(1, "%s: %s", path, strerror(errno));
-    } else
-        for (size_t y = 0; y < h; y += 2 * each, printf("\033[0m\n"))
-            for (size_t x = 0; x < w; x += each) {
-                const uint8_t *a = rgb + (y * w + x) * 3, *b = y + each < h ? a + each * w * 3 : a;
-                printf("\033[38;2;%d;%d;%dm\033[48;2;%d;%d;%dm\xe2\x96\x80", a[0], a[1], a[2], b[0],
-                       b[1],
-                       b[2]);
-            }
+    } else if (path && !ij_write_png(path, rgb, h, w)) ij_die(1, "%s: %s", path, strerror(errno));
+    for (size_t y = 0; !path && y < h; y += 2 * each) {
+        for (size_t x = 0; x < w; x += each) {
+            const uint8_t *a = rgb + (y * w + x) * 3, *b = y + each < h ? a + each * w * 3 : a;
+            printf("\033[38;2;%d;%d;%dm\033[48;2;%d;%d;%dm\xe2\x96\x80",
+                   a[0], a[1], a[2], b[0], b[1], b[2]);
+        }
+        printf("\033[0m\n");
+    }
 }
 
-/* Takes the panels apart, reads the images, and computes what the panels need. */
+/* Adds the columns of a panel, and returns what it needs. */
+static int ij_show_add(ij_show *s, const char *name, size_t length, int model)
+{
+    const ij_panel *p = ij_panels;
+    while (p < ij_panels + IJ_PANELS && (strlen(p->name) != length || strncmp(name, p->name, length)))
+        p++;
+    if (p == ij_panels + IJ_PANELS)
+        ij_die(2, "no panel is called %.*s; see ijepa show --help", (int)length, name);
+    if (p->needs > IJ_NEEDS_MASKS && !model) ij_die(2, "panel %s needs --model", p->name);
+    const size_t columns = p->columns ? p->columns : s->c.num_heads;
+    if (columns > IJ_COLUMNS - s->columns)
+        ij_die(2, "--panels: more than %d panels", (int)IJ_COLUMNS);
+    for (size_t i = 0; i < columns; i++) {
+        s->panel[s->columns] = p;
+        s->which[s->columns++] = p->which + i;
+    }
+    return p->needs;
+}
+
+/* Reads the images, and computes what the panels need. */
 static void ij_show_open(ij_show *s, const ij_options *o, const char *names, size_t images,
                          int part, const ij_team *team)
 {
-    int predicts = 0, masked = 0;
+    int needs = 0;
     *s = (ij_show){ .c = o->c };
     if (o->model) {
-        s->model = ij_trained(o);
-        s->m = &s->model;
-        s->c = s->model.config;
+        s->m = ij_trained(o);
+        s->c = s->m.config;
     }
-    const size_t h = s->c.crop_size[0], w = s->c.crop_size[1], p = s->c.patch_size;
-    s->gw = w / p;
-    s->n = h / p * s->gw;
+    const size_t h = s->h = s->c.crop_size[0], w = s->w = s->c.crop_size[1];
+    s->gw = ij_gw(&s->c);
+    s->n = ij_patches(&s->c);
     s->patch = o->patch ? o->patch - 1 : s->n / 2 + s->gw / 2;
     if (s->patch >= s->n) ij_die(2, "--patch %zu: there are %zu", o->patch, s->n);
-    for (const char *at = names; *at; at += strcspn(at, ","), at += *at == ',') {
+    for (const char *at = names; *at; at += *at == ',') {
         const size_t length = strcspn(at, ",");
-        size_t k = 0;
-        while (k < IJ_PANELS &&
-               (strlen(ij_panels[k].name) != length || strncmp(at, ij_panels[k].name, length)))
-            k++;
-        if (k == IJ_PANELS)
-            ij_die(2, "no panel is called %.*s; see ijepa show --help", (int)length, at);
-        predicts |= ij_panels[k].needs == 3;
-        masked |= ij_panels[k].needs % 2;
-        if (ij_panels[k].needs > 1 && !o->model)
-            ij_die(2, "panel %s needs --model", ij_panels[k].name);
-        const size_t many = !strcmp(ij_panels[k].name, "attention")  ? s->c.num_heads
-                            : !strcmp(ij_panels[k].name, "coverage") ? 2
-                                                                     : 1;
-        if (many > IJ_COLUMNS - s->columns)
-            ij_die(2, "--panels: more than %d panels", (int)IJ_COLUMNS);
-        for (size_t i = 0; i < many; i++) {
-            s->column[s->columns] = k;
-            s->which[s->columns++] = ij_panels[k].which + i;
-        }
+        needs |= ij_show_add(s, at, length, o->model != NULL);
+        at += length;
     }
     if (!s->columns) ij_die(2, "--panels names no panel");
     ij_images data = ij_images_open(o->data ? o->data : "scenes:100", part, &s->c, 1, team);
     s->images = IJ_MIN(images, data.count);
-    s->rgb = ij_alloc(ij_mul(s->images, h * w * 3));
+    s->picture[0] = ij_alloc(ij_mul(s->images, h * w * 3));
     real *pixels = ij_alloc(ij_mul(s->images, 3 * h * w * sizeof *pixels));
     for (size_t i = 0; i < s->images; i++) {
-        ij_images_spread(&data, 0, i, s->images);
-        ij_centre_task(&data, 0);
-        memcpy(s->rgb + i * h * w * 3, data.slot->small, h * w * 3);
+        memcpy(s->picture[0] + i * h * w * 3, ij_images_middle(&data, i, s->images), h * w * 3);
         memcpy(pixels + i * 3 * h * w, data.images, 3 * h * w * sizeof *pixels);
     }
+    s->seen = ij_zeros(2 * s->n * sizeof *s->seen);
     if (o->hole) ij_show_hole(s, o->hole);
-    else if (masked) ij_show_masks(s);
-    if (s->m) ij_show_model(s, pixels, team);
-    if (predicts) ij_show_predicted(s, o, pixels, team);
+    else if (needs & (IJ_NEEDS_MASKS | IJ_NEEDS_PREDICTOR)) ij_show_masks(s);
+    if (o->model) ij_show_model(s, pixels, team);
+    if (needs & IJ_NEEDS_PREDICTOR) ij_show_predicted(s, o, pixels, team);
     if (ij_interrupted) exit(130);
     free(pixels);
     ij_data_close(data.d);
 }
 
-/* Paints a panel of an image at rgb, whose rows are `row` bytes apart. */
+/* Paints a column of an image at rgb, whose rows are `row` bytes apart. */
 static void ij_show_paint(uint8_t *rgb, size_t row, const ij_show *s, size_t image, size_t column,
                           size_t zoom)
 {
-    const size_t h = s->c.crop_size[0], w = s->c.crop_size[1], p = s->c.patch_size;
-    for (size_t y = 0; y < h * zoom; y++)
-        for (size_t x = 0; x < w * zoom; x++) {
-            const ij_point at = { image, y / zoom / p * s->gw + x / zoom / p, y / zoom, x / zoom,
-                                  s->which[column] };
-            memcpy(rgb + y * row + 3 * x, s->rgb + ((image * h + at.y) * w + at.x) * 3, 3);
-            if (at.x / p < s->gw && at.y / p < s->n / s->gw)
-                ij_panels[s->column[column]].panel(rgb + y * row + 3 * x, s, &at);
-        }
+    const ij_panel *panel = s->panel[column];
+    const size_t p = s->c.patch_size, which = s->which[column];
+    const uint8_t *from = s->picture[panel->paint ? 0 : which] + image * s->h * s->w * 3;
+    for (size_t i = 0; i < s->h * zoom * s->w * zoom; i++) {
+        const size_t zy = i / (s->w * zoom), zx = i % (s->w * zoom), y = zy / zoom, x = zx / zoom;
+        const ij_point at = { image, y / p * s->gw + x / p, which };
+        uint8_t *to = rgb + zy * row + 3 * zx;
+        memcpy(to, from + (y * s->w + x) * 3, 3);
+        if (panel->paint && x / p < s->gw && at.patch < s->n) panel->paint(to, s, &at);
+    }
 }
 
 static int ij_show_command(ij_options *o)
@@ -7285,20 +7271,18 @@ static int ij_show_command(ij_options *o)
     ij_show s;
     const char *names = o->model ? "image,context,targets,pca,similarity" : "image,context,targets";
     o->data = o->what;
-    const size_t length = o->out ? strlen(o->out) : 4;
-    if (o->out && (length < 5 ||
-                   (strcmp(o->out + length - 4, ".png") && strcmp(o->out + length - 4, ".ppm"))))
+    if (o->out && !ij_ends_with(o->out, ".png") && !ij_ends_with(o->out, ".ppm"))
         ij_die(2, "--out %s: expected a name that ends in .png or .ppm", o->out);
     if (o->model && (o->configured || o->preset || o->config))
         ij_die(2, "the model has its settings: give --model or settings");
     if (!o->out && !ij_colours())
         ij_die(2, "--out FILE.png (or .ppm) is needed: standard output is no terminal");
     ij_show_open(&s, o, o->panels ? o->panels : names, o->images ? o->images : 4, IJ_WHOLE, &team);
-    const size_t h = s.c.crop_size[0], w = s.c.crop_size[1];
     size_t zoom = 1;
-    while (o->out && (zoom + 1) * IJ_MAX(h, w) <= 160 && s.columns * (zoom + 1) * w < IJ_FIT)
+    while (o->out && (zoom + 1) * IJ_MAX(s.h, s.w) <= 160 &&
+           s.columns * (zoom + 1) * s.w < IJ_FIT)
         zoom++;
-    const size_t cell_h = h * zoom + IJ_GAP, cell_w = w * zoom + IJ_GAP;
+    const size_t cell_h = s.h * zoom + IJ_GAP, cell_w = s.w * zoom + IJ_GAP;
     const size_t height = s.images * cell_h - IJ_GAP, width = s.columns * cell_w - IJ_GAP;
     uint8_t *rgb = ij_alloc(ij_mul(height, 3 * width));
     memset(rgb, 255, height * width * 3);
@@ -7307,7 +7291,7 @@ static int ij_show_command(ij_options *o)
             ij_show_paint(rgb + (b * cell_h * width + k * cell_w) * 3, 3 * width, &s, b, k, zoom);
     ij_show_write(o->out, rgb, height, width);
     for (size_t k = 0; k < s.columns; k++)
-        fprintf(stderr, "%s%s", k ? " | " : "", ij_panels[s.column[k]].name);
+        fprintf(stderr, "%s%s", k ? " | " : "", s.panel[k]->name);
     fprintf(stderr, "\n");
     return 0;
 }
@@ -7359,16 +7343,16 @@ static void ij_html_show(FILE *f, const ij_show *s, const char *names)
     uint8_t *rgb = ij_alloc(h * w * 3);
     fprintf(f, "<div class=wide><table><tr>");
     for (size_t k = 0; k < s->columns; k++)
-        if (strstr(names, ij_panels[s->column[k]].name))
-            fprintf(f, k && s->column[k] == s->column[k - 1] ? "<th>" : "<th>%s",
-                    ij_panels[s->column[k]].name);
+        if (strstr(names, s->panel[k]->name))
+            fprintf(f, k && s->panel[k] == s->panel[k - 1] ? "<th>" : "<th>%s",
+                    s->panel[k]->name);
     for (size_t b = 0; b < s->images; b++) {
         fprintf(f, "<tr>\n");
         for (size_t k = 0; k < s->columns; k++) {
-            if (!strstr(names, ij_panels[s->column[k]].name)) continue;
+            if (!strstr(names, s->panel[k]->name)) continue;
             ij_show_paint(rgb, 3 * w, s, b, k, 1);
             fprintf(f, "<td>");
-            ij_html_png(f, rgb, h, w, ij_panels[s->column[k]].name);
+            ij_html_png(f, rgb, h, w, s->panel[k]->name);
         }
     }
     fprintf(f, "</table></div>\n");
@@ -7588,7 +7572,7 @@ static int ij_report_command(ij_options *o)
                                      ij_images_open(data, test != data ? IJ_WHOLE : IJ_TRAIN_PART,
                                                     &show.c, 1,
                                                     &team) } };
-    ij_neighbours_read(&near, show.m, &team);
+    ij_neighbours_read(&near, &show.m, &team);
     const ij_config *c = &show.c;
     const ij_draft page = ij_draft_open(ij_path(path, o->what, "report.html"));
     f = page.f;
