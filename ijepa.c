@@ -6839,7 +6839,8 @@ struct ij_show {
     ij_config c;
     size_t columns, which[IJ_COLUMNS];
     const ij_panel *panel[IJ_COLUMNS];
-    size_t images, h, w, gw, n, patch;      /* patches in a row, in all; the chosen one */
+    size_t images, h, w, bytes;         /* bytes of an image */
+    size_t gw, n, patch;        /* patches in a row, in all; the chosen one */
     uint8_t *picture[5];        /* [images,h,w,3] the images, and see ij_show_predicted */
     real *tokens, *attention;   /* [images,N,D] [images,heads,N] */
     uint8_t *pca;               /* [images,N,3] */
@@ -6870,13 +6871,13 @@ static void ij_panel_targets(uint8_t rgb[3], const ij_show *s, const ij_point *a
         { 230, 80, 60 }, { 60, 140, 230 }, { 60, 180, 90 }, { 220, 170, 40 }
     };
     const ij_lists *l = &s->masks.target;
-    const int hit = ij_block_with(l, s->images, at->image, at->patch) > 0;
-    for (int c = 0; c < 3; c++) {
-        for (size_t t = 0; t < l->lists / s->images; t++)
-            if (ij_listed(l, t * s->images + at->image, at->patch))
-                rgb[c] = (uint8_t)((rgb[c] + colour[t % 4][c]) / 2);
-        if (!hit) rgb[c] = (uint8_t)(96 + rgb[c] / 8);
+    int hit = 0;
+    for (size_t t = 0; t < l->lists / s->images; t++) {
+        if (!ij_listed(l, t * s->images + at->image, at->patch)) continue;
+        for (int c = 0; c < 3; c++) rgb[c] = (uint8_t)((rgb[c] + colour[t % 4][c]) / 2);
+        hit = 1;
     }
+    for (int c = 0; c < 3 && !hit; c++) rgb[c] = (uint8_t)(96 + rgb[c] / 8);
 }
 
 static void ij_panel_coverage(uint8_t rgb[3], const ij_show *s, const ij_point *at)
@@ -6932,7 +6933,7 @@ static void ij_show_model(ij_show *s, const real *images, const ij_team *team)
     s->tokens = ij_alloc(s->images * n * d * sizeof(real));
     s->pca = ij_alloc(s->images * n * 3);
     real *attention = s->attention = ij_zeros(s->images * heads * n * sizeof(real));
-    for (size_t b = 0; b < s->images; b++, in.x += 3 * s->h * s->w) {
+    for (size_t b = 0; b < s->images; b++, in.x += s->bytes) {
         ij_encoder_pass pass;
         ij_tensor pos;
         ij_arena a = { work.base, work.size, 0 };
@@ -7132,7 +7133,7 @@ static void ij_show_predicted(ij_show *s, const ij_options *o, const real *image
                               const ij_team *team)
 {
     const ij_lists *target = &s->masks.target;
-    const size_t n = s->n, d = ij_target_dim(&s->c), bytes = 3 * s->h * s->w;
+    const size_t n = s->n, d = ij_target_dim(&s->c), all = s->images * s->bytes;
     ij_reference r = { 0 };
     real *mean = ij_alloc(2 * n * d * sizeof *mean), *want = mean + n * d;
     size_t *count = ij_alloc(n * sizeof *count);
@@ -7140,7 +7141,7 @@ static void ij_show_predicted(ij_show *s, const ij_options *o, const real *image
     ij_reference_read(&r, s, o->reference ? o->reference : "scenes:1000", team);
     ij_reference_fit(&r, team);
     for (int k = 1; k < 5; k++)
-        s->picture[k] = memcpy(ij_alloc(s->images * bytes), s->picture[0], s->images * bytes);
+        s->picture[k] = memcpy(ij_alloc(all), s->picture[0], all);
     for (size_t b = 0; b < s->images; b++) {
         ij_reference_targets(want, &r, images, &s->masks, b);
         ij_encode_context(&r.step, team);
@@ -7158,8 +7159,8 @@ static void ij_show_predicted(ij_show *s, const ij_options *o, const real *image
             if (!count[i]) continue;
             for (size_t k = 0; k < d; k++) mean[i * d + k] /= (real)count[i];
             for (int k = 1; k < 3; k++)
-                ij_reference_draw(s->picture[k] + b * bytes, s->picture[k + 2] + b * bytes, &r,
-                                  (k == 1 ? mean : want) + i * d, i);
+                ij_reference_draw(s->picture[k] + b * s->bytes, s->picture[k + 2] + b * s->bytes,
+                                  &r, (k == 1 ? mean : want) + i * d, i);
         }
     }
 }
@@ -7220,7 +7221,9 @@ static void ij_show_open(ij_show *s, const ij_options *o, const char *names, siz
         s->m = ij_trained(o);
         s->c = s->m.config;
     }
-    const size_t h = s->h = s->c.crop_size[0], w = s->w = s->c.crop_size[1];
+    s->h = s->c.crop_size[0];
+    s->w = s->c.crop_size[1];
+    s->bytes = 3 * s->h * s->w;
     s->gw = ij_gw(&s->c);
     s->n = ij_patches(&s->c);
     s->patch = o->patch ? o->patch - 1 : s->n / 2 + s->gw / 2;
@@ -7233,11 +7236,11 @@ static void ij_show_open(ij_show *s, const ij_options *o, const char *names, siz
     if (!s->columns) ij_die(2, "--panels names no panel");
     ij_images data = ij_images_open(o->data ? o->data : "scenes:100", part, &s->c, 1, team);
     s->images = IJ_MIN(images, data.count);
-    s->picture[0] = ij_alloc(ij_mul(s->images, h * w * 3));
-    real *pixels = ij_alloc(ij_mul(s->images, 3 * h * w * sizeof *pixels));
+    s->picture[0] = ij_alloc(ij_mul(s->images, s->bytes));
+    real *pixels = ij_alloc(ij_mul(s->images, s->bytes * sizeof *pixels));
     for (size_t i = 0; i < s->images; i++) {
-        memcpy(s->picture[0] + i * h * w * 3, ij_images_middle(&data, i, s->images), h * w * 3);
-        memcpy(pixels + i * 3 * h * w, data.images, 3 * h * w * sizeof *pixels);
+        memcpy(s->picture[0] + i * s->bytes, ij_images_middle(&data, i, s->images), s->bytes);
+        memcpy(pixels + i * s->bytes, data.images, s->bytes * sizeof *pixels);
     }
     s->seen = ij_zeros(2 * s->n * sizeof *s->seen);
     if (o->hole) ij_show_hole(s, o->hole);
@@ -7255,7 +7258,7 @@ static void ij_show_paint(uint8_t *rgb, size_t row, const ij_show *s, size_t ima
 {
     const ij_panel *panel = s->panel[column];
     const size_t p = s->c.patch_size, which = s->which[column];
-    const uint8_t *from = s->picture[panel->paint ? 0 : which] + image * s->h * s->w * 3;
+    const uint8_t *from = s->picture[panel->paint ? 0 : which] + image * s->bytes;
     for (size_t i = 0; i < s->h * zoom * s->w * zoom; i++) {
         const size_t zy = i / (s->w * zoom), zx = i % (s->w * zoom), y = zy / zoom, x = zx / zoom;
         const ij_point at = { image, y / p * s->gw + x / p, which };
@@ -7307,24 +7310,24 @@ static int ij_predict_command(ij_options *o)
  * One HTML file with everything inline: no script, nothing fetched, light or dark, narrow or
  * printed. Pictures are as small as the images and enlarged by the browser. */
 
-static void ij_html_text(FILE *f, const char *text)
+static void ij_html_text(FILE *f, const char *before, const char *text, const char *after)
 {
+    fputs(before, f);
     for (; *text; text++)
         if (strchr("<>&\"", *text)) fprintf(f, "&#%d;", *text);
         else fputc(*text, f);
+    fputs(after, f);
 }
 
-/* png has two bytes more than n */
+/* A cell of a table. png has two bytes more than n. */
 static void ij_html_data(FILE *f, uint8_t *png, size_t n, const char *what)
 {
     static const char letter[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     png[n] = png[n + 1] = 0;
-    fprintf(f, "<img alt=\"%s\" src=\"data:image/png;base64,", what);
+    fprintf(f, "<td><img alt=\"%s\" src=\"data:image/png;base64,", what);
     for (size_t i = 0; i < n; i += 3) {
         const uint32_t b = (uint32_t)png[i] << 16 | (uint32_t)png[i + 1] << 8 | png[i + 2];
-        fprintf(f, "%c%c%c%c", letter[b >> 18], letter[b >> 12 & 63],
-                i + 1 < n ? letter[b >> 6 & 63] : '=',
-                i + 2 < n ? letter[b & 63] : '=');
+        for (size_t k = 0; k < 4; k++) fputc(i + k > n ? '=' : letter[b >> (18 - 6 * k) & 63], f);
     }
     fprintf(f, "\">");
 }
@@ -7339,20 +7342,17 @@ static void ij_html_png(FILE *f, const uint8_t *rgb, size_t h, size_t w, const c
 /* Those panels of a show that are in `names`, as a table. */
 static void ij_html_show(FILE *f, const ij_show *s, const char *names)
 {
-    const size_t h = s->c.crop_size[0], w = s->c.crop_size[1];
-    uint8_t *rgb = ij_alloc(h * w * 3);
+    uint8_t *rgb = ij_alloc(s->bytes);
     fprintf(f, "<div class=wide><table><tr>");
     for (size_t k = 0; k < s->columns; k++)
         if (strstr(names, s->panel[k]->name))
-            fprintf(f, k && s->panel[k] == s->panel[k - 1] ? "<th>" : "<th>%s",
-                    s->panel[k]->name);
+            fprintf(f, "<th>%s", k && s->panel[k] == s->panel[k - 1] ? "" : s->panel[k]->name);
     for (size_t b = 0; b < s->images; b++) {
         fprintf(f, "<tr>\n");
         for (size_t k = 0; k < s->columns; k++) {
             if (!strstr(names, s->panel[k]->name)) continue;
-            ij_show_paint(rgb, 3 * w, s, b, k, 1);
-            fprintf(f, "<td>");
-            ij_html_png(f, rgb, h, w, s->panel[k]->name);
+            ij_show_paint(rgb, 3 * s->w, s, b, k, 1);
+            ij_html_png(f, rgb, s->h, s->w, s->panel[k]->name);
         }
     }
     fprintf(f, "</table></div>\n");
@@ -7364,36 +7364,30 @@ static void ij_html_curve(FILE *f, const char *folder, const char *file, const c
                           const char *title)
 {
     enum { POINTS = 300 };
-    double y[POINTS] = { 0 }, low = HUGE_VAL, high = -HUGE_VAL, ends[2] = { 0, 0 };
-    size_t count[POINTS] = { 0 }, lines, seen = 0;
+    double y[POINTS], low = HUGE_VAL, high = -HUGE_VAL;
+    size_t lines, n = 0;
     double *v = ij_csv(&lines, folder, file, name);
-    for (size_t i = 0; i < lines; i++) {
-        const size_t k = lines > POINTS ? i * POINTS / lines : i;
-        if (!isfinite(v[i])) continue;
-        y[k] += v[i];
-        count[k]++;
-        if (!seen++) ends[0] = v[i];
-        ends[1] = v[i];
-    }
-    free(v);
-    const size_t points = IJ_MIN(lines, POINTS);
-    for (size_t k = 0; k < points; k++) if (count[k]) {
-        y[k] /= (double)count[k];
+    for (size_t i = 0; i < lines; i++)
+        if (isfinite(v[i])) v[n++] = v[i];
+    if (!n) return;
+    const size_t points = IJ_MIN(n, POINTS);
+    for (size_t k = 0, i = 0; k < points; k++) {
+        const size_t first = i;
+        for (y[k] = 0; i * points / n == k; i++) y[k] += v[i];
+        y[k] /= (double)(i - first);
         low = IJ_MIN(low, y[k]);
         high = IJ_MAX(high, y[k]);
     }
-    if (!(low <= high)) return;
-    fprintf(f,
-            "<figure><svg viewBox=\"0 0 320 120\" role=img aria-label=\"%s\"><polyline points=\"",
+    fprintf(f, "<figure><svg viewBox=\"0 0 320 120\" role=img aria-label=\"%s\"><polyline points=\"",
             title);
-    for (size_t k = 0; k < points; k++)
-        if (count[k])
-            fprintf(f, "%.1f,%.1f ", 4 + 312.0 * (double)k / (double)IJ_MAX(points - 1, 1),
-                    114 - 106 * (high > low ? (y[k] - low) / (high - low) : 0.5));
-    fprintf(f,
-            "\"/></svg><figcaption>%s: from %.4g to %.4g (axis %.3g to "
-            "%.3g)</figcaption></figure>\n", title, ends[0], ends[1], low,
-            high);
+    for (size_t k = 0; k < points; k++) {
+        const double x = (double)k / (double)IJ_MAX(points - 1, 1);
+        const double share = high > low ? (y[k] - low) / (high - low) : 0.5;
+        fprintf(f, "%.1f,%.1f ", 4 + 312.0 * x, 114 - 106 * share);
+    }
+    fprintf(f, "\"/></svg><figcaption>%s: from %.4g to %.4g (axis %.3g to %.3g)</figcaption></figure>\n",
+            title, v[0], v[n - 1], low, high);
+    free(v);
 }
 
 static void ij_html_file(FILE *f, const char *folder, const char *name, const char *before)
@@ -7403,46 +7397,46 @@ static void ij_html_file(FILE *f, const char *folder, const char *name, const ch
     FILE *in = fopen(ij_path(path, folder, name), "rb");
     if (!in) return;
     uint8_t *png = ij_alloc((size_t)MOST + 2);
-    fprintf(f, "<tr><th>%s<td>", before);
+    fprintf(f, "<tr><th>%s", before);
     ij_html_data(f, png, fread(png, 1, MOST, in), name);
     fclose(in);
     free(png);
 }
 
-/* The last verdict of health.csv; or the pictures that training left at eight of its lines. */
-static void ij_html_health(FILE *f, const char *folder, int pictures)
+/* The last verdict of health.csv. */
+static void ij_html_verdict(FILE *f, const char *folder)
+{
+    char path[1100], line[512], last[512] = "";
+    size_t lines = 0;
+    FILE *csv = fopen(ij_path(path, folder, "health.csv"), "r");
+    if (!csv) return;
+    for (; fgets(line, sizeof line, csv) && strchr(line, '\n'); lines++) strcpy(last, line);
+    fclose(csv);
+    last[strcspn(last, "\n")] = 0;
+    const char *verdict = strrchr(last, ',');
+    if (lines > 1 && verdict)
+        ij_html_text(f, "<p class=verdict>Is it learning? <strong>", verdict + 1,
+                     "</strong></p>\n");
+}
+
+/* The pictures that training left at eight lines of health.csv. */
+static void ij_html_strips(FILE *f, const char *folder)
 {
     enum { SHOWN = 8 };
-    char path[1100], line[512], last[512] = "", name[40];
-    size_t lines = 0, shown = 0;
-    FILE *csv = fopen(ij_path(path, folder, "health.csv"), "r");
-    while (csv && fgets(line, sizeof line, csv) && strchr(line, '\n')) {
-        lines++;
-        strcpy(last, line);
+    char name[40], at[24];
+    size_t lines;
+    double *step = ij_csv(&lines, folder, "health.csv", "step");
+    if (!step) return;
+    const size_t last = IJ_MIN(lines, SHOWN) - 1;
+    fprintf(f, "<table class=strips>");
+    ij_html_file(f, folder, "pca_images.png", "");
+    for (size_t k = 0; k <= last; k++) {
+        snprintf(at, sizeof at, "%.0f", step[k * (lines - 1) / IJ_MAX(last, 1)]);
+        snprintf(name, sizeof name, "pca_%s.png", at);
+        ij_html_file(f, folder, name, at);
     }
-    const char *verdict = strrchr(last, ',');
-    last[strcspn(last, "\n")] = 0;
-    if (!pictures && lines > 1 && verdict && verdict[1] > '9') {
-        fprintf(f, "<p class=verdict>Is it learning? <strong>");
-        ij_html_text(f, verdict + 1);
-        fprintf(f, "</strong></p>\n");
-    }
-    if (csv && pictures) {
-        const size_t span = IJ_MIN(lines - 1, SHOWN) - 1;
-        rewind(csv);
-        fgets(line, sizeof line, csv);
-        fprintf(f, "<table class=strips>");
-        ij_html_file(f, folder, "pca_images.png", "");
-        for (size_t i = 0; i + 1 < lines && fgets(line, sizeof line, csv); i++) {
-            if (i != shown * (lines - 2) / IJ_MAX(span, 1)) continue;
-            line[strcspn(line, ",")] = 0;
-            snprintf(name, sizeof name, "pca_%.20s.png", line);
-            ij_html_file(f, folder, name, line);
-            shown++;
-        }
-        fprintf(f, "</table>\n");
-    }
-    if (csv) fclose(csv);
+    fprintf(f, "</table>\n");
+    free(step);
 }
 
 /* probe.csv as a table. */
@@ -7451,55 +7445,51 @@ static void ij_html_scores(FILE *f, const char *folder)
     char path[1100], line[512];
     FILE *csv = fopen(ij_path(path, folder, "probe.csv"), "r");
     if (!csv) {
-        fprintf(f, "<p>No probe.csv: <code>ijepa probe --model DIR --out DIR/probe.csv</code> "
-                   "writes it.</p>\n");
+        fprintf(f, "<p>No probe.csv: <code>ijepa probe --model DIR --out DIR/probe.csv</code> writes "
+                   "it.</p>\n");
         return;
     }
     fprintf(f, "<div class=wide><table class=numbers>");
     while (fgets(line, sizeof line, csv)) {
         fprintf(f, "<tr>");
-        for (const char *cell = strtok(line, ",\r\n"); cell; cell = strtok(NULL, ",\r\n")) {
-            fprintf(f, "<td>");
-            ij_html_text(f, cell);
-        }
+        for (const char *cell = strtok(line, ",\r\n"); cell; cell = strtok(NULL, ",\r\n"))
+            ij_html_text(f, "<td>", cell, "");
     }
     fprintf(f, "</table></div>\n");
     fclose(csv);
 }
 
-/* A few images, and the nearest of the training part by cosine of pooled features. */
+/* Images of a set, with their pooled features. */
+typedef struct { ij_images images; ij_features x; } ij_gallery;
 enum { IJ_ASKS = 5, IJ_NEAR = 6, IJ_ANSWERS = 1000 };
-/* what asks, what answers */
-typedef struct { ij_images part[2]; ij_features x[2]; } ij_neighbours;
 
-static void ij_neighbours_read(ij_neighbours *n, const ij_model *m, const ij_team *team)
+static ij_gallery ij_gallery_read(const char *path, int part, const ij_model *m, size_t most,
+                                  const ij_team *team)
 {
     const ij_model *const model[2] = { m, NULL };
-    for (int k = 0; k < 2; k++)
-        n->x[k] = ij_features_from(&n->part[k], model, 0, k ? IJ_ANSWERS : IJ_ASKS, 0, team);
+    ij_gallery g = { .images = ij_images_open(path, part, &m->config, 1, team) };
+    g.x = ij_features_from(&g.images, model, 0, most, 0, team);
     if (ij_interrupted) exit(130);
+    return g;
 }
 
-static void ij_html_neighbours(FILE *f, ij_neighbours *n)
+/* Each image that asks, and the nearest of the bank by cosine of features. */
+static void ij_html_neighbours(FILE *f, ij_gallery *ask, ij_gallery *bank)
 {
-    const size_t h = n->part[0].c.crop_size[0], w = n->part[0].c.crop_size[1], d = n->x[0].width[0],
-                 bank = n->x[1].n;
-    double *cosine = ij_alloc(bank * sizeof *cosine);
+    const size_t *side = ask->images.c.crop_size, d = ask->x.width[0], n = bank->x.n;
+    double *cosine = ij_alloc(n * sizeof *cosine);
     fprintf(f, "<div class=wide><table><tr><th>image<th colspan=%d>nearest training images\n",
             (int)IJ_NEAR);
-    for (size_t i = 0; i < n->x[0].n; i++) {
-        for (size_t b = 0; b < bank; b++)
-            cosine[b] = ij_alike(n->x[0].x[0] + i * d, n->x[1].x[0] + b * d, d);
+    for (size_t i = 0; i < ask->x.n; i++) {
+        const real *x = ask->x.x[0] + i * d;
+        for (size_t b = 0; b < n; b++) cosine[b] = ij_alike(x, bank->x.x[0] + b * d, d);
         fprintf(f, "<tr>");
-        for (size_t k = 0; k <= IJ_NEAR && k <= bank; k++) {
+        ij_html_png(f, ij_images_middle(&ask->images, i, ask->x.n), side[0], side[1], "image");
+        for (size_t k = 0; k < IJ_NEAR && k < n; k++) {
             size_t best = 0;
-            for (size_t b = 1; k && b < bank; b++) best = cosine[b] > cosine[best] ? b : best;
-            if (k) cosine[best] = -HUGE_VAL;
-            ij_images *s = &n->part[k > 0];
-            ij_images_spread(s, 0, k ? best : i, k ? bank : n->x[0].n);
-            ij_centre_task(s, 0);
-            fprintf(f, "<td>");
-            ij_html_png(f, s->slot->small, h, w, k ? "neighbour" : "image");
+            for (size_t b = 1; b < n; b++) best = cosine[b] > cosine[best] ? b : best;
+            cosine[best] = -HUGE_VAL;
+            ij_html_png(f, ij_images_middle(&bank->images, best, n), side[0], side[1], "neighbour");
         }
     }
     fprintf(f, "</table></div>\n");
@@ -7508,24 +7498,32 @@ static void ij_html_neighbours(FILE *f, ij_neighbours *n)
 
 static void ij_html_begin(FILE *f, const char *what)
 {
-    fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8>"
-               "<meta name=viewport content=\"width=device-width\"><title>I-JEPA: ");
-    ij_html_text(f, what);
-    fprintf(f,
-            "</title><style>"
-            ":root{color-scheme:light dark}"
-            "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem}"
-            "img{width:5.5rem;image-rendering:pixelated;display:block}table{border-spacing:.25rem}"
-            "th{font-weight:500;text-align:left}.wide{overflow-x:auto}.numbers td{padding:0 1rem 0 "
-            "0}"
-            ".strips img{width:min(34rem,78vw)}.verdict{border-left:.3rem solid "
-            "#c33;padding-left:.6rem}"
-            "figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}svg{border:1px "
-            "solid #8888}"
-            "polyline{fill:none;stroke:#c33;stroke-width:1.5}figcaption,small{font-size:.85rem}"
-            "pre{white-space:pre-wrap;overflow-wrap:anywhere}@media "
-            "print{figure,tr{break-inside:avoid}}"
-            "</style>\n");
+    ij_html_text(f, "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content=\"width=device-width\"><title>I-JEPA: ", what,
+        "</title><style>"
+        ":root{color-scheme:light dark}"
+        "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem}"
+        "img{width:5.5rem;image-rendering:pixelated;display:block}table{border-spacing:.25rem}"
+        "th{font-weight:500;text-align:left}.wide{overflow-x:auto}.numbers td{padding:0 1rem 0 0}"
+        ".strips img{width:min(34rem,78vw)}.verdict{border-left:.3rem solid #c33;padding-left:.6rem}"
+        "figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}svg{border:1px solid #8888}"
+        "polyline{fill:none;stroke:#c33;stroke-width:1.5}figcaption,small{font-size:.85rem}"
+        "pre{white-space:pre-wrap;overflow-wrap:anywhere}@media print{figure,tr{break-inside:avoid}}"
+        "</style>\n");
+}
+
+/* The command that trains this model again. */
+static void ij_html_again(FILE *f, const ij_config *c, const char *data, const char *test)
+{
+    char text[IJ_TEXT];
+    ij_html_text(f, "<h2>Again</h2><pre>ijepa train --data '", data, "'");
+    if (*test) ij_html_text(f, " --test '", test, "'");
+    for (size_t i = 0; i < IJ_SETTINGS; i++) {
+        ij_config_text(text, c, i);
+        if (strcmp(ij_config_name(i), "ipe")) fprintf(f, " --%s %s", ij_config_name(i), text);
+    }
+    fprintf(f, " --out again</pre><p><small>The same numbers to the last digit, on the same "
+               "kind of machine.</small></p></html>\n");
 }
 
 static int ij_report_command(ij_options *o)
@@ -7533,27 +7531,27 @@ static int ij_report_command(ij_options *o)
     static const char *const objective[] = {
         ("I-JEPA hides parts of an image and predicts, from the rest, not their pixels but what a "
          "slowly following copy of the encoder makes of them (Assran et al., CVPR 2023)."),
-        "A generative model: it hides parts of an image and predicts their pixels (figure 2b of "
-        "the paper).",
-        "A joint embedding: two views of an image are to have one representation (figure 2a of the "
-        "paper)."
+        ("A generative model: it hides parts of an image and predicts their pixels (figure 2b of "
+         "the paper)."),
+        ("A joint embedding: two views of an image are to have one representation (figure 2a of the "
+         "paper)."),
     };
-    static const char *const curve[][3] = { { "log.csv", "loss", "loss" },
-                                            { "log.csv", "lr", "learning rate" },
-                                            { "log.csv", "ema", "EMA momentum" },
-                                            { "health.csv", "skill", "skill" },
-                                            { "health.csv", "position", "position share" },
-                                            { "health.csv", "rank", "effective rank" },
-                                            { "health.csv", "cosine", "cosine between images" } };
-    char path[1100], text[IJ_TEXT], trained[2][1100] = { "", "" };
+    static const char *const curve[][3] = {
+        { "log.csv", "loss", "loss" }, { "log.csv", "lr", "learning rate" },
+        { "log.csv", "ema", "EMA momentum" }, { "health.csv", "skill", "skill" },
+        { "health.csv", "position", "position share" }, { "health.csv", "rank", "effective rank" },
+        { "health.csv", "cosine", "cosine between images" },
+    };
+    char path[1100], trained[2][1100] = { "", "" };
     const ij_team team = ij_team_start(o->threads);
     if (!o->what) ij_die(2, "report needs the folder of a run");
     FILE *f = fopen(ij_path(path, o->what, "data.txt"), "r");
-    for (int k = 0; f && k < 2 && fgets(trained[k], 1100, f); k++)
+    for (int k = 0; f && k < 2 && fgets(trained[k], sizeof trained[k], f); k++)
         trained[k][strcspn(trained[k], "\n")] = 0;
     if (f) fclose(f);
     const char *data = *trained[0] ? trained[0] : "scenes", *test = *trained[1] ? trained[1] : data;
     if (o->data) data = test = o->data;
+    const int apart = test != data, part = apart ? IJ_WHOLE : IJ_TEST_PART;
     ij_config known;
     ij_file model = ij_open_model(o->what, &known);
     const int predicts = ij_predicts_patches(&known, &model);
@@ -7562,97 +7560,63 @@ static int ij_report_command(ij_options *o)
     o->data = test;
     o->reference = data;
     ij_show show;
-    const int part = test != data ? IJ_WHOLE : IJ_TEST_PART;
-    ij_show_open(&show, o,
-                 predicts ? "image,context,targets,coverage,pca,similarity,attention,montage,"
-                            "nearest,sketch,traced"
-                          : "image,context,targets,coverage,pca,similarity,attention", 6, part,
-                 &team);
-    ij_neighbours near = { .part = { ij_images_open(test, part, &show.c, 1, &team),
-                                     ij_images_open(data, test != data ? IJ_WHOLE : IJ_TRAIN_PART,
-                                                    &show.c, 1,
-                                                    &team) } };
-    ij_neighbours_read(&near, &show.m, &team);
-    const ij_config *c = &show.c;
+    const char *panels = "image,context,targets,coverage,pca,similarity,attention,montage,nearest,"
+                         "sketch,traced";
+    if (!predicts) panels = "image,context,targets,coverage,pca,similarity,attention";
+    ij_show_open(&show, o, panels, 6, part, &team);
+    ij_gallery ask = ij_gallery_read(test, part, &show.m, IJ_ASKS, &team);
+    ij_gallery bank = ij_gallery_read(data, apart ? IJ_WHOLE : IJ_TRAIN_PART, &show.m, IJ_ANSWERS,
+                                      &team);
     const ij_draft page = ij_draft_open(ij_path(path, o->what, "report.html"));
     f = page.f;
     ij_html_begin(f, o->what);
-    fprintf(f,
-            "<h1>What this I-JEPA learned</h1>\n<p>%zu blocks of width %zu, patches of %zu pixels, "
-            "on <code>", c->depth, c->embed_dim,
-            c->patch_size);
-    ij_html_text(f, *trained[0] ? trained[0] : "images that are not on record");
-    fprintf(f, "</code>");
-    if (data != trained[0]) {
-        fprintf(f, ", shown on <code>");
-        ij_html_text(f, data);
-        fprintf(f, "</code>");
-    }
-    fprintf(f, ". %s</p>\n", objective[c->objective]);
-    ij_html_health(f, o->what, 0);
+    fprintf(f, "<h1>What this I-JEPA learned</h1>\n<p>%zu blocks of width %zu, patches of %zu "
+               "pixels, on ", show.c.depth, show.c.embed_dim, show.c.patch_size);
+    ij_html_text(f, "<code>", *trained[0] ? trained[0] : "images that are not on record", "</code>");
+    if (data != trained[0]) ij_html_text(f, ", shown on <code>", data, "</code>");
+    fprintf(f, ". %s</p>\n", objective[show.c.objective]);
+    ij_html_verdict(f, o->what);
     fprintf(f, "<h2>Scores</h2><p>How well do frozen features tell the labels, which training "
-               "never saw? k-NN asks "
-               "the 20 nearest training images; linear is ridge regression. An encoder with random "
-               "weights and the "
-               "raw pixels are what must be beaten.</p>\n");
+               "never saw? k-NN asks the 20 nearest training images; linear is ridge "
+               "regression. An encoder with random weights and the raw pixels are what must be "
+               "beaten.</p>\n");
     ij_html_scores(f, o->what);
     fprintf(f, "<h2>The run</h2>");
     for (size_t i = 0; i < sizeof curve / sizeof *curve; i++)
         ij_html_curve(f, o->what, curve[i][0], curve[i][1], curve[i][2]);
-    fprintf(f, "<p>The loss alone says little: its target moves. <em>Skill</em> holds it against "
-               "the best guess that "
-               "knows only where a patch lies; at 0 nothing else was learnt. <em>Position "
-               "share</em> is how much of "
-               "the targets is position. <em>Effective rank</em> counts the dimensions that the "
-               "features use, "
-               "<em>cosine</em> compares those of different images: near 1, both, all images look "
-               "alike, which is "
-               "collapse.</p>\n<h3>Features over the run</h3><p>The three main components of the "
-               "patch features of "
-               "these images as red, green and blue, after so many updates; the first row are the "
-               "first weights. Each "
-               "row has its own components, so look for shapes, not for colours that stay.</p>\n");
-    ij_html_health(f, o->what, 1);
+    fprintf(f, "<p>The loss alone says little: its target moves. <em>Skill</em> holds it "
+               "against the best guess that knows only where a patch lies; at 0 nothing else "
+               "was learnt. <em>Position share</em> is how much of the targets is position. "
+               "<em>Effective rank</em> counts the dimensions that the features use, "
+               "<em>cosine</em> compares those of different images: near 1, both, all images "
+               "look alike, which is collapse.</p>\n<h3>Features over the run</h3><p>The three "
+               "main components of the patch features of these images as red, green and blue, "
+               "after so many updates; the first row are the first weights. Each row has its "
+               "own components, so look for shapes, not for colours that stay.</p>\n");
+    ij_html_strips(f, o->what);
     fprintf(f, "<h2>What is hidden</h2><p>Section 3, figure 4: the context is what the encoder "
-               "sees; target blocks, one "
-               "colour each, are what is to be predicted and are cut out of the context. Coverage: "
-               "how often a patch is "
-               "context (first) or target (second), over many draws.</p>\n");
+               "sees; target blocks, one colour each, are what is to be predicted and are cut "
+               "out of the context. Coverage: how often a patch is context (first) or target "
+               "(second), over many draws.</p>\n");
     ij_html_show(f, &show, "image,context,targets,coverage");
-    fprintf(f, "<h2>What the features see</h2><p>The three main components of the patch features "
-               "as red, green and blue: "
-               "patches of one colour are alike to the encoder, in all images. Similarity: cosine "
-               "to the white patch. "
-               "Attention: where each head of the last block looks.</p>\n");
+    fprintf(f, "<h2>What the features see</h2><p>The three main components of the patch "
+               "features as red, green and blue: patches of one colour are alike to the "
+               "encoder, in all images. Similarity: cosine to the white patch. Attention: "
+               "where each head of the last block looks.</p>\n");
     ij_html_show(f, &show, "image,pca,similarity,attention");
     if (predicts) {
         fprintf(f, "<h2>What it predicts</h2><p>Section 7, figure 6, without a second network. "
-                   "<em>montage</em>: each "
-                   "hidden patch is filled with the training patch whose target is nearest to the "
-                   "prediction; "
-                   "<em>nearest</em>: nearest to the true target, as good as it gets. "
-                   "<em>sketch</em>: pixels by ridge "
-                   "regression from the prediction; <em>traced</em>: from the true target. What a "
-                   "prediction leaves "
-                   "open, the sketch blurs.</p>\n");
+                   "<em>montage</em>: each hidden patch is filled with the training patch "
+                   "whose target is nearest to the prediction; <em>nearest</em>: nearest to "
+                   "the true target, as good as it gets. <em>sketch</em>: pixels by ridge "
+                   "regression from the prediction; <em>traced</em>: from the true target. "
+                   "What a prediction leaves open, the sketch blurs.</p>\n");
         ij_html_show(f, &show, "image,context,montage,nearest,sketch,traced");
     }
-    fprintf(f, "<h2>Nearest neighbours</h2><p>By cosine of the mean feature: do neighbours share "
-               "what matters, or only "
-               "their colours?</p>\n");
-    ij_html_neighbours(f, &near);
-    fprintf(f, "<h2>Again</h2><pre>ijepa train --data '");
-    ij_html_text(f, *trained[0] ? trained[0] : "PATH");
-    if (*trained[1]) fprintf(f, "' --test '");
-    ij_html_text(f, trained[1]);
-    fprintf(f, "'");
-    for (size_t i = 0; i < IJ_SETTINGS; i++) {
-        ij_config_text(text, c, i);
-        if (strcmp(ij_config_name(i), "ipe")) fprintf(f, " --%s %s", ij_config_name(i), text);
-    }
-    fprintf(f, " --out again</pre><p><small>The same numbers to the last digit, on the same kind "
-               "of machine."
-               "</small></p></html>\n");
+    fprintf(f, "<h2>Nearest neighbours</h2><p>By cosine of the mean feature: do neighbours "
+               "share what matters, or only their colours?</p>\n");
+    ij_html_neighbours(f, &ask, &bank);
+    ij_html_again(f, &show.c, *trained[0] ? trained[0] : "PATH", trained[1]);
     ij_draft_close(&page);
     fprintf(stderr, "%s\n", path);
     return 0;
@@ -7663,47 +7627,41 @@ static int ij_report_command(ij_options *o)
 static int ij_masks_command(ij_options *o)
 {
     ij_error why;
+    ij_rng rng;
     char mode[IJ_TEXT];
-    ij_config c = o->c;
-    const size_t show = o->images ? o->images : 4;
-    ij_model m = ij_model_for(&c, IJ_TRAIN);
-    const size_t gh = ij_gh(&c), gw = ij_gw(&c);
-    double context = 0, target = 0;
-    size_t lists[2] = { 0, 0 }, shown = 0;
-    const uint64_t draws = IJ_MAX(100, (show + c.batch_size - 1) / c.batch_size);
-    size_t *seen = ij_zeros(gh * gw * sizeof *seen);
-    printf("c context   1..%zu target block   . neither\n\n", c.num_pred_masks);
-    for (uint64_t step = 0; step < draws; step++) {
-        ij_must(ij_masks_draw(&m.masks, &c, &m.mask_rng, step, c.batch_size, &why), &why);
-        const ij_lists *l[2] = { &m.masks.context, &m.masks.target };
-        for (size_t b = 0; b < c.batch_size && shown < show; b++, shown++)
+    const ij_config *c = &o->c;
+    ij_masks masks = ij_masks_for(c);
+    const ij_lists *context = &masks.context, *target = &masks.target;
+    const size_t gh = ij_gh(c), gw = ij_gw(c), batch = c->batch_size, show = o->images ? o->images : 4;
+    const size_t draws = IJ_MAX(100, (show + batch - 1) / batch);
+    size_t *seen = ij_zeros(gh * sizeof *seen);         /* tokens of contexts in a row */
+    double contexts = 0, tokens = 0, targets = 0;
+    ij_rng_seed(&rng, c->seed);
+    printf("c context   1..%zu target block   . neither\n\n", c->num_pred_masks);
+    for (size_t draw = 0; draw < draws; draw++) {
+        ij_must(ij_masks_draw(&masks, c, &rng, draw, batch, &why), &why);
+        for (size_t b = 0; b < batch && draw * batch + b < show; b++) {
             for (size_t n = 0; n < gh * gw; n++) {
-                char mark = '.';
-                for (size_t k = 0; k < 2; k++)
-                    for (size_t i = b; i < l[k]->lists; i += c.batch_size)
-                        if (ij_listed(l[k], i, n))
-                            mark = (char)(k ? '1' + (int)(i / c.batch_size % 9) : 'c');
-                printf("%c%s", mark, n % gw == gw - 1 ? n == gh * gw - 1 ? "\n\n" : "\n" : " ");
+                const size_t block = ij_block_with(target, batch, b, n);
+                char mark = ij_block_with(context, batch, b, n) ? 'c' : '.';
+                if (block) mark = (char)('1' + (block - 1) % 9);
+                printf("%c%c", mark, (n + 1) % gw ? ' ' : '\n');
             }
-        for (size_t k = 0; k < 2; k++)
-            for (size_t i = 0; i < l[k]->lists; i++, lists[k]++) {
-                *(k ? &target : &context) += (double)l[k]->length[i];
-                for (size_t j = 0; !k && j < l[k]->length[i]; j++)
-                    seen[l[k]->index[i * l[k]->stride + j]]++;
-            }
+            printf("\n");
+        }
+        for (size_t i = 0; i < target->lists; i++)
+            targets += (double)target->length[i];
+        for (size_t i = 0; i < context->lists; i++, contexts++)
+            for (size_t j = 0; j < context->length[i]; j++, tokens++)
+                seen[context->index[i * context->stride + j] / gw]++;
     }
     for (size_t i = 0; i < IJ_SETTINGS; i++)
-        if (!strcmp(ij_config_name(i), "mask_mode")) ij_config_text(mode, &c, i);
+        if (!strcmp(ij_config_name(i), "mask_mode")) ij_config_text(mode, c, i);
     printf("%zux%zu patches, %s mode, %zu draws of %zu images: context %.1f tokens, target block "
-           "%.1f\n",
-           gh, gw, mode, (size_t)draws, c.batch_size, context / (double)lists[0],
-           target / (double)lists[1]);
+           "%.1f\n", gh, gw, mode, draws, batch, tokens / contexts,
+           targets / (double)(draws * target->lists));
     printf("share of contexts that see a row, from the top:");
-    for (size_t r = 0; r < gh; r++) {
-        double sum = 0;
-        for (size_t k = 0; k < gw; k++) sum += (double)seen[r * gw + k];
-        printf(" %.2f", sum / (double)gw / (double)lists[0]);
-    }
+    for (size_t r = 0; r < gh; r++) printf(" %.2f", (double)seen[r] / (double)gw / contexts);
     printf("\n");
     return 0;
 }
@@ -7712,22 +7670,22 @@ static int ij_render(ij_options *o)
 {
     ij_error why;
     const size_t side = o->c.crop_size[0], images = o->images ? o->images : 36;
-    char path[1100], labels_path[1100], name[80];
+    char path[1100], name[80];
     if (!o->out) ij_die(2, "render needs --out DIR");
     if (side > 4096 || !side) ij_die(2, "crop_size must be 1..4096 here");
     ij_must(ij_make_folder(o->out, &why), &why);
     uint8_t *rgb = ij_alloc(side * side * 3);
-    FILE *labels = ij_open_or_die(ij_path(labels_path, o->out, "labels.csv"), "w");
-    fprintf(labels, "file,count,dist,kind\n");
+    const ij_draft labels = ij_draft_open(ij_path(path, o->out, "labels.csv"));
+    fprintf(labels.f, "file,count,dist,kind\n");
     for (size_t i = 0; i < images && !ij_interrupted; i++) {
         int label[IJ_SCENE_TASKS];
         ij_scene(rgb, side, o->c.seed, i, label);
-        snprintf(name, sizeof name, "scene_%06lu.ppm", i);
+        snprintf(name, sizeof name, "scene_%06zu.ppm", i);
         ij_show_write(ij_path(path, o->out, name), rgb, side, side);
-        fprintf(labels, "%s,%d,%d,%d\n", name, label[IJ_SCENE_COUNT], label[IJ_SCENE_DIST],
+        fprintf(labels.f, "%s,%d,%d,%d\n", name, label[IJ_SCENE_COUNT], label[IJ_SCENE_DIST],
                 label[IJ_SCENE_KIND]);
     }
-    ij_close_or_die(labels, labels_path);
+    ij_draft_close(&labels);
     return ij_interrupted ? 130 : 0;
 }
 
@@ -7771,11 +7729,6 @@ static int ij_info(ij_options *o)
 
 /* ---- bench ---- */
 
-static int ij_by_size(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 /* GFLOP/s of one core's multiply-adds just now: the tile kernel on data that stays in the
  * first-level cache, 20 ms. */
@@ -7793,8 +7746,13 @@ static double ij_peak_rate(void)
 
 static double ij_median(double *t, size_t n)
 {
-    qsort(t, n, sizeof *t, ij_by_size);
-    return n % 2 ? t[n / 2] : (t[n / 2 - 1] + t[n / 2]) / 2;
+    for (size_t i = 1; i < n; i++)
+        for (size_t k = i; k && t[k] < t[k - 1]; k--) {
+            const double x = t[k];
+            t[k] = t[k - 1];
+            t[k - 1] = x;
+        }
+    return (t[n / 2] + t[(n - 1) / 2]) / 2;
 }
 
 /* Repetitions of one measurement: a core's speed changes from second to second where others
