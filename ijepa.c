@@ -7729,18 +7729,15 @@ static int ij_info(ij_options *o)
 
 /* ---- bench ---- */
 
-
 /* GFLOP/s of one core's multiply-adds just now: the tile kernel on data that stays in the
  * first-level cache, 20 ms. */
 static double ij_peak_rate(void)
 {
     static real a[IJ_MR * IJ_KC], b[IJ_NR * IJ_KC], c[IJ_MR * IJ_NR];
     const double start = ij_seconds();
-    double tiles = 0, time;
-    do {
+    double tiles = 0, time = 0;
+    for (; time < 0.02; time = ij_seconds() - start, tiles += 100)
         for (int k = 0; k < 100; k++) ij_tile(IJ_KC, a, 1, IJ_MR, b, c, IJ_NR, c, IJ_NR);
-        tiles += 100;
-    } while ((time = ij_seconds() - start) < 0.02);
     return 2.0 * IJ_MR * IJ_NR * IJ_KC * tiles / time / 1e9;
 }
 
@@ -7755,148 +7752,136 @@ static double ij_median(double *t, size_t n)
     return (t[n / 2] + t[(n - 1) / 2]) / 2;
 }
 
-/* Repetitions of one measurement: a core's speed changes from second to second where others
- * share it, so its peak is taken beside each. */
+/* One measurement, of the first that is set: a product, encoding, a training step. A core's speed
+ * changes from second to second where others share it, so its peak is taken beside each lap. */
 typedef struct {
     const ij_options *o;
-    size_t repeat, done;
-    double *time, *peak, start, first;
-} ij_stopwatch;
-
-static void ij_lap_start(ij_stopwatch *w)
-{
-    w->peak[w->done] = ij_peak_rate(), w->start = ij_seconds();
-}
-static void ij_lap_end(ij_stopwatch *w) { w->time[w->done++] = ij_seconds() - w->start; }
-
-/* Medians: milliseconds, images a second, share of the peak of all threads' cores, as a line or
- * as JSON. */
-static void ij_bench_print(ij_stopwatch *w, const char *what, double flops, double images)
-{
-    const ij_options *o = w->o;
-    const double peak = ij_median(w->peak, w->done), seconds = ij_median(w->time, w->done);
-    const double rate = flops / seconds / 1e9, share = rate / peak / (double)o->threads,
-                 mib = ij_peak_mib();
-    /* what the first step took beyond a step */
-    const double startup = w->first > seconds ? w->first - seconds : 0;
-    if (o->json)
-        printf("{\"what\": \"%s\", \"threads\": %zu, \"ms\": %.3f, \"img_per_s\": %.2f, "
-               "\"gflop_per_img\": %.4f, "
-               "\"gflops\": %.1f, \"peak_gflops\": %.1f, \"share_of_peak\": %.3f, \"startup_ms\": "
-               "%.1f, \"peak_mib\": %.0f}\n",
-               what, o->threads, 1000 * seconds, images / seconds, flops / images / 1e9, rate, peak,
-               share, 1000 * startup,
-               mib);
-    else
-        printf("%-28s %9.2f ms %10.1f /s %8.1f GFLOP/s %5.1f %% of peak (%.0f x %zu) %6.0f MiB\n",
-               what, 1000 * seconds, images / seconds, rate, 100 * share, peak, o->threads,
-               mib);
-    fflush(stdout);
-    w->done = 0;
-}
-
-static int ij_bench_matmul(ij_stopwatch *w, const ij_team *team)
-{
-    static const size_t shape[][3] = {
-        /* rows, in, out */
-        { 1536, 96, 288 },  { 1536, 384, 96 },   { 1024, 192, 192 },  { 1024, 192, 768 },
-        { 1024, 768, 192 }, { 1152, 384, 1152 }, { 1152, 384, 1536 }, { 1152, 1536, 384 },
-        { 784, 768, 2304 }, { 784, 768, 3072 },  { 784, 3072, 768 }
-    };
-    for (size_t i = 0; i < sizeof shape / sizeof *shape && !ij_interrupted; i++) {
-        const size_t t = shape[i][0], in = shape[i][1], out = shape[i][2];
-        real *x = ij_zeros(t * in * sizeof *x), *m = ij_zeros(in * out * sizeof *m),
-             *y = ij_zeros(t * out * sizeof *y);
-        const ij_product p[3] = { { t, out, in, x, in, 1, m, 1, in, y, out, NULL, 0 },
-                                  { t, in, out, y, out, 1, m, in, 1, x, in, NULL, 0 },
-                                  { out, in, t, y, 1, out, x, in, 1, m, in, m, in } };
-        static const char *const name[3] = { "y=xW'", "dx=dyW", "dW+=dy'x" };
-        for (int k = 0; k < 3; k++) {
-            char text[64];
-            for (size_t r = 0; r < w->repeat; r++) {
-                ij_lap_start(w);
-                ij_matmul(&p[k], team);
-                ij_lap_end(w);
-            }
-            snprintf(text, sizeof text, "%zux%zux%zu %s", t, in, out, name[k]);
-            ij_bench_print(w, text, 2.0 * (double)t * (double)in * (double)out, 1);
-        }
-        free(x);
-        free(m);
-        free(y);
-    }
-    return ij_interrupted ? 130 : 0;
-}
-
-/* Fixed token counts: list i holds patches i, i+1, ... round the grid. */
-static void ij_bench_lists(ij_lists *l, size_t lists, size_t tokens, size_t patches)
-{
-    *l = (ij_lists){ lists, tokens, ij_alloc(lists * sizeof *l->length),
-                     ij_alloc(ij_mul(lists, tokens * sizeof *l->index)) };
-    for (size_t i = 0; i < lists; i++) {
-        l->length[i] = tokens;
-        for (size_t j = 0; j < tokens; j++) l->index[i * tokens + j] = (i * 7 + j) % patches;
-    }
-}
-
-/* A model with random images and lists of fixed length, and one timed repetition after another
- * on it. */
-typedef struct {
+    ij_team team;
+    size_t done;
+    double *time, *peak, first;     /* [laps]; from the start to the end of the first lap */
+    const ij_product *product;
+    ij_memory encoding;
     ij_model m;
     ij_pictures in;
-    real *pooled;
     ij_masks masks;
-    ij_memory work;
-    int step;
+    real *pooled;
 } ij_bencher;
 
-static ij_bencher ij_bencher_start(const ij_config *c, size_t context_tokens, size_t target_tokens,
-                                   int step, const ij_team *team)
+static void ij_bench_lap(ij_bencher *b)
 {
-    ij_bencher b = { .m = ij_model_for(c, step ? IJ_TRAIN : IJ_INFER), .step = step };
-    b.m.team = *team;
-    const size_t pixels = c->batch_size * ij_views(c) * 3 * c->crop_size[0] * c->crop_size[1];
+    ij_error why;
+    ij_report r;
+    ij_status s = IJ_OK;
+    const ij_encoder *e = &b->m.target_encoder;
+    b->peak[b->done] = ij_peak_rate();
+    const double start = ij_seconds();
+    if (b->product) ij_matmul(b->product, &b->team);
+    else if (b->encoding.base)
+        s = ij_encode(NULL, b->pooled, e, &b->in, b->encoding, &b->team, &why);
+    else s = ij_train_step(&b->m, b->in.x, &b->masks, &r, &why);
+    b->time[b->done++] = ij_seconds() - start;
+    ij_must(s, &why);
+}
+
+/* Laps, and their medians: milliseconds, images a second, share of the peak of all threads' cores,
+ * as a line or as JSON. */
+static void ij_bench_laps(ij_bencher *b, const char *what, double flops, double images)
+{
+    const size_t threads = b->o->threads;
+    for (b->done = 0; b->done < b->o->repeat;) {
+        if (ij_interrupted) exit(130);
+        ij_bench_lap(b);
+    }
+    const double peak = ij_median(b->peak, b->done), seconds = ij_median(b->time, b->done);
+    const double rate = flops / seconds / 1e9, share = rate / peak / (double)threads;
+    const double ms = 1000 * seconds, startup = 1000 * IJ_MAX(b->first - seconds, 0);
+    if (b->o->json)
+        printf("{\"what\": \"%s\", \"threads\": %zu, \"ms\": %.3f, \"img_per_s\": %.2f, "
+               "\"gflop_per_img\": %.4f, \"gflops\": %.1f, \"peak_gflops\": %.1f, "
+               "\"share_of_peak\": %.3f, \"startup_ms\": %.1f, \"peak_mib\": %.0f}\n",
+               what, threads, ms, images / seconds, flops / images / 1e9, rate, peak, share,
+               startup, ij_peak_mib());
+    else
+        printf("%-28s %9.2f ms %10.1f /s %8.1f GFLOP/s %5.1f %% of peak (%.0f x %zu) %6.0f MiB\n",
+               what, ms, images / seconds, rate, 100 * share, peak, threads, ij_peak_mib());
+    fflush(stdout);
+}
+
+static void ij_bench_matmul(ij_bencher *b)
+{
+    static const char *const name[3] = { "y=xW'", "dx=dyW", "dW+=dy'x" };
+    static const size_t shape[][3] = {                  /* rows, in, out */
+        { 1536, 96, 288 },  { 1536, 384, 96 },   { 1024, 192, 192 },  { 1024, 192, 768 },
+        { 1024, 768, 192 }, { 1152, 384, 1152 }, { 1152, 384, 1536 }, { 1152, 1536, 384 },
+        { 784, 768, 2304 }, { 784, 768, 3072 },  { 784, 3072, 768 },
+    };
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
+        const size_t t = shape[i][0], in = shape[i][1], out = shape[i][2];
+        real *x = ij_zeros((t * in + in * out + t * out) * sizeof *x);
+        real *m = x + t * in, *y = m + in * out;
+        const ij_product p[3] = {
+            { t, out, in, x, in, 1, m, 1, in, y, out, NULL, 0 },
+            { t, in, out, y, out, 1, m, in, 1, x, in, NULL, 0 },
+            { out, in, t, y, 1, out, x, in, 1, m, in, m, in },
+        };
+        for (int k = 0; k < 3; k++) {
+            char text[64];
+            snprintf(text, sizeof text, "%zux%zux%zu %s", t, in, out, name[k]);
+            b->product = &p[k];
+            ij_bench_laps(b, text, 2.0 * (double)t * (double)in * (double)out, 1);
+        }
+        free(x);
+    }
+}
+
+/* Fixed token counts: list i holds patches 7i, 7i+1, ... round the grid. */
+static ij_lists ij_bench_lists(size_t lists, size_t tokens, size_t patches)
+{
+    const ij_lists l = ij_lists_for(lists, tokens);
+    for (size_t i = 0; i < lists * tokens; i++) {
+        l.length[i / tokens] = tokens;
+        l.index[i] = (i / tokens * 7 + i % tokens) % patches;
+    }
+    return l;
+}
+
+/* A model, random images, and lists of k tokens for contexts and of t for targets. */
+static void ij_bench_model(ij_bencher *b, int step, size_t k, size_t t)
+{
+    const ij_config *c = &b->o->c;
+    const size_t h = c->crop_size[0], w = c->crop_size[1], n = c->batch_size;
+    const size_t pixels = n * ij_views(c) * 3 * h * w;
     real *images = ij_alloc(pixels * sizeof *images);
     uint64_t state = 1;
     for (size_t i = 0; i < pixels; i++)
         images[i] = (real)((double)(ij_mix(&state) >> 40) / 8388608.0 - 1);
-    b.in = (ij_pictures){ images, c->batch_size, c->crop_size[0], c->crop_size[1] };
-    b.pooled = ij_alloc(c->batch_size * c->embed_dim * sizeof(real));
-    if (!step) b.work = ij_encode_memory(&b.m.target_encoder, &b.in);
-    ij_bench_lists(&b.masks.context, c->num_enc_masks * c->batch_size, context_tokens,
-                   ij_patches(c));
-    ij_bench_lists(&b.masks.target, c->num_pred_masks * c->batch_size, target_tokens,
-                   ij_patches(c));
-    return b;
-}
-
-static void ij_bencher_lap(ij_bencher *b, ij_stopwatch *w)
-{
-    ij_error why;
-    ij_report r;
-    ij_status s;
-    ij_lap_start(w);
-    if (b->step) s = ij_train_step(&b->m, b->in.x, &b->masks, &r, &why);
-    else s = ij_encode(NULL, b->pooled, &b->m.target_encoder, &b->in, b->work, &b->m.team, &why);
-    ij_lap_end(w);
-    ij_must(s, &why);
+    b->m = ij_model_for(c, step ? IJ_TRAIN : IJ_INFER);
+    b->m.team = b->team;
+    b->in = (ij_pictures){ images, n, h, w };
+    b->pooled = ij_alloc(n * c->embed_dim * sizeof(real));
+    if (!step) b->encoding = ij_encode_memory(&b->m.target_encoder, &b->in);
+    b->masks.context = ij_bench_lists(c->num_enc_masks * n, k, ij_patches(c));
+    b->masks.target = ij_bench_lists(c->num_pred_masks * n, t, ij_patches(c));
 }
 
 static int ij_bench(ij_options *o)
 {
     ij_error why;
     ij_config *c = &o->c;
-    if (o->targets) c->num_pred_masks = o->targets;
+    ij_bencher b = { .o = o };
     if (!o->what) ij_die(2, "bench needs step, encode or matmul");
-    const size_t repeat = o->repeat ? o->repeat : 11;
-    ij_stopwatch w = { .o = o, .repeat = repeat };
-    w.time = ij_alloc((repeat + 2) * sizeof(double));
-    w.peak = ij_alloc((repeat + 2) * sizeof(double));
+    if (!o->repeat) o->repeat = 11;
+    b.time = ij_alloc((o->repeat + 2) * sizeof(double));
+    b.peak = ij_alloc((o->repeat + 2) * sizeof(double));
     const double begin = ij_seconds();
-    const ij_team team = ij_team_start(o->threads);
-    if (!strcmp(o->what, "matmul")) return ij_bench_matmul(&w, &team);
+    b.team = ij_team_start(o->threads);
+    if (!strcmp(o->what, "matmul")) {
+        ij_bench_matmul(&b);
+        return 0;
+    }
     const int step = !strcmp(o->what, "step");
     if (!step && strcmp(o->what, "encode")) ij_die(2, "bench knows step, encode and matmul");
+    if (o->targets) c->num_pred_masks = o->targets;
     if (step && o->context_tokens) {                    /* room for lists of any length */
         c->mask_mode = IJ_MASK_PAPER;
         c->enc_mask_scale[0] = 0.85;
@@ -7905,20 +7890,17 @@ static int ij_bench(ij_options *o)
         c->pred_mask_scale[1] = IJ_MAX(c->pred_mask_scale[1], 0.5);
     }
     ij_must(ij_config_check(c, &why), &why);
-    const size_t n = ij_patches(c),
-                 k = IJ_MAX(1, IJ_MIN(n, o->context_tokens ? o->context_tokens : n / 4));
+    const size_t n = ij_patches(c);
+    const size_t k = IJ_MAX(1, IJ_MIN(n, o->context_tokens ? o->context_tokens : n / 4));
     const size_t t = IJ_MAX(1, IJ_MIN(n, o->target_tokens ? o->target_tokens : n / 6));
-    ij_bencher b = ij_bencher_start(c, k, t, step, &team);
-    const double ready = ij_seconds();
-    ij_bencher_lap(&b, &w);
-    w.first = ready - begin + w.time[0];                /* from here to the end of the first step */
-    ij_bencher_lap(&b, &w);
-    w.done = 0;                                         /* the first two do not count */
-    for (size_t i = 0; i < repeat && !ij_interrupted; i++) ij_bencher_lap(&b, &w);
-    if (ij_interrupted) return 130;
-    const double flops =
-        step ? ij_flops(c, k, t) : ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
-    ij_bench_print(&w, o->what, (double)c->batch_size * flops, (double)c->batch_size);
+    ij_bench_model(&b, step, k, t);
+    const double ready = ij_seconds(), batch = (double)c->batch_size;
+    ij_bench_lap(&b);
+    b.first = ready - begin + b.time[0];
+    ij_bench_lap(&b);                                   /* the first two do not count */
+    const double flops = step ? ij_flops(c, k, t)
+                              : ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
+    ij_bench_laps(&b, o->what, batch * flops, batch);
     return 0;
 }
 
