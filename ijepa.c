@@ -6978,8 +6978,9 @@ static void ij_show_hole(ij_show *s, const char *text)
     const size_t p = s->c.patch_size;
     if (sscanf(text, "%zu,%zu,%zu,%zu%c", &x, &y, &w, &h, &rest) != 4 || !w || !h || w > s->w ||
         h > s->h)
-        ij_die(2, "--hole is %s, expected x,y,width,height in pixels of the %zux%zu image", text,
-               s->w, s->h);
+        ij_die(2, "--hole is %s, expected x,y,width,height in pixels of the %zux%zu image",
+               text, s->w,
+               s->h);
     s->masks.context = ij_lists_for(s->images, s->n);
     s->masks.target = ij_lists_for(s->images, s->n);
     for (size_t b = 0; b < s->images; b++)
@@ -7158,9 +7159,11 @@ static void ij_show_predicted(ij_show *s, const ij_options *o, const real *image
         for (size_t i = 0; i < n; i++) {
             if (!count[i]) continue;
             for (size_t k = 0; k < d; k++) mean[i * d + k] /= (real)count[i];
-            for (int k = 1; k < 3; k++)
-                ij_reference_draw(s->picture[k] + b * s->bytes, s->picture[k + 2] + b * s->bytes,
-                                  &r, (k == 1 ? mean : want) + i * d, i);
+            for (int k = 1; k < 3; k++) {
+                uint8_t *nearest = s->picture[k] + b * s->bytes;
+                uint8_t *sketch = s->picture[k + 2] + b * s->bytes;
+                ij_reference_draw(nearest, sketch, &r, (k == 1 ? mean : want) + i * d, i);
+            }
         }
     }
 }
@@ -7185,8 +7188,8 @@ static void ij_show_write(const char *path, const uint8_t *rgb, size_t h, size_t
     for (size_t y = 0; !path && y < h; y += 2 * each) {
         for (size_t x = 0; x < w; x += each) {
             const uint8_t *a = rgb + (y * w + x) * 3, *b = y + each < h ? a + each * w * 3 : a;
-            printf("\033[38;2;%d;%d;%dm\033[48;2;%d;%d;%dm\xe2\x96\x80",
-                   a[0], a[1], a[2], b[0], b[1], b[2]);
+            printf("\033[38;2;%d;%d;%dm", a[0], a[1], a[2]);
+            printf("\033[48;2;%d;%d;%dm\xe2\x96\x80", b[0], b[1], b[2]);
         }
         printf("\033[0m\n");
     }
@@ -7196,7 +7199,8 @@ static void ij_show_write(const char *path, const uint8_t *rgb, size_t h, size_t
 static int ij_show_add(ij_show *s, const char *name, size_t length, int model)
 {
     const ij_panel *p = ij_panels;
-    while (p < ij_panels + IJ_PANELS && (strlen(p->name) != length || strncmp(name, p->name, length)))
+    while (p < ij_panels + IJ_PANELS &&
+           (strlen(p->name) != length || strncmp(name, p->name, length)))
         p++;
     if (p == ij_panels + IJ_PANELS)
         ij_die(2, "no panel is called %.*s; see ijepa show --help", (int)length, name);
@@ -7378,15 +7382,15 @@ static void ij_html_curve(FILE *f, const char *folder, const char *file, const c
         low = IJ_MIN(low, y[k]);
         high = IJ_MAX(high, y[k]);
     }
-    fprintf(f, "<figure><svg viewBox=\"0 0 320 120\" role=img aria-label=\"%s\"><polyline points=\"",
-            title);
+    fprintf(f, "<figure><svg viewBox=\"0 0 320 120\" role=img aria-label=\"%s\">", title);
+    fprintf(f, "<polyline points=\"");
     for (size_t k = 0; k < points; k++) {
         const double x = (double)k / (double)IJ_MAX(points - 1, 1);
         const double share = high > low ? (y[k] - low) / (high - low) : 0.5;
         fprintf(f, "%.1f,%.1f ", 4 + 312.0 * x, 114 - 106 * share);
     }
-    fprintf(f, "\"/></svg><figcaption>%s: from %.4g to %.4g (axis %.3g to %.3g)</figcaption></figure>\n",
-            title, v[0], v[n - 1], low, high);
+    fprintf(f, "\"/></svg><figcaption>%s: from %.4g to %.4g ", title, v[0], v[n - 1]);
+    fprintf(f, "(axis %.3g to %.3g)</figcaption></figure>\n", low, high);
     free(v);
 }
 
@@ -7445,8 +7449,8 @@ static void ij_html_scores(FILE *f, const char *folder)
     char path[1100], line[512];
     FILE *csv = fopen(ij_path(path, folder, "probe.csv"), "r");
     if (!csv) {
-        fprintf(f, "<p>No probe.csv: <code>ijepa probe --model DIR --out DIR/probe.csv</code> writes "
-                   "it.</p>\n");
+        fprintf(f, "<p>No probe.csv: <code>ijepa probe --model DIR --out DIR/probe.csv</code> "
+                   "writes it.</p>\n");
         return;
     }
     fprintf(f, "<div class=wide><table class=numbers>");
@@ -7498,18 +7502,19 @@ static void ij_html_neighbours(FILE *f, ij_gallery *ask, ij_gallery *bank)
 
 static void ij_html_begin(FILE *f, const char *what)
 {
-    ij_html_text(f, "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta name=viewport content=\"width=device-width\"><title>I-JEPA: ", what,
-        "</title><style>"
+    static const char *const style = "</title><style>"
         ":root{color-scheme:light dark}"
         "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem}"
         "img{width:5.5rem;image-rendering:pixelated;display:block}table{border-spacing:.25rem}"
-        "th{font-weight:500;text-align:left}.wide{overflow-x:auto}.numbers td{padding:0 1rem 0 0}"
-        ".strips img{width:min(34rem,78vw)}.verdict{border-left:.3rem solid #c33;padding-left:.6rem}"
-        "figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}svg{border:1px solid #8888}"
-        "polyline{fill:none;stroke:#c33;stroke-width:1.5}figcaption,small{font-size:.85rem}"
-        "pre{white-space:pre-wrap;overflow-wrap:anywhere}@media print{figure,tr{break-inside:avoid}}"
-        "</style>\n");
+        "th{font-weight:500;text-align:left}.wide{overflow-x:auto}"
+        ".numbers td{padding:0 1rem 0 0}.strips img{width:min(34rem,78vw)}"
+        ".verdict{border-left:.3rem solid #c33;padding-left:.6rem}"
+        "figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}"
+        "svg{border:1px solid #8888}polyline{fill:none;stroke:#c33;stroke-width:1.5}"
+        "figcaption,small{font-size:.85rem}pre{white-space:pre-wrap;overflow-wrap:anywhere}"
+        "@media print{figure,tr{break-inside:avoid}}</style>\n";
+    fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8>");
+    ij_html_text(f, "<meta name=viewport content=\"width=device-width\"><title>I-JEPA: ", what, style);
 }
 
 /* The command that trains this model again. */
@@ -7533,8 +7538,8 @@ static int ij_report_command(ij_options *o)
          "slowly following copy of the encoder makes of them (Assran et al., CVPR 2023)."),
         ("A generative model: it hides parts of an image and predicts their pixels (figure 2b of "
          "the paper)."),
-        ("A joint embedding: two views of an image are to have one representation (figure 2a of the "
-         "paper)."),
+        ("A joint embedding: two views of an image are to have one representation (figure 2a of "
+         "the paper)."),
     };
     static const char *const curve[][3] = {
         { "log.csv", "loss", "loss" }, { "log.csv", "lr", "learning rate" },
@@ -7571,8 +7576,9 @@ static int ij_report_command(ij_options *o)
     f = page.f;
     ij_html_begin(f, o->what);
     fprintf(f, "<h1>What this I-JEPA learned</h1>\n<p>%zu blocks of width %zu, patches of %zu "
-               "pixels, on ", show.c.depth, show.c.embed_dim, show.c.patch_size);
-    ij_html_text(f, "<code>", *trained[0] ? trained[0] : "images that are not on record", "</code>");
+               "pixels, on <code>", show.c.depth, show.c.embed_dim,
+               show.c.patch_size);
+    ij_html_text(f, "", *trained[0] ? trained[0] : "images that are not on record", "</code>");
     if (data != trained[0]) ij_html_text(f, ", shown on <code>", data, "</code>");
     fprintf(f, ". %s</p>\n", objective[show.c.objective]);
     ij_html_verdict(f, o->what);
@@ -7632,7 +7638,8 @@ static int ij_masks_command(ij_options *o)
     const ij_config *c = &o->c;
     ij_masks masks = ij_masks_for(c);
     const ij_lists *context = &masks.context, *target = &masks.target;
-    const size_t gh = ij_gh(c), gw = ij_gw(c), batch = c->batch_size, show = o->images ? o->images : 4;
+    const size_t gh = ij_gh(c), gw = ij_gw(c);
+    const size_t batch = c->batch_size, show = o->images ? o->images : 4;
     const size_t draws = IJ_MAX(100, (show + batch - 1) / batch);
     size_t *seen = ij_zeros(gh * sizeof *seen);         /* tokens of contexts in a row */
     double contexts = 0, tokens = 0, targets = 0;
@@ -7798,12 +7805,13 @@ static void ij_bench_laps(ij_bencher *b, const char *what, double flops, double 
     if (b->o->json)
         printf("{\"what\": \"%s\", \"threads\": %zu, \"ms\": %.3f, \"img_per_s\": %.2f, "
                "\"gflop_per_img\": %.4f, \"gflops\": %.1f, \"peak_gflops\": %.1f, "
-               "\"share_of_peak\": %.3f, \"startup_ms\": %.1f, \"peak_mib\": %.0f}\n",
-               what, threads, ms, images / seconds, flops / images / 1e9, rate, peak, share,
-               startup, ij_peak_mib());
+               "\"share_of_peak\": %.3f, \"startup_ms\": %.1f, \"peak_mib\": %.0f}\n", what, threads,
+               ms, images / seconds, flops / images / 1e9, rate, peak, share, startup,
+               ij_peak_mib());
     else
         printf("%-28s %9.2f ms %10.1f /s %8.1f GFLOP/s %5.1f %% of peak (%.0f x %zu) %6.0f MiB\n",
-               what, ms, images / seconds, rate, 100 * share, peak, threads, ij_peak_mib());
+               what, ms, images / seconds, rate, 100 * share, peak, threads,
+               ij_peak_mib());
     fflush(stdout);
 }
 
