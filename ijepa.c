@@ -5567,6 +5567,20 @@ static ij_model ij_model_for(const ij_config *c, int weights)
     return m;
 }
 
+/* Room for the masks of a batch. */
+static ij_masks ij_masks_for(const ij_config *c)
+{
+    ij_error why;
+    ij_masks masks;
+    ij_arena a = { NULL, 0, 0 };
+    ij_must(ij_config_check(c, &why), &why);
+    ij_masks_place(&masks, &a, c);
+    a = (ij_arena){ ij_alloc(a.used), a.used, 0 };
+    ij_masks_place(&masks, &a, c);
+    ij_must(ij_masks_check(&masks, c, &why), &why);
+    return masks;
+}
+
 /* ---- options ---- */
 
 static const struct { const char *name, *help, *settings; } ij_preset[] = {
@@ -5957,6 +5971,14 @@ static void ij_augment_task(void *arg, size_t slot)
 /* The image to be scored. */
 static void ij_centre_task(void *arg, size_t slot) { ij_images_view(arg, slot, NULL); }
 
+/* Picture i of n spread evenly over the set: its bytes [h,w,3]; s->images has its planes. */
+static const uint8_t *ij_images_middle(ij_images *s, size_t i, size_t n)
+{
+    ij_images_spread(s, 0, i, n);
+    ij_centre_task(s, 0);
+    return s->slot->small;
+}
+
 typedef struct {                /* of a set: x[] is NULL, what was not asked for, or [n,width] */
     real *x[3];
     size_t n, width[3], tasks, classes[3];
@@ -6158,26 +6180,6 @@ static void ij_log_cut(const char *path, uint64_t steps)
     ij_draft_close(&to);
 }
 
-/* The n numbers in column `name` of a CSV file, NaN where there is none; a line without an end is still under way. */
-static double *ij_csv(size_t *n, const char *folder, const char *file, const char *name)
-{
-    char path[1100], line[512];
-    size_t column = 0, room = 0;
-    double *v = NULL;
-    *n = 0;
-    FILE *csv = fopen(ij_path(path, folder, file), "r");
-    const char *at = csv && fgets(line, sizeof line, csv) ? strstr(line, name) : NULL;
-    for (const char *c = line; at && c < at; c++) column += *c == ',';
-    while (at && fgets(line, sizeof line, csv) && strchr(line, '\n')) {
-        const char *c = line;
-        for (size_t k = 0; k < column && c; k++) c = strchr(c, ','), c += c != NULL;
-        if (*n == room && !(v = realloc(v, (room = 2 * room + 64) * sizeof *v))) ij_die(1, "out of memory: %s", path);
-        v[(*n)++] = c && *c != ',' ? strtod(c, NULL) : (double)NAN;
-    }
-    if (csv) fclose(csv);
-    return v;
-}
-
 static double ij_matmul_rate(const ij_team *team)      /* GFLOP/s of a product of middling shape */
 {
     enum { N = 384 };
@@ -6197,14 +6199,9 @@ static double ij_matmul_rate(const ij_team *team)      /* GFLOP/s of a product o
 static void ij_mean_tokens(double *context, double *target, size_t *work, const ij_config *c)
 {
     ij_error why;
-    ij_masks lists;
+    ij_masks lists = ij_masks_for(c);
     ij_rng rng;
-    ij_arena room = { NULL, 0, 0 };
     *context = *target = 0, *work = 0;
-    ij_masks_place(&lists, &room, c);
-    room = (ij_arena){ ij_alloc(room.used), room.used, 0 };
-    ij_masks_place(&lists, &room, c);
-    ij_must(ij_masks_check(&lists, c, &why), &why);
     ij_rng_seed(&rng, c->seed);
     for (uint64_t i = 0; i < 16; i++) {
         ij_must(ij_masks_draw(&lists, c, &rng, i, c->batch_size, &why), &why);
@@ -6219,7 +6216,6 @@ static void ij_mean_tokens(double *context, double *target, size_t *work, const 
             *work = IJ_MAX(*work, part.used);           /* no more is ever touched */
         }
     }
-    free(room.base);
 }
 
 /* Nothing of the model's size is allocated. */
@@ -6409,9 +6405,9 @@ static void ij_train_picture(ij_run *t)
     uint8_t *rgb = ij_alloc(IJ_WATCHED * n * 3), *all = ij_alloc(n / gw * row * 3), *images = ij_alloc(h * wide * 3);
     memset(all, 255, n / gw * row * 3), memset(images, 255, h * wide * 3);
     for (size_t k = 0; k < IJ_WATCHED; k++) {
-        ij_images_spread(&t->s, 0, k, IJ_WATCHED);
-        ij_centre_task(&t->s, 0);
-        for (size_t y = 0; y < h; y++) memcpy(images + (y * wide + k * (w + p)) * 3, t->s.slot->small + y * w * 3, w * 3);
+        const uint8_t *rgb_in = ij_images_middle(&t->s, k, IJ_WATCHED);
+        for (size_t y = 0; y < h; y++)
+            memcpy(images + (y * wide + k * (w + p)) * 3, rgb_in + y * w * 3, w * 3);
         ij_must(ij_encode(token + k * n * d, NULL, &t->m.target_encoder, &in, work, &t->team, &why), &why);
     }
     ij_pca_colours(rgb, token, IJ_WATCHED * n, d);
@@ -6778,28 +6774,6 @@ static int ij_export_command(ij_options *o)
 /* ---- pictures ----
  * Images down, panels across. A panel paints the points of an image by their patch, or is a
  * picture of its own. */
-
-/* Picture i of n spread evenly over the set: its bytes [h,w,3]; s->images has its planes. */
-static const uint8_t *ij_images_middle(ij_images *s, size_t i, size_t n)
-{
-    ij_images_spread(s, 0, i, n);
-    ij_centre_task(s, 0);
-    return s->slot->small;
-}
-
-/* Room for the masks of a batch. */
-static ij_masks ij_masks_for(const ij_config *c)
-{
-    ij_error why;
-    ij_masks masks;
-    ij_arena a = { NULL, 0, 0 };
-    ij_must(ij_config_check(c, &why), &why);
-    ij_masks_place(&masks, &a, c);
-    a = (ij_arena){ ij_alloc(a.used), a.used, 0 };
-    ij_masks_place(&masks, &a, c);
-    ij_must(ij_masks_check(&masks, c, &why), &why);
-    return masks;
-}
 
 static ij_lists ij_lists_for(size_t lists, size_t stride)       /* of no patches yet */
 {
@@ -7363,16 +7337,42 @@ static void ij_html_show(FILE *f, const ij_show *s, const char *names)
     free(rgb);
 }
 
+/* The finite numbers in column `name` of a CSV file; a line without an end is still under way. */
+static double *ij_csv(size_t *n, const char *folder, const char *file, const char *name)
+{
+    char path[1100], line[512];
+    size_t column = 0, room = 0;
+    double *v = NULL;
+    *n = 0;
+    FILE *csv = fopen(ij_path(path, folder, file), "r");
+    if (!csv) return NULL;
+    const char *at = fgets(line, sizeof line, csv) ? strstr(line, name) : NULL;
+    for (const char *c = line; at && c < at; c++) column += *c == ',';
+    while (at && fgets(line, sizeof line, csv) && strchr(line, '\n')) {
+        const char *c = line;
+        for (size_t k = 0; k < column; k++) {
+            c += strcspn(c, ",");
+            c += *c == ',';
+        }
+        if (*n == room) {
+            room = 2 * room + 64;
+            v = realloc(v, room * sizeof *v);
+            if (!v) ij_die(1, "out of memory: %s", path);
+        }
+        *n += sscanf(c, "%lf", &v[*n]) == 1 && isfinite(v[*n]);
+    }
+    fclose(csv);
+    return v;
+}
+
 /* A column of a CSV file as a curve of at most 300 points, each the mean of those it stands for. */
 static void ij_html_curve(FILE *f, const char *folder, const char *file, const char *name,
                           const char *title)
 {
     enum { POINTS = 300 };
     double y[POINTS], low = HUGE_VAL, high = -HUGE_VAL;
-    size_t lines, n = 0;
-    double *v = ij_csv(&lines, folder, file, name);
-    for (size_t i = 0; i < lines; i++)
-        if (isfinite(v[i])) v[n++] = v[i];
+    size_t n;
+    double *v = ij_csv(&n, folder, file, name);
     if (!n) return;
     const size_t points = IJ_MIN(n, POINTS);
     for (size_t k = 0, i = 0; k < points; k++) {
@@ -7430,7 +7430,7 @@ static void ij_html_strips(FILE *f, const char *folder)
     char name[40], at[24];
     size_t lines;
     double *step = ij_csv(&lines, folder, "health.csv", "step");
-    if (!step) return;
+    if (!lines) return;
     const size_t last = IJ_MIN(lines, SHOWN) - 1;
     fprintf(f, "<table class=strips>");
     ij_html_file(f, folder, "pca_images.png", "");
@@ -7514,7 +7514,8 @@ static void ij_html_begin(FILE *f, const char *what)
         "figcaption,small{font-size:.85rem}pre{white-space:pre-wrap;overflow-wrap:anywhere}"
         "@media print{figure,tr{break-inside:avoid}}</style>\n";
     fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8>");
-    ij_html_text(f, "<meta name=viewport content=\"width=device-width\"><title>I-JEPA: ", what, style);
+    ij_html_text(f, "<meta name=viewport content=\"width=device-width\"><title>I-JEPA: ", what,
+                 style);
 }
 
 /* The command that trains this model again. */
@@ -7699,15 +7700,15 @@ static int ij_render(ij_options *o)
 static int ij_info(ij_options *o)
 {
     if (!o->what) {
-        printf("numbers      %s\nvectors      %d bits\nmatmul tile  %d x %d, %s\nthreads      %zu, "
-               "one per processor it may use\n",
-               sizeof(real) == 8 ? "double" : "float", (int)(8 * IJ_VL * sizeof(real)), (int)IJ_MR,
-               (int)IJ_NR,
 #ifdef IJ_HAS_FMA
-               "fused multiply-add",
+        const char *const madd = "fused multiply-add";
 #else
-               "multiply, then add",
+        const char *const madd = "multiply, then add";
 #endif
+        printf("numbers      %s\nvectors      %zu bits\nmatmul tile  %d x %d, %s\n"
+               "threads      %zu, one per processor it may use\n",
+               sizeof(real) == 8 ? "double" : "float", 8 * IJ_VL * sizeof(real), (int)IJ_MR,
+               (int)IJ_NR, madd,
                ij_processors());
         return 0;
     }
@@ -7722,13 +7723,15 @@ static int ij_info(ij_options *o)
         total += (double)e->count;
     }
     static const char *const kind[] = { "unknown", "ijepa", "Hugging Face" };
-    static const char *const part[4][2] = { { "target_encoder.norm.weight", " target_encoder" },
-        { "encoder.norm.weight", " encoder" }, { "predictor.predictor_norm.weight", " predictor" },
-        { "opt.m.encoder.norm.weight", " optimizer" } };
+    static const char *const part[4][2] = {
+        { "target_encoder.norm.weight", "target_encoder" }, { "encoder.norm.weight", "encoder" },
+        { "predictor.predictor_norm.weight", "predictor" },
+        { "opt.m.encoder.norm.weight", "optimizer" },
+    };
     printf("%zu tensors, %.0f numbers. Layout: %s. Holds%s", f.entries, total, kind[f.kind],
            f.kind == IJ_KIND_HUGGING_FACE ? " one encoder" : ":");
     for (int i = 0; i < 4; i++)
-        if (ij_file_find(&f, part[i][0])) printf("%s", part[i][1]);
+        if (ij_file_find(&f, part[i][0])) printf(" %s", part[i][1]);
     printf("\n");
     ij_file_close(&f);
     return 0;
@@ -7805,8 +7808,8 @@ static void ij_bench_laps(ij_bencher *b, const char *what, double flops, double 
     if (b->o->json)
         printf("{\"what\": \"%s\", \"threads\": %zu, \"ms\": %.3f, \"img_per_s\": %.2f, "
                "\"gflop_per_img\": %.4f, \"gflops\": %.1f, \"peak_gflops\": %.1f, "
-               "\"share_of_peak\": %.3f, \"startup_ms\": %.1f, \"peak_mib\": %.0f}\n", what, threads,
-               ms, images / seconds, flops / images / 1e9, rate, peak, share, startup,
+               "\"share_of_peak\": %.3f, \"startup_ms\": %.1f, \"peak_mib\": %.0f}\n", what,
+               threads, ms, images / seconds, flops / images / 1e9, rate, peak, share, startup,
                ij_peak_mib());
     else
         printf("%-28s %9.2f ms %10.1f /s %8.1f GFLOP/s %5.1f %% of peak (%.0f x %zu) %6.0f MiB\n",
