@@ -217,12 +217,6 @@ static double meta_number(const golden_file *g, const char *key)
     return v ? strtod(v, NULL) : 0;
 }
 
-static void meta_pair(double pair[2], const golden_file *g, const char *key)
-{
-    const char *v = ij_file_meta(&g->f, key);
-    CHECK(v && sscanf(v, "%lf,%lf", &pair[0], &pair[1]) == 2, "%s: no pair %s", g->f.path, key);
-}
-
 /* One row of the table: the worst error of a group of tensors, against its bound. */
 typedef struct { const char *name; double bound, worst; char where[128]; size_t tensors; } golden_group;
 
@@ -294,34 +288,21 @@ static void golden_stack(golden_group *g, const golden_file *f, const char *part
 
 static ij_config golden_config(const golden_file *g)
 {
+    static const char *const name[] = {
+        "img_size", "nenc", "npred", "wd", "final_wd", "patch_size", "embed_dim", "depth", "num_heads",
+        "mlp_ratio", "pred_emb_dim", "pred_depth", "batch_size", "enc_mask_scale", "pred_mask_scale",
+        "aspect_ratio", "min_keep", "allow_overlap", "ipe", "epochs", "warmup", "ipe_scale", "start_lr",
+        "lr", "final_lr", "ema", "betas", "eps" };
+    static const char *const ours[] = { "crop_size", "num_enc_masks", "num_pred_masks", "weight_decay",
+                                        "final_weight_decay" };      /* of the first; the others are the same */
     ij_config c = ij_config_default();
-    const double side = meta_number(g, "img_size");
-    c.crop_size[0] = c.crop_size[1] = (size_t)side;
-    c.patch_size = (size_t)meta_number(g, "patch_size");
-    c.embed_dim = (size_t)meta_number(g, "embed_dim");
-    c.depth = (size_t)meta_number(g, "depth");
-    c.num_heads = (size_t)meta_number(g, "num_heads");
-    c.mlp_ratio = meta_number(g, "mlp_ratio");
-    c.pred_emb_dim = (size_t)meta_number(g, "pred_emb_dim");
-    c.pred_depth = (size_t)meta_number(g, "pred_depth");
-    c.batch_size = (size_t)meta_number(g, "batch_size");
-    c.num_enc_masks = (size_t)meta_number(g, "nenc");
-    c.num_pred_masks = (size_t)meta_number(g, "npred");
-    c.min_keep = (size_t)meta_number(g, "min_keep");
-    c.allow_overlap = (int)meta_number(g, "allow_overlap");
+    ij_error why;
     c.mask_mode = IJ_MASK_REFERENCE;
-    meta_pair(c.enc_mask_scale, g, "enc_mask_scale");
-    meta_pair(c.pred_mask_scale, g, "pred_mask_scale");
-    meta_pair(c.aspect_ratio, g, "aspect_ratio");
-    c.ipe = (size_t)meta_number(g, "ipe");
-    c.epochs = meta_number(g, "epochs");
-    c.warmup = meta_number(g, "warmup");
-    c.ipe_scale = meta_number(g, "ipe_scale");
-    c.start_lr = meta_number(g, "start_lr"), c.lr = meta_number(g, "lr"), c.final_lr = meta_number(g, "final_lr");
-    c.weight_decay = meta_number(g, "wd"), c.final_weight_decay = meta_number(g, "final_wd");
-    meta_pair(c.ema, g, "ema");
-    meta_pair(c.beta, g, "betas");
-    c.eps = meta_number(g, "eps");
+    for (size_t i = 0; i < sizeof name / sizeof *name; i++) {
+        const char *value = ij_file_meta(&g->f, name[i]);
+        CHECK(value, "%s: no metadata %s", g->f.path, name[i]);
+        if (value) SUCCEED(ij_config_set(&c, i < sizeof ours / sizeof *ours ? ours[i] : name[i], value, &why));
+    }
     CHECK((size_t)meta_number(g, "mlp_hidden") == ij_hidden(&c), "mlp_hidden is not embed_dim * mlp_ratio");
     return c;
 }
