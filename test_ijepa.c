@@ -214,8 +214,7 @@ static void file_close(open_file *g)
     free(g->mem);
 }
 
-/* The tensor's numbers as double, freed by the caller; NULL and a failed check if it is not
- * there. */
+/* The tensor's numbers as double, the caller's to free; NULL and a failed check without it. */
 static double *golden_read(const open_file *g, const char *name, size_t *count)
 {
     const ij_entry *e = ij_file_find(&g->f, name);
@@ -224,9 +223,8 @@ static double *golden_read(const open_file *g, const char *name, size_t *count)
     if (!e) return NULL;
     double *x = need(e->count * sizeof *x);
     FILE *stream = g->f.stream;
-    CHECK(e->dtype != IJ_OTHER && !fseek(stream, (long)(g->f.data + e->begin), SEEK_SET),
-          "%s cannot be read",
-          name);
+    const int at = fseek(stream, (long)(g->f.data + e->begin), SEEK_SET);
+    CHECK(e->dtype != IJ_OTHER && !at, "%s cannot be read", name);
     for (size_t i = 0; i < e->count && e->dtype != IJ_OTHER; i++) {
         unsigned char b[8];
         const size_t size = ij_dtype[e->dtype].bits / 8;
@@ -276,22 +274,8 @@ static double compare(const real *got, const double *want, size_t n, int relativ
 }
 
 enum {
-    G_EMBED,
-    G_BLOCK,
-    G_NORM,
-    G_LOSS,
-    G_GRAD,
-    G_GRAD_KEY,
-    G_MOMENTS,
-    G_WEIGHT,
-    G_WEIGHT_WORST,
-    G_WEIGHT_ALL,
-    G_TARGET,
-    G_TARGET_WORST,
-    G_TARGET_ALL,
-    G_POS,
-    G_KEY,
-    G_GROUPS
+    G_EMBED, G_BLOCK, G_NORM, G_LOSS, G_GRAD, G_GRAD_KEY, G_MOMENTS, G_WEIGHT, G_WEIGHT_WORST,
+    G_WEIGHT_ALL, G_TARGET, G_TARGET_WORST, G_TARGET_ALL, G_POS, G_KEY, G_GROUPS
 };
 
 static void golden_act(golden_group *g, const open_file *f, const char *name, const real *x,
@@ -341,47 +325,23 @@ static void golden_stack(golden_group *g, const open_file *f, const char *part, 
 
 static ij_config golden_config(const open_file *g)
 {
-    static const char *const name[] = { "img_size",
-                                        "nenc",
-                                        "npred",
-                                        "wd",
-                                        "final_wd",
-                                        "patch_size",
-                                        "embed_dim",
-                                        "depth",
-                                        "num_heads",
-                                        "mlp_ratio",
-                                        "pred_emb_dim",
-                                        "pred_depth",
-                                        "batch_size",
-                                        "enc_mask_scale",
-                                        "pred_mask_scale",
-                                        "aspect_ratio",
-                                        "min_keep",
-                                        "allow_overlap",
-                                        "ipe",
-                                        "epochs",
-                                        "warmup",
-                                        "ipe_scale",
-                                        "start_lr",
-                                        "lr",
-                                        "final_lr",
-                                        "ema",
-                                        "betas",
-                                        "eps" };
-    static const char *const ours[] = { "crop_size", "num_enc_masks", "num_pred_masks",
-                                        "weight_decay",
-                                        /* of the first; the others are the same */
-                                        "final_weight_decay" };
+    static const char *const name[] = {
+        "img_size", "nenc", "npred", "wd", "final_wd", "patch_size", "embed_dim", "depth",
+        "num_heads", "mlp_ratio", "pred_emb_dim", "pred_depth", "batch_size", "enc_mask_scale",
+        "pred_mask_scale", "aspect_ratio", "min_keep", "allow_overlap", "ipe", "epochs", "warmup",
+        "ipe_scale", "start_lr", "lr", "final_lr", "ema", "betas", "eps"
+    };
+    static const char *const ours[] = {                 /* of the first; the others are the same */
+        "crop_size", "num_enc_masks", "num_pred_masks", "weight_decay", "final_weight_decay"
+    };
     ij_config c = ij_config_default();
     ij_error why;
     c.mask_mode = IJ_MASK_REFERENCE;
     for (size_t i = 0; i < sizeof name / sizeof *name; i++) {
         const char *value = ij_file_meta(&g->f, name[i]);
         CHECK(value, "%s: no metadata %s", g->f.path, name[i]);
-        if (value)
-            SUCCEED(
-                ij_config_set(&c, i < sizeof ours / sizeof *ours ? ours[i] : name[i], value, &why));
+        const char *key = i < sizeof ours / sizeof *ours ? ours[i] : name[i];
+        if (value) SUCCEED(ij_config_set(&c, key, value, &why));
     }
     CHECK((size_t)meta_number(g, "mlp_hidden") == ij_hidden(&c),
           "mlp_hidden is not embed_dim * mlp_ratio");
@@ -400,8 +360,7 @@ static void golden_lists(ij_lists *l, const open_file *g, size_t step, const cha
     CHECK(l->lists == e->dim[0] * e->dim[1], "%s: %zu lists drawn", name, l->lists);
     /* the sampler, drawn anew, gives the lists of the file */
     for (size_t i = 0; i < l->lists; i++) {
-        CHECK(l->length[i] == k, "%s: list %zu has %zu, expected %zu", name, i, l->length[i],
-              k);
+        CHECK(l->length[i] == k, "%s: list %zu has %zu, expected %zu", name, i, l->length[i], k);
         for (size_t j = 0; j < k && l->length[i] == k; j++)
             CHECK((double)l->index[i * l->stride + j] == x[i * k + j], "%s[%zu,%zu]", name, i, j);
     }
@@ -453,7 +412,7 @@ static void golden_run(const char *path, int print)
     if (!file_open(&g, path)) return;
     const int rounded = ij_file_find(&g.f, "step0.act.targets") &&
                         ij_file_find(&g.f, "step0.act.targets")->dtype == IJ_F32;
-    const double act = !IN_DOUBLE ? 1 : rounded ? 6e-7 : 1e-11;
+    const double act = rounded ? 6e-7 : 1e-11;
     golden_group group[G_GROUPS] = {
         { "activations: embed, predictor.in", IN_DOUBLE ? act : 7e-6, 0, "", 0 },
         { "activations: blocks", IN_DOUBLE ? act : 2e-5, 0, "", 0 },
@@ -482,7 +441,11 @@ static void golden_run(const char *path, int print)
     void *mem = need(status ? 1 : size);
     if (!status) status = ij_model_init(&m, mem, size, &c, IJ_TRAIN, &why);
     CHECK(!status, "%s: %s", path, why.text);
-    if (status) { free(mem), file_close(&g); return; }
+    if (status) {
+        free(mem);
+        file_close(&g);
+        return;
+    }
     for (size_t p = 0; p < m.params; p++) {             /* the start */
         const ij_param *at = &m.param[p];
         snprintf(name, sizeof name, "init.%s.%s", at->predictor ? "predictor" : "encoder",
@@ -499,10 +462,10 @@ static void golden_run(const char *path, int print)
     }
     ij_rng_seed(&m.mask_rng, (uint64_t)meta_number(&g, "mask_seed"));
     for (size_t k = 0; k < steps; k++) {
-        const struct { const char *name; double value;
-        } schedule[3] = { { "lr", ij_lr(&c, k + 1) },
-                          { "wd", ij_weight_decay(&c, k + 1) },
-                          { "ema", ij_ema(&c, k + 1) } };
+        const struct { const char *name; double value; } schedule[3] = {
+            { "lr", ij_lr(&c, k + 1) }, { "wd", ij_weight_decay(&c, k + 1) },
+            { "ema", ij_ema(&c, k + 1) }
+        };
         for (int i = 0; i < 3; i++) {
             snprintf(name, sizeof name, "step%zu.%s", k, schedule[i].name);
             double *want = golden_read(&g, name, &n);
@@ -519,8 +482,7 @@ static void golden_run(const char *path, int print)
         double *pixels = golden_read(&g, name, &n);
         real *images = need(n * sizeof *images);
         for (size_t i = 0; pixels && i < n; i++) images[i] = (real)pixels[i];
-        /* activations and gradients of the first step */
-        if (k == 0) {
+        if (k == 0) {                                   /* activations and gradients, once */
             ij_step s;
             forward_step(&s, &m, images, 0);
             golden_stack(group, &g, "context", &s.context.stack);
@@ -595,7 +557,7 @@ static void golden_run(const char *path, int print)
         for (int v = 0; v < 2; v++) {
             const ij_param *at = &m.param[p];
             snprintf(name, sizeof name, "final.opt.%c.%s.%s", "mv"[v],
-                     at -> predictor ? "predictor" : "encoder",
+                     at->predictor ? "predictor" : "encoder",
                      at->name);
             double *want = golden_read(&g, name, &n);
             real *got = (v ? m.adam_v : m.adam_m) + at->offset;
@@ -608,12 +570,11 @@ static void golden_run(const char *path, int print)
             group_add(&group[G_MOMENTS], compare(got, want, n, 1), name);
             free(want);
         }
-    const struct {
-        const char *name;
-        const ij_tensor *t;
-    } pos[3] = { { "final.encoder.pos_embed", &m.encoder_pos },
-                 { "final.target_encoder.pos_embed", &m.encoder_pos },
-                 { "final.predictor.predictor_pos_embed", &m.predictor_pos } };
+    const struct { const char *name; const ij_tensor *t; } pos[3] = {
+        { "final.encoder.pos_embed", &m.encoder_pos },
+        { "final.target_encoder.pos_embed", &m.encoder_pos },
+        { "final.predictor.predictor_pos_embed", &m.predictor_pos }
+    };
     for (int i = 0; i < 3; i++) {
         double *want = golden_read(&g, pos[i].name, &n);
         if (want && n == ij_count(pos[i].t))
@@ -729,17 +690,12 @@ static void layer_backward(const layer_case *c)
 
 static void gradients_of_layers(void)
 {
-    /* x, w, b, y; [5,stat] */
-    static const struct { const char *name, *part[3]; size_t dim[4][2], stat;
-    } of[LAYERS] = {
-        { "linear: ",
-          { "input", "weight", "bias" },
-          { { 5, 12 }, { 8, 12 }, { 1, 8 }, { 5, 8 } },
-          2 },
-        { "layer norm: ",
-          { "input", "weight", "bias" },
-          { { 5, 12 }, { 1, 12 }, { 1, 12 }, { 5, 12 } },
-          2 },
+    static const struct { const char *name, *part[3]; size_t dim[4][2], stat; } of[LAYERS] = {
+        /* of x, w, b, y; [5,stat] */
+        { "linear: ", { "input", "weight", "bias" },
+          { { 5, 12 }, { 8, 12 }, { 1, 8 }, { 5, 8 } }, 2 },
+        { "layer norm: ", { "input", "weight", "bias" },
+          { { 5, 12 }, { 1, 12 }, { 1, 12 }, { 5, 12 } }, 2 },
         { "GELU: ", { "input", NULL, NULL }, { { 5, 12 }, { 12, 12 }, { 1, 12 }, { 5, 12 } }, 12 },
         { "attention: ", { "k, v", "q", NULL }, { { 5, 16 }, { 3, 8 }, { 1, 8 }, { 3, 8 } }, 5 }
     };
@@ -812,8 +768,7 @@ static void gradients_of_loss(const char *name, int loss, int objective)
         x.x = w.m.weight + w.m.param[p].offset;
         g.x = w.m.grad + w.m.param[p].offset;
         /* softmax is blind to the key's bias: its gradient is zero */
-        if (strstr(w.m.param[p].name, "qkv.bias"))
-            memset(g.x + n / 3, 0, n / 3 * sizeof(real));
+        if (strstr(w.m.param[p].name, "qkv.bias")) memset(g.x + n / 3, 0, n / 3 * sizeof(real));
         gradient_row(name, w.m.param[p].name, x, g, n / 40 + 1, whole_forward, &w);
     }
     free(w.images);
@@ -841,31 +796,21 @@ static void test_gradient_check(void)
 enum { FROM_ZERO, FROM_C, FROM_BIAS };
 static void matmul_case(size_t m, size_t n, size_t k, int ta, int tb, int from, const ij_team *team)
 {
-    uint64_t state = m * 1000003 + n * 1009 + k;
+    const uint64_t state = m * 1000003 + n * 1009 + k;
     const size_t row = n + 3;
-    real *a = need((m * k + 1) * sizeof *a), *b = need((k * n + 1) * sizeof *b);
-    real *c = need((m * row + 1) * sizeof *c), *want = need((m * row + 1) * sizeof *want),
-         *bias = need(n * sizeof *bias);
-    for (size_t i = 0; i < n; i++) bias[i] = (real)random_unit(&state);
-    for (size_t i = 0; i < m * k; i++) a[i] = (real)random_unit(&state);
-    for (size_t i = 0; i < k * n; i++) b[i] = (real)random_unit(&state);
-    for (size_t i = 0; i < m * row; i++)
-        c[i] = want[i] = i % row >= n ? 7 : from == FROM_C ? (real)random_unit(&state) : (real)NAN;
-    ij_product p = { m,
-                     n,
-                     k,
-                     a,
-                     ta ? 1 : k,
-                     ta ? m : 1,
-                     b,
-                     tb ? 1 : n,
-                     tb ? k : 1,
-                     c,
-                     row,
-                     from == FROM_C      ? c
-                     : from == FROM_BIAS ? bias
-                                         : NULL,
-                     from == FROM_C ? row : 0 };
+    real *a = random_reals(m * k, state + 1), *b = random_reals(k * n, state + 2);
+    real *c = random_reals(m * row, state), *want = need(m * row * sizeof *want);
+    real *bias = random_reals(n, state + 3);
+    const real *const start[3] = { NULL, c, bias };
+    for (size_t i = 0; i < m * row; i++) {
+        if (from != FROM_C) c[i] = (real)NAN;
+        if (i % row >= n) c[i] = 7;
+    }
+    memcpy(want, c, m * row * sizeof *want);
+    ij_product p = {
+        m, n, k, a, ta ? 1 : k, ta ? m : 1, b, tb ? 1 : n, tb ? k : 1, c, row, start[from],
+        from == FROM_C ? row : 0
+    };
     ij_matmul(&p, team);
     p.c = want;
     if (from == FROM_C) p.start = want;
@@ -889,9 +834,9 @@ static void backwards(void *pool, size_t count, ij_task *task, void *arg)
 
 static void test_matmul_equals_naive(void)
 {
-    static const size_t edge[] = { 1,     IJ_MR - 1, IJ_MR,         IJ_MR + 1, IJ_NR - 1,
-                                   IJ_NR, IJ_NR + 1, 2 * IJ_NR + 5,
-                                   37 };
+    static const size_t edge[] = {
+        1, IJ_MR - 1, IJ_MR, IJ_MR + 1, IJ_NR - 1, IJ_NR, IJ_NR + 1, 2 * IJ_NR + 5, 37
+    };
     const ij_team team = { backwards, NULL, 3 };
     for (size_t i = 0; i < 9; i++)
         for (size_t j = 0; j < 9; j++)
@@ -1053,9 +998,10 @@ static void test_golden_random(void)
             double *want = golden_read(&g, name, &n);
             ij_rng_seed(&r, (uint64_t)seed[s]);
             for (size_t i = 0; want && i < n; i++) {
-                const double got = list == 0   ? (double)ij_rng_next(&r)
-                                   : list == 1 ? ij_rng_uniform(&r)
-                                               : (double)ij_rng_below(&r, below[list - 2]);
+                double got = 0;
+                if (list == 0) got = (double)ij_rng_next(&r);
+                else if (list == 1) got = ij_rng_uniform(&r);
+                else got = (double)ij_rng_below(&r, below[list - 2]);
                 CHECK(got == want[i], "%s[%zu]: %g, expected %g", name, i, got, want[i]);
             }
             free(want);
@@ -1082,9 +1028,8 @@ static void test_golden_positions(void)
         snprintf(name, sizeof name, "pos.d%zu.g%zu", table[t][0], table[t][1]);
         double *want = golden_read(&g, name, &n);
         const size_t side = table[t][1];
-        const ij_tensor pos = { need(side * side * table[t][0] * sizeof(real)),
-                                2,
-                                { side * side, table[t][0], 0, 0 } };
+        ij_tensor pos = { NULL, 2, { side * side, table[t][0], 0, 0 } };
+        pos.x = need(ij_count(&pos) * sizeof(real));
         ij_positions(pos, side, side);
         /* rounded to float in both builds */
         for (size_t i = 0; want && i < n; i++)
@@ -1122,11 +1067,10 @@ static void test_golden_schedules(void)
             double *want = golden_read(&g, name, &n);
             CHECK(n == (size_t)word_value(t, "steps"), "%s: %zu steps", name, n);
             for (size_t i = 0; want && i < n; i++) {
-                const double got = w == 0   ? ij_lr(&c, i + 1)
-                                   : w == 1 ? ij_weight_decay(&c, i + 1)
-                                            : ij_ema(&c, i + 1);
-                CHECK(fabs(got - want[i]) <= 1e-12 * fabs(want[i]),
-                      "%s[%zu]: %.17g, expected %.17g", name, i, got,
+                const double got[3] = { ij_lr(&c, i + 1), ij_weight_decay(&c, i + 1),
+                                        ij_ema(&c, i + 1) };
+                CHECK(fabs(got[w] - want[i]) <= 1e-12 * fabs(want[i]),
+                      "%s[%zu]: %.17g, expected %.17g", name, i, got[w],
                       want[i]);
             }
             free(want);
@@ -1144,16 +1088,14 @@ static void test_masks_split(void)
     for (int mode = IJ_MASK_RANDOM; mode <= IJ_MASK_RASTERIZED; mode++) {
         ij_config c = ij_config_default();
         ij_error why;
-        size_t size, seen[4][60] = { { 0 } };
+        size_t seen[4][60] = { { 0 } };                 /* 6 by 10 patches */
         ij_model m;
-        c.batch_size = 8;  /* 6 by 10 patches */
+        c.batch_size = 8;
         c.crop_size[0] = 24;
         c.crop_size[1] = 40;
         c.mask_mode = mode;
         c.num_pred_masks = 3;
-        CHECK(ij_model_size(&size, &c, IJ_TRAIN, &why) == IJ_OK, "%s", why.text);
-        void *mem = need(size);
-        SUCCEED(ij_model_init(&m, mem, size, &c, IJ_TRAIN, &why));
+        void *mem = start_model(&m, &c);
         for (uint64_t step = 0; step < 200; step++) {
             draw_masks(&m, step);
             for (size_t b = 0; b < 8; b++) {
@@ -1185,9 +1127,8 @@ static void test_masks_split(void)
             }
         }
         for (size_t n = 0; n < 240; n++) {
-            const double want = mode == IJ_MASK_RASTERIZED ? 400
-                                : n < 180                  ? 1600 * 10.1 / 60
-                                                           : 1600 * (60 - 3 * 10.1) / 60;
+            const double patches = n < 180 ? 10.1 : 60 - 3 * 10.1;      /* in a list of that role */
+            const double want = 1600 * (mode == IJ_MASK_RASTERIZED ? 15 : patches) / 60;
             CHECK(fabs((double)seen[n / 60][n % 60] - want) < 0.25 * want,
                   "role %zu, patch %zu: %zu times of some %g", n / 60, n % 60, seen[n / 60][n % 60],
                   want);
@@ -1204,13 +1145,9 @@ static void test_masks_split(void)
 static void test_masks_paper_mode(void)
 {
     ij_config c = ij_config_default();
-    ij_error why;
-    size_t size;
     ij_model m;
     c.batch_size = 32;
-    SUCCEED(ij_model_size(&size, &c, IJ_TRAIN, &why));
-    void *mem = need(size);
-    SUCCEED(ij_model_init(&m, mem, size, &c, IJ_TRAIN, &why));
+    void *mem = start_model(&m, &c);
     size_t context[64] = { 0 }, target[64] = { 0 }, lengths = 0;
     for (uint64_t step = 0; step < 200; step++) {
         draw_masks(&m, step);
@@ -1245,23 +1182,20 @@ static void test_masks_paper_mode(void)
     free(mem);
 }
 
+/* ijepa #68: 32-pixel crops hang the reference. */
 static void test_masks_impossible(void)
 {
     ij_error why;
     size_t size;
     ij_model m;
     for (int mode = 0; mode < 2; mode++)
-        for (size_t keep = mode ? 13 : 9; keep < 70;
-             keep += 15) { /* ijepa #68: 32-pixel crops hang the reference */
+        for (size_t keep = mode ? 13 : 9; keep < 70; keep += 15) {
             ij_config c = ij_config_default();
             c.mask_mode = mode;
             c.min_keep = keep;
             SUCCEED(ij_model_size(&size, &c, IJ_TRAIN, &why));
             void *mem = need(size);
-            const ij_status s = ij_model_init(&m, mem, size, &c, IJ_TRAIN, &why);
-            CHECK(s == IJ_EMASK && strstr(why.text, "min_keep"), "mode %d, min_keep %zu: %s", mode,
-                  keep,
-                  ij_status_string(s));
+            REFUSE(IJ_EMASK, "min_keep", ij_model_init(&m, mem, size, &c, IJ_TRAIN, &why));
             free(mem);
         }
 }
@@ -1279,7 +1213,7 @@ static void train_some(ij_model *m, size_t steps)
         do {
             uint64_t state = m->micro;
             for (size_t i = 0; i < n; i++) images[i] = (real)random_unit(&state);
-            SUCCEED(ij_masks_draw(&m->masks, c, &m->mask_rng, m->micro, c->batch_size, &why));
+            draw_masks(m, m->micro);
             SUCCEED(ij_train_step(m, images, &m->masks, &r, &why));
         } while (!r.updated);
     free(images);
@@ -1378,13 +1312,15 @@ static void test_model_sizes(void)                      /* published parameter c
     static const struct {
         const char *name;
         size_t patch, side, pred_depth, encoder, predictor;
-    } known[] = { { "vit_tiny", 16, 224, 6, 5486400, 10795968 },
-                  { "vit_small", 16, 224, 6, 21589632, 10943616 },
-                  { "vit_base", 16, 224, 6, 85646592, 11238912 },
-                  { "vit_large", 16, 224, 12, 303098880, 22082560 },
-                  { "vit_huge", 16, 448, 12, 630664960, 22279424 },
-                  { "vit_huge", 14, 224, 12, 630434560, 22279424 },
-                  { "vit_giant", 16, 224, 16, 1011092608, 29475712 } };
+    } known[] = {
+        { "vit_tiny", 16, 224, 6, 5486400, 10795968 },
+        { "vit_small", 16, 224, 6, 21589632, 10943616 },
+        { "vit_base", 16, 224, 6, 85646592, 11238912 },
+        { "vit_large", 16, 224, 12, 303098880, 22082560 },
+        { "vit_huge", 16, 448, 12, 630664960, 22279424 },
+        { "vit_huge", 14, 224, 12, 630434560, 22279424 },
+        { "vit_giant", 16, 224, 16, 1011092608, 29475712 }
+    };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         ij_config c = ij_config_default();
         ij_error why;
@@ -1407,23 +1343,13 @@ static void test_model_sizes(void)                      /* published parameter c
 
 static void test_model_bad_settings(void)
 {
-    static const char *const bad[][2] = { { "embed_dim", "130" },
-                                          { "embed_dim", "0" },
-                                          { "num_heads", "3" },
-                                          { "patch_size", "0" },
-                                          { "patch_size", "33" },
-                                          { "batch_size", "0" },
-                                          { "crop_scale", "0.5,0.4" },
-                                          { "crop_scale", "0,2" },
-                                          { "ema", "0.9,1.1" },
-                                          { "pred_mask_scale", "0.9,0.1" },
-                                          { "aspect_ratio", "0,1" },
-                                          { "mlp_ratio", "0" },
-                                          { "depth", "0" },
-                                          { "betas", "0.9,1" },
-                                          { "depth", "99999999" },
-                                          { "pred_emb_dim", "6" },
-                                          { "std", "0,1,1" } };
+    static const char *const bad[][2] = {
+        { "embed_dim", "130" }, { "embed_dim", "0" }, { "num_heads", "3" }, { "patch_size", "0" },
+        { "patch_size", "33" }, { "batch_size", "0" }, { "crop_scale", "0.5,0.4" },
+        { "crop_scale", "0,2" }, { "ema", "0.9,1.1" }, { "pred_mask_scale", "0.9,0.1" },
+        { "aspect_ratio", "0,1" }, { "mlp_ratio", "0" }, { "depth", "0" }, { "betas", "0.9,1" },
+        { "depth", "99999999" }, { "pred_emb_dim", "6" }, { "std", "0,1,1" }
+    };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         ij_config c = ij_config_default();
         ij_error why;
@@ -1460,9 +1386,7 @@ static void test_model_not_finite(void)
     for (size_t i = 0; i < n; i++) images[i] = (real)NAN;
     memcpy(before, m.weight, m.size * sizeof *before);
     draw_masks(&m, 0);
-    CHECK(ij_train_step(&m, images, &m.masks, &r, &why) == IJ_ENAN &&
-              strstr(why.text, "update 1: the loss is "),
-          "a loss of NaN is accepted");
+    REFUSE(IJ_ENAN, "update 1: the loss is ", ij_train_step(&m, images, &m.masks, &r, &why));
     CHECK(!memcmp(before, m.weight, m.size * sizeof *before) && m.step == 0, "the weights moved");
     m.work_size /= 2;
     REFUSE(IJ_EMEM, "activations", ij_train_step(&m, images, &m.masks, &r, &why));
@@ -1597,13 +1521,11 @@ static void test_encode_other_sizes(void)
     size_t work_size;
     void *mem = start_model(&m, &c);
     const size_t h = 40, w = 19, tokens = (40 / 4) * (19 / 4), d = c.embed_dim;
-    real *image = need(2 * 3 * h * w * sizeof *image),
-         *token = need(2 * tokens * d * sizeof *token), pooled[48];
+    real *image = random_reals(2 * 3 * h * w, 3), *token = need(2 * tokens * d * sizeof *token);
+    real pooled[48];
     const ij_encoder *e = &m.target_encoder;
     const ij_pictures in = { image, 2, h, w }, second = { image + 3 * h * w, 1, h, w },
                       small = { image, 1, 3, 40 };
-    uint64_t state = 3;
-    for (size_t i = 0; i < 2 * 3 * h * w; i++) image[i] = (real)random_unit(&state);
     SUCCEED(ij_encode_size(&work_size, e, &in, &why));
     const ij_memory work = { need(work_size), work_size - 1 };
     REFUSE(IJ_EMEM, "work memory: need", ij_encode(token, pooled, e, &in, work, NULL, &why));
@@ -1644,9 +1566,7 @@ static void test_encode_one_image_shared(void)
     c.depth = 1;
     void *mem = start_model(&m, &c);
     const ij_team team = { counted, &runs, 3 };
-    real *image = need(3 * 40 * 40 * sizeof *image), alone[256], shared[256];
-    uint64_t state = 4;
-    for (size_t i = 0; i < 3 * 40 * 40; i++) image[i] = (real)random_unit(&state);
+    real *image = random_reals(3 * 40 * 40, 4), alone[256], shared[256];
     encode_images(NULL, alone, &m.target_encoder, (ij_pictures){ image, 1, 40, 40 }, NULL);
     encode_images(NULL, shared, &m.target_encoder, (ij_pictures){ image, 1, 40, 40 }, &team);
     CHECK(runs, "no product was shared");
@@ -1719,15 +1639,13 @@ static void test_settings_round_trip(void)
 
 static void test_settings_bad_values(void)
 {
-    static const char *const bad[][2] = { { "batch_size", "-1" },   { "batch_size", "1.5" },
-                                          { "batch_size", "1,2" },  { "lr", "" },
-                                          { "lr", "fast" },         { "lr", "1e" },
-                                          { "lr", "nan" },          { "lr", "inf" },
-                                          { "ema", "0.9" },         { "ema", "0.9," },
-                                          { "ema", "0.9,1,1" },     { "mean", "1,2" },
-                                          { "mask_mode", "other" }, { "allow_overlap", "2" },
-                                          { "crop_size", "1,2,3" }, { "model_name", "vit_nano" },
-                                          { "batchsize", "3" } };
+    static const char *const bad[][2] = {
+        { "batch_size", "-1" }, { "batch_size", "1.5" }, { "batch_size", "1,2" }, { "lr", "" },
+        { "lr", "fast" }, { "lr", "1e" }, { "lr", "nan" }, { "lr", "inf" }, { "ema", "0.9" },
+        { "ema", "0.9," }, { "ema", "0.9,1,1" }, { "mean", "1,2" }, { "mask_mode", "other" },
+        { "allow_overlap", "2" }, { "crop_size", "1,2,3" }, { "model_name", "vit_nano" },
+        { "batchsize", "3" }
+    };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         ij_config c = ij_config_default(), keep = c;
         ij_error why;
@@ -1798,13 +1716,18 @@ static void test_checkpoint_refuses(void)
     ij_config c = small_config();
     static char bytes[1 << 21];
     static const char two[] = "\"init_std\":\"0\",\"patch_init_std\":\"0.14\"";   /* not needed */
-    static const char *const spoil[][2] = { { "\"mask_rng\":\"", "\"mask_rng\":\"x" },
-        { "\"step\":\"1\"", "\"step\":\"z\"" }, { "\"ijepa\":\"1\"", "\"ijepa\":\"2\"" },
+    static const char *const spoil[][2] = {
+        { "\"mask_rng\":\"", "\"mask_rng\":\"x" },
+        { "\"step\":\"1\"", "\"step\":\"z\"" },
+        { "\"ijepa\":\"1\"", "\"ijepa\":\"2\"" },
         { "\"embed_dim\":\"24\"", "\"embed_dim\":\"48\"" },
-        { "\"depth\":\"2\"", "\"depth\":\"3\"" }, { "\"ijepa\":\"1\"", "\"iJepa\":\"1\"" },
+        { "\"depth\":\"2\"", "\"depth\":\"3\"" },
+        { "\"ijepa\":\"1\"", "\"iJepa\":\"1\"" },
         { "opt.v.encoder.norm.bias", "opt.v.encoder.norm.bios" },
-        { "predictor.mask_token", "predictor.mask_tokem" }, { "\"step\":", "\"stop\":" },
-        { two, "\"mask_target_input\":\"true\"            " } };
+        { "predictor.mask_token", "predictor.mask_tokem" },
+        { "\"step\":", "\"stop\":" },
+        { two, "\"mask_target_input\":\"true\"            " }
+    };
     ij_error why;
     ij_model m, copy;
     ij_rng seeded;
@@ -1841,9 +1764,7 @@ static void test_checkpoint_refuses(void)
 static void features_by(real *to, const ij_encoder *e, const ij_config *c)
 {
     const size_t h = c->crop_size[0], w = c->crop_size[1];
-    uint64_t state = 5;
-    real *image = need(3 * h * w * sizeof *image);
-    for (size_t i = 0; i < 3 * h * w; i++) image[i] = (real)random_unit(&state);
+    real *image = random_reals(3 * h * w, 5);
     encode_images(NULL, to, e, (ij_pictures){ image, 1, h, w }, NULL);
     free(image);
 }
@@ -1892,9 +1813,9 @@ static void put_hugging_face(const char *path, const ij_model *m, int memory)
  * ours, and in Hugging Face's layouts. */
 static void test_checkpoint_encoders(void)
 {
-    static const char *const file[4] = { "whole.safetensors", "whole.safetensors",
-                                         "hf/model.safetensors",
-                                         "hf/memory.safetensors" };
+    static const char *const file[4] = {
+        "whole.safetensors", "whole.safetensors", "hf/model.safetensors", "hf/memory.safetensors"
+    };
     static const char config[] =
         "{\"model_type\": \"ijepa\", \"x\": {\"y\": [\"z\"]}, \"hidden_act\": \"gelu\", "
         "\"layer_norm_eps\": 1e-06, \"image_size\": [24, 32], \"num_attention_heads\": 2}";
@@ -2164,9 +2085,9 @@ static void pnm_case(const char *name, const void *bytes, size_t n, const uint8_
     /* any byte changed: no crash, whatever the verdict */
     for (size_t i = 0; i < n; i++)
         for (int k = 0; k < 12; k++) {
-            static const unsigned char value[12] = { 0,   255, '0', '9', ' ', '\n',
-                                                     '#', 'P', '-', '1', 128,
-                                                     '.' };
+            static const unsigned char value[12] = {
+                0, 255, '0', '9', ' ', '\n', '#', 'P', '-', '1', 128, '.'
+            };
             memcpy(other, bytes, n);
             other[i] = value[k];
             write_file(path, other, n);
@@ -2221,15 +2142,10 @@ static void test_pnm_hostile(void)
             CHECK(s == IJ_EDATA && strstr(why.text, "hostile.ppm"), "\"%s\": %s", bad[i], why.text);
         else CHECK(!s, "%s", why.text);
     }
-    static const struct {
-        const char *bytes;
-        size_t n;
-        const char *name;
-    } foreign[] = { { "\x89PNG\r\n\x1a\n", 8, "PNG" },
-                    { "\xff\xd8\xff\xe0....", 8, "JPEG" },
-                    { "GIF89a..", 8, "GIF" },
-                    { "PK\3\4....", 8, "zip" },
-                    { "\x1f\x8b......", 8, "gzip" } };
+    static const struct { const char *bytes; size_t n; const char *name; } foreign[] = {
+        { "\x89PNG\r\n\x1a\n", 8, "PNG" }, { "\xff\xd8\xff\xe0....", 8, "JPEG" },
+        { "GIF89a..", 8, "GIF" }, { "PK\3\4....", 8, "zip" }, { "\x1f\x8b......", 8, "gzip" }
+    };
     for (size_t i = 0; i < 5; i++) {
         write_file(scratch("x.ppm"), foreign[i].bytes, foreign[i].n);
         CHECK(read_all(scratch("x.ppm"), &why) && strstr(why.text, foreign[i].name), "%s",
@@ -2283,14 +2199,11 @@ static void test_records_formats(void)
     write_file(scratch("train_y.bin"), "\1\12", 2);
     check_record(scratch("train_X.bin"), IJ_WHOLE, 1, 3 * 96 + 5, "STL-10 2 9: 11 22 33");
     for (int bad = 0; bad < 4; bad++) {
-        static const struct {
-            const char *y;
-            size_t n;
-        } label[4] = { { "\1", 1 }, { "\0\1", 2 }, { "\1\13", 2 }, { "\1\1\1", 3 } };
+        static const struct { const char *y; size_t n; } label[4] = {
+            { "\1", 1 }, { "\0\1", 2 }, { "\1\13", 2 }, { "\1\1\1", 3 }
+        };
         write_file(scratch("train_y.bin"), label[bad].y, label[bad].n);
-        CHECK(read_all(scratch("train_X.bin"), &why) == IJ_EDATA && strstr(why.text, "train_y.bin"),
-              "labels %d: %s", bad,
-              why.text);
+        REFUSE(IJ_EDATA, "train_y.bin", read_all(scratch("train_X.bin"), &why));
     }
 
     memcpy(b, "\0\0\x08\3\0\0\0\3\0\0\0\2\0\0\0\2abcdefghijkl", 28);    /* IDX: 3 images of 2x2 */
@@ -2346,18 +2259,15 @@ static void put_ppm(const char *folder, const char *name, int value)
 
 static void test_folder_trees(void)
 {
+    static const char *const class[3] = { "cat", "cat.big", "dog" };
     ij_error why;
     char name[64];
-    const char *folder = scratch_folder("tree");                /* class folders */
+    const char *folder = scratch_folder("tree");
     REFUSE(IJ_EDATA, "no .ppm", read_all(folder, &why));
     put_ppm(folder, "note.txt", 0);
     REFUSE(IJ_EDATA, ".txt", read_all(folder, &why));
     for (int i = 0; i < 25; i++) {
-        snprintf(name, sizeof name, "%s/deep/%02d.PPM",
-                 i < 10   ? "cat"
-                 : i < 18 ? "cat.big"
-                          : "dog",
-                 i);
+        snprintf(name, sizeof name, "%s/deep/%02d.PPM", class[(i >= 10) + (i >= 18)], i);
         put_ppm(folder, name, i);
     }
     check_record(folder, IJ_WHOLE, 12, 0, "folder of PNM 25 1: 12 12 12");
@@ -2463,9 +2373,10 @@ static void test_crop_and_normalise(void)
     const ij_image two = { 1, 2, rgb, 0 };
     real planes[6];
     ij_normalise(planes, &two, &c, 1);                          /* mirrored */
-    const double want[6] = { (0 - .485) / .229, (1 - .485) / .229,  (1 - .456) / .224,
-                             (0 - .456) / .224, (.4 - .406) / .225,
-                             (.2 - .406) / .225 };
+    const double want[6] = {
+        (0 - .485) / .229, (1 - .485) / .229, (1 - .456) / .224, (0 - .456) / .224,
+        (.4 - .406) / .225, (.2 - .406) / .225
+    };
     for (int i = 0; i < 6; i++)
         CHECK(fabs((double)planes[i] - want[i]) < 1e-6, "plane value %d: %g, expected %g", i,
               (double)planes[i],
@@ -2694,20 +2605,20 @@ static int st_tiles(const ij_file *f, uint64_t data)
 
 /* 2x3 F32, an empty I64, a scalar U8, an F16 that is not aligned; the order of names is not that
  * of places. */
-static const char st_sample[] = "{'w':{'dtype':'F32','shape':[2,3],'data_offsets':[1,25]},'__"
-                                "metadata__':{'format':'pt','a':'\\u00e9'},"
-                                "'e':{'shape':[0,7],'dtype':'I64','data_offsets':[25,25]},'u':{'"
-                                "dtype':'U8','x':[1.5e+3,{'y':null}],"
-                                "'shape':[],'data_offsets':[0,1]}, 'h' : { "
-                                "'dtype':'F16','shape':[1],'data_offsets':[25,27] } }  ";
+static const char st_sample[] =
+    "{'w':{'dtype':'F32','shape':[2,3],'data_offsets':[1,25]},"
+    "'__metadata__':{'format':'pt','a':'\\u00e9'},"
+    "'e':{'shape':[0,7],'dtype':'I64','data_offsets':[25,25]},"
+    "'u':{'dtype':'U8','x':[1.5e+3,{'y':null}],'shape':[],'data_offsets':[0,1]}, "
+    "'h' : { 'dtype':'F16','shape':[1],'data_offsets':[25,27] } }  ";
 enum { ST_SAMPLE = sizeof st_sample - 1, ST_DATA = 27 };
 
 static void test_safetensors_table(void)
 {
     static const struct { const char *name; int dtype; size_t rank, dim[2], count; } want[] = {
         { "u", IJ_U8, 0, { 0 }, 1 }, { "w", IJ_F32, 2, { 2, 3 }, 6 },
-        { "e", IJ_I64, 2, { 0, 7 }, 0 },
-        { "h", IJ_F16, 1, { 1 }, 1 } };
+        { "e", IJ_I64, 2, { 0, 7 }, 0 }, { "h", IJ_F16, 1, { 1 }, 1 }
+    };
     const char *path = scratch("table.safetensors");
     open_file g;
     st_put(path, st_sample, ST_SAMPLE, ST_DATA);
@@ -2735,8 +2646,8 @@ static void test_safetensors_text(void)
     static const struct { const char *text; int ok; } text[] = {
         { "", 1 }, { "plain /", 1 }, { "\\\\", 1 }, { "\\\"x\\\\", 1 }, { "\\u00e9\\ud800", 1 },
         { "\xc3\xa9\x80", 1 }, { "\\", 0 }, { "\\\\\\", 0 }, { "\t", 0 }, { "\\\n", 0 },
-        { "\x1f", 0 },
-        { "a\"", 0 } };
+        { "\x1f", 0 }, { "a\"", 0 }
+    };
     const char *path = scratch("text.safetensors");
     ij_error why;
     open_file g;
@@ -2753,8 +2664,7 @@ static void test_safetensors_text(void)
     }
     memcpy(header, "{'a\0':{" ST_U8 "}}", sizeof "{'a.':{" ST_U8 "}}");
     st_put(path, header, sizeof "{'a.':{" ST_U8 "}}" - 1, 1);
-    CHECK(file_try(&g, path, &why) == IJ_EDATA, "a zero in a name");
-    CHECK(strstr(why.text, "found 0x00"), "%s", why.text);
+    REFUSE(IJ_EDATA, "found 0x00", file_try(&g, path, &why));          /* a zero in a name */
 }
 
 static void test_safetensors_cut(void)
@@ -2780,10 +2690,10 @@ static void test_safetensors_cut(void)
 
 static void test_safetensors_flipped(void)
 {
-    static const unsigned char value[] = { 0,   1,   8,   '\t', '\n', ' ',  '"',  ',', '-',
-                                           '0', '1', '9', ':',  '[',  ']',  '\\', '{', '}',
-                                           'u', 'F', 'e', 0x7f, 0x80, 0xc3,
-                                           0xff };
+    static const unsigned char value[] = {
+        0, 1, 8, '\t', '\n', ' ', '"', ',', '-', '0', '1', '9', ':', '[', ']', '\\', '{', '}', 'u',
+        'F', 'e', 0x7f, 0x80, 0xc3, 0xff
+    };
     unsigned char b[8 + ST_SAMPLE + ST_DATA], was[2];
     const char *path = scratch("flip.safetensors");
     ij_error why;
@@ -2827,88 +2737,90 @@ static void test_safetensors_flipped(void)
 
 static void test_safetensors_hostile(void)
 {
-    static const struct { const char *header; size_t data; const char *says;
-    } bad[] = { { " {}", 0, "byte 0" },
-                { "[]", 0, "byte 0" },
-                { "{", 0, "the end" },
-                { "{}x", 0, "the end of the header" },
-                { "{},", 0, "found ," },
-                { "{'a'}", 0, "expected :" },
-                { "{'a':}", 0, "expected {" },
-                { "{'a':{" ST_U8 "},}", 1, "expected \"" },
-                { "{'a':{" ST_U8 ",}}", 1, "expected \"" },
-                { "{'a':{" ST_U8 "}", 1, "expected }" },
-                { "{a:{" ST_U8 "}}", 1, "found a" },
-                { "{'a':{" ST_U8 "}}", 0, "0 bytes of data, the header says 1" },
-                { "{'a':{" ST_U8 "}}", 2, "2 bytes of data" },
-                { "{}", 1, "1 bytes" },
-                { "{'a':{" ST_U8 "},'a':{" ST_U8 "}}", 1, "\"a\" is there twice" },
-                { "{'a':{" ST_U8 "},'b':{" ST_U8 "}}", 1, "begins at data byte 0, expected 1" },
-                { "{'a':{" ST_U8 "},'b':" ST("U8", "[]", "[2,3]") "}", 3,
-                  "begins at data byte 2, expected 1" },
-                { "{'a':" ST("U8", "[0]", "[1,1]") "}", 0, "expected 0" },
-                { "{'a':" ST("U8", "[2]", "[2,0]") "}", 2, "-2 bytes" },
-                { "{'encoder.norm.weight':" ST("F32", "[1280]", "[0,4096]") "}", 4096,
-                  "header byte 68: tensor \"encoder.norm.weight\": 4096 bytes of data, shape "
-                  "[1280] F32 needs 5120" },
-                { "{'a':" ST("U8", "[4294967296,4294967296]", "[0,0]") "}", 0,
-                  "needs 18446744073709551616" },
-                { "{'a':" ST("U8", "[4294967296,4294967296,0]", "[0,0]") "}", 0,
-                  "needs 18446744073709551616" },
-                { "{'a':" ST("F64", "[2305843009213693952]", "[0,0]") "}", 0,
-                  "needs 18446744073709551616" },
-                { "{'a':" ST("U8", "[]", "[9999999999999999999,1]") "}", 1, "bytes of data" },
-                { "{'a':" ST("U8", "[99999999999999999999]", "[0,0]") "}", 0, "below 10^19" },
-                { "{'a':" ST("F4", "[1]", "[0,1]") "}", 1, "shape [1] F4" },
-                { "{'a':" ST("U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]") "}", 1, "at most 8 dimensions" },
-                { "{'a':" ST("U8", "[-1]", "[0,1]") "}", 1, "whole number" },
-                { "{'a':" ST("U8", "[1.0]", "[0,1]") "}", 1, "expected ]" },
-                { "{'a':" ST("U8", "[1e0]", "[0,1]") "}", 1, "expected ]" },
-                { "{'a':" ST("U8", "[01]", "[0,1]") "}", 1, "whole number" },
-                { "{'a':" ST("U8", "[1,]", "[0,1]") "}", 1, "whole number" },
-                { "{'a':" ST("U8", "['1']", "[0,1]") "}", 1, "whole number" },
-                { "{'a':{'dtype':'U8','shape':1,'data_offsets':[0,1]}}", 1, "expected [" },
-                { "{'a':" ST("U8", "[1]", "[0,1,1]") "}", 1, "two numbers" },
-                { "{'a':" ST("U8", "[1]", "[1]") "}", 1, "two data_offsets" },
-                { "{'a':{'dtype':'U8','shape':[1]}}", 1, "two data_offsets" },
-                { "{'a':{'dtype':'U8','data_offsets':[0,1]}}", 1, "shape" },
-                { "{'a':{'shape':[1],'data_offsets':[0,1]}}", 1, "expected dtype" },
-                { "{'a':{}}", 0, "expected dtype" },
-                { "{'a':{" ST_U8 ",'dtype':'U8'}}", 1, "once" },
-                { "{'a':{" ST_U8 ",'shape':[]}}", 1, "once" },
-                { "{'a':" ST("Q8", "[]", "[0,1]") "}", 1, "header byte 14: expected a dtype" },
-                { "{'a':{'dtype':8,'shape':[],'data_offsets':[0,1]}}", 1, "expected \"" },
-                { "{'a':{" ST_U8 ",'x':}}", 1, "a value" },
-                { "{'a':{" ST_U8 ",'x':[1}}}", 1, "expected ]" },
-                { "{'a':{" ST_U8 ",'x'}}", 1, ":" },
-                { "{'a':{" ST_U8 ",'x':" ST_DEEP8 ST_DEEP8 "[" ST_DEEP8_END ST_DEEP8_END "]}}", 1,
-                  "16 levels" },
-                { "{'__metadata__':{'a':1}}", 0, "expected \"" },
-                { "{'__metadata__':{'a':null}}", 0, "expected \"" },
-                { "{'__metadata__':null}", 0, "expected {" },
-                { "{'__metadata__':[]}", 0, "expected {" },
-                { "{'__metadata__':{'a':'1'", 0, "the end" },
-                { "{'__metadata__':{},'__metadata__':{}}", 0, "once" },
-                { "{'a':'x'}", 0, "expected {" } };
-    static const struct { const char *bytes; size_t n; const char *says;
-    } other[] = { { "PK\3\4\24\0\0\0\10\0\0\0", 12, "zip" },
-                  { "\x89PNG\r\n\x1a\n\0\0\0\15", 12, "PNG" },
-                  { "\xff\xd8\xff\xe0\0\20JFIF\0\1", 12, "JPEG" },
-                  { "\x89HDF\r\n\x1a\n\0\0\0\0", 12, "HDF5" },
-                  { "\x80\x02\x8a\nl\xfc\x9c\x46\xf9 j\xa8", 12, "pickle" },
-                  { "\x80\x04\x95\0\0\0\0\0\0\0]\x94", 12, "pickle" },
-                  { "\x1f\x8b\10\0\0\0\0\0\0\3\1\1", 12, "gzip" },
-                  { "P6\n32 32\n255\n", 13, "PNM" },
-                  { "{\n  \"metadata\": {\"total_size\": 12}", 34, "IJepaModel.from_pretrained" },
-                  { "P5 1 1 255 x", 12, "PNM" },
-                  { "", 0, "something else" },
-                  { "\0\0\0\0\0\0\0\0{}", 10, "the end" },
-                  { "\1\0\0\0\0\0\0\0", 8, "something else" },
-                  { "\377\377\377\377\377\377\377\377{}", 10, "something else" },
-                  { "\370\377\377\377\377\377\377\377{}", 10, "something else" },
-                  { "\3\0\0\0\0\0\0\0{}", 10, "cut short" },
-                  { "\2\0\0\0\0\0\0\200{}", 10, "something else" },
-                  { "\1\341\365\5\0\0\0\0{}", 10, "something else" } };
+    static const struct { const char *header; size_t data; const char *says; } bad[] = {
+        { " {}", 0, "byte 0" },
+        { "[]", 0, "byte 0" },
+        { "{", 0, "the end" },
+        { "{}x", 0, "the end of the header" },
+        { "{},", 0, "found ," },
+        { "{'a'}", 0, "expected :" },
+        { "{'a':}", 0, "expected {" },
+        { "{'a':{" ST_U8 "},}", 1, "expected \"" },
+        { "{'a':{" ST_U8 ",}}", 1, "expected \"" },
+        { "{'a':{" ST_U8 "}", 1, "expected }" },
+        { "{a:{" ST_U8 "}}", 1, "found a" },
+        { "{'a':{" ST_U8 "}}", 0, "0 bytes of data, the header says 1" },
+        { "{'a':{" ST_U8 "}}", 2, "2 bytes of data" },
+        { "{}", 1, "1 bytes" },
+        { "{'a':{" ST_U8 "},'a':{" ST_U8 "}}", 1, "\"a\" is there twice" },
+        { "{'a':{" ST_U8 "},'b':{" ST_U8 "}}", 1, "begins at data byte 0, expected 1" },
+        { "{'a':{" ST_U8 "},'b':" ST("U8", "[]", "[2,3]") "}", 3,
+          "begins at data byte 2, expected 1" },
+        { "{'a':" ST("U8", "[0]", "[1,1]") "}", 0, "expected 0" },
+        { "{'a':" ST("U8", "[2]", "[2,0]") "}", 2, "-2 bytes" },
+        { "{'encoder.norm.weight':" ST("F32", "[1280]", "[0,4096]") "}", 4096,
+          "header byte 68: tensor \"encoder.norm.weight\": 4096 bytes of data, shape "
+          "[1280] F32 needs 5120" },
+        { "{'a':" ST("U8", "[4294967296,4294967296]", "[0,0]") "}", 0,
+          "needs 18446744073709551616" },
+        { "{'a':" ST("U8", "[4294967296,4294967296,0]", "[0,0]") "}", 0,
+          "needs 18446744073709551616" },
+        { "{'a':" ST("F64", "[2305843009213693952]", "[0,0]") "}", 0,
+          "needs 18446744073709551616" },
+        { "{'a':" ST("U8", "[]", "[9999999999999999999,1]") "}", 1, "bytes of data" },
+        { "{'a':" ST("U8", "[99999999999999999999]", "[0,0]") "}", 0, "below 10^19" },
+        { "{'a':" ST("F4", "[1]", "[0,1]") "}", 1, "shape [1] F4" },
+        { "{'a':" ST("U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]") "}", 1, "at most 8 dimensions" },
+        { "{'a':" ST("U8", "[-1]", "[0,1]") "}", 1, "whole number" },
+        { "{'a':" ST("U8", "[1.0]", "[0,1]") "}", 1, "expected ]" },
+        { "{'a':" ST("U8", "[1e0]", "[0,1]") "}", 1, "expected ]" },
+        { "{'a':" ST("U8", "[01]", "[0,1]") "}", 1, "whole number" },
+        { "{'a':" ST("U8", "[1,]", "[0,1]") "}", 1, "whole number" },
+        { "{'a':" ST("U8", "['1']", "[0,1]") "}", 1, "whole number" },
+        { "{'a':{'dtype':'U8','shape':1,'data_offsets':[0,1]}}", 1, "expected [" },
+        { "{'a':" ST("U8", "[1]", "[0,1,1]") "}", 1, "two numbers" },
+        { "{'a':" ST("U8", "[1]", "[1]") "}", 1, "two data_offsets" },
+        { "{'a':{'dtype':'U8','shape':[1]}}", 1, "two data_offsets" },
+        { "{'a':{'dtype':'U8','data_offsets':[0,1]}}", 1, "shape" },
+        { "{'a':{'shape':[1],'data_offsets':[0,1]}}", 1, "expected dtype" },
+        { "{'a':{}}", 0, "expected dtype" },
+        { "{'a':{" ST_U8 ",'dtype':'U8'}}", 1, "once" },
+        { "{'a':{" ST_U8 ",'shape':[]}}", 1, "once" },
+        { "{'a':" ST("Q8", "[]", "[0,1]") "}", 1, "header byte 14: expected a dtype" },
+        { "{'a':{'dtype':8,'shape':[],'data_offsets':[0,1]}}", 1, "expected \"" },
+        { "{'a':{" ST_U8 ",'x':}}", 1, "a value" },
+        { "{'a':{" ST_U8 ",'x':[1}}}", 1, "expected ]" },
+        { "{'a':{" ST_U8 ",'x'}}", 1, ":" },
+        { "{'a':{" ST_U8 ",'x':" ST_DEEP8 ST_DEEP8 "[" ST_DEEP8_END ST_DEEP8_END "]}}", 1,
+          "16 levels" },
+        { "{'__metadata__':{'a':1}}", 0, "expected \"" },
+        { "{'__metadata__':{'a':null}}", 0, "expected \"" },
+        { "{'__metadata__':null}", 0, "expected {" },
+        { "{'__metadata__':[]}", 0, "expected {" },
+        { "{'__metadata__':{'a':'1'", 0, "the end" },
+        { "{'__metadata__':{},'__metadata__':{}}", 0, "once" },
+        { "{'a':'x'}", 0, "expected {" }
+    };
+    static const struct { const char *bytes; size_t n; const char *says; } other[] = {
+        { "PK\3\4\24\0\0\0\10\0\0\0", 12, "zip" },
+        { "\x89PNG\r\n\x1a\n\0\0\0\15", 12, "PNG" },
+        { "\xff\xd8\xff\xe0\0\20JFIF\0\1", 12, "JPEG" },
+        { "\x89HDF\r\n\x1a\n\0\0\0\0", 12, "HDF5" },
+        { "\x80\x02\x8a\nl\xfc\x9c\x46\xf9 j\xa8", 12, "pickle" },
+        { "\x80\x04\x95\0\0\0\0\0\0\0]\x94", 12, "pickle" },
+        { "\x1f\x8b\10\0\0\0\0\0\0\3\1\1", 12, "gzip" },
+        { "P6\n32 32\n255\n", 13, "PNM" },
+        { "{\n  \"metadata\": {\"total_size\": 12}", 34, "IJepaModel.from_pretrained" },
+        { "P5 1 1 255 x", 12, "PNM" },
+        { "", 0, "something else" },
+        { "\0\0\0\0\0\0\0\0{}", 10, "the end" },
+        { "\1\0\0\0\0\0\0\0", 8, "something else" },
+        { "\377\377\377\377\377\377\377\377{}", 10, "something else" },
+        { "\370\377\377\377\377\377\377\377{}", 10, "something else" },
+        { "\3\0\0\0\0\0\0\0{}", 10, "cut short" },
+        { "\2\0\0\0\0\0\0\200{}", 10, "something else" },
+        { "\1\341\365\5\0\0\0\0{}", 10, "something else" }
+    };
     const char *path = scratch("hostile.safetensors");
     ij_error why;
     open_file g;
@@ -2932,8 +2844,7 @@ static void test_safetensors_hostile(void)
  * format's. */
 static void test_safetensors_accepts(void)
 {
-    static const struct { const char *header; size_t data;
-    } good[] = {
+    static const struct { const char *header; size_t data; } good[] = {
         { "{}", 0 },
         { "{ }  ", 0 },
         { "{'__metadata__':{}}", 0 },
@@ -2943,9 +2854,8 @@ static void test_safetensors_accepts(void)
         { "{'a':" ST("F4", "[2,3]", "[0,3]") ",'b':" ST("F6_E2M3", "[4]", "[3,6]") "}", 6 },
         { "{'a':{'x':'}','y':{'z':[true,false,null,-1.5E-3,{}]}," ST_U8 "}}", 1 },
         { "{'a':{'x':" ST_DEEP8 ST_DEEP8 ST_DEEP8_END ST_DEEP8_END "," ST_U8 "}}", 1 },
-        { "{'a':" ST("U8", "[0,4294967296,4294967296]",
-                     "[0,0]") ",'b':{" ST_U8 "},'c':" ST("F32", "[0]", "[1,1]") "}",
-          1 },
+        { "{'a':" ST("U8", "[0,4294967296,4294967296]", "[0,0]") ",'b':{" ST_U8 "},"
+          "'c':" ST("F32", "[0]", "[1,1]") "}", 1 },
         { "{'a':" ST("U8", "[1,1,1,1,1,1,1,1]", "[0,1]") "}", 1 }
     };
     static char wide[19779];
@@ -3044,33 +2954,26 @@ static void test_safetensors_half(void)
 /* Extreme numbers, byte by byte, at offsets that are not aligned. */
 static void test_safetensors_numbers(void)
 {
-    static const char header[] =
-        "{'o':" ST("BOOL", "[1]", "[0,1]") ",'l':" ST("I64", "[3]", "[1,25]") ",'i':" ST(
-            "I32", "[3]",
-            "[25,37]") ",'d':" ST("F64", "[3]",
-                                  "[37,61]") ",'f':" ST("F32", "[3]",
-                                                        "[61,73]") ",'u':" ST("U8", "[3]",
-                                                                              "[73,76]") "}";
-    static const char data[] = "\1"
-                               "\0\0\0\0\0\0\0\x80"
-                               "\xff\xff\xff\xff\xff\xff\xff\xff"
-                               "\xff\xff\xff\xff\xff\xff\xff\x7f"
-                               "\0\0\0\x80"
-                               "\xff\xff\xff\xff"
-                               "\xff\xff\xff\x7f"
-                               "\1\0\0\0\0\0\0\0"
-                               "\0\0\0\0\0\0\xf0\xff"
-                               "\0\0\0\0\0\0\x04\xc0"
-                               "\1\0\0\0"
-                               "\0\0\x80\x7f"
-                               "\0\0\xc0\xbf"
-                               "\0\x80\xff";
-    static const struct { const char *name; double x[3];
-    } want[] = { { "l", { -9223372036854775808.0, -1, 9223372036854775808.0 } },
-                 { "i", { -2147483648.0, -1, 2147483647 } },
-                 { "d", { 0, 0, -2.5 } },
-                 { "f", { 0, 0, -1.5 } },
-                 { "u", { 0, 128, 255 } } };
+    static const char header[] = "{'o':" ST("BOOL", "[1]", "[0,1]")
+                                 ",'l':" ST("I64", "[3]", "[1,25]")
+                                 ",'i':" ST("I32", "[3]", "[25,37]")
+                                 ",'d':" ST("F64", "[3]", "[37,61]")
+                                 ",'f':" ST("F32", "[3]", "[61,73]")
+                                 ",'u':" ST("U8", "[3]", "[73,76]") "}";
+    static const char data[] =
+        "\1"
+        "\0\0\0\0\0\0\0\x80" "\xff\xff\xff\xff\xff\xff\xff\xff" "\xff\xff\xff\xff\xff\xff\xff\x7f"
+        "\0\0\0\x80" "\xff\xff\xff\xff" "\xff\xff\xff\x7f"
+        "\1\0\0\0\0\0\0\0" "\0\0\0\0\0\0\xf0\xff" "\0\0\0\0\0\0\x04\xc0"
+        "\1\0\0\0" "\0\0\x80\x7f" "\0\0\xc0\xbf"
+        "\0\x80\xff";
+    static const struct { const char *name; double x[3]; } want[] = {
+        { "l", { -9223372036854775808.0, -1, 9223372036854775808.0 } },
+        { "i", { -2147483648.0, -1, 2147483647 } },
+        { "d", { 0, 0, -2.5 } },
+        { "f", { 0, 0, -1.5 } },
+        { "u", { 0, 128, 255 } }
+    };
     const char *path = scratch("numbers.safetensors");
     unsigned char b[8 + sizeof header - 1 + 76];
     real got[3];
@@ -3147,9 +3050,8 @@ static void test_safetensors_changed(void)
     st_put(path, more, (size_t)n, 30000);
     SUCCEED(ij_file_open(&f, mem, all, path, &why));
     st_put(path, more, (size_t)n, 29999);
-    CHECK(ij_file_read(x, &f, f.entry, &why) == IJ_EFILE && strstr(why.text, "\"w\"") && x[299] > 0,
-          "cut while open: %s",
-          why.text);
+    REFUSE(IJ_EFILE, "\"w\"", ij_file_read(x, &f, f.entry, &why));
+    CHECK(x[299] > 0, "what there was is not read");
     ij_file_close(&f);
     free(mem);
 }
@@ -3164,11 +3066,9 @@ static void test_safetensors_large(void)
     ij_error why;
     open_file g;
     real x[3] = { 0 };
-    const int n = snprintf(header, sizeof header,
-                           "{'big':" ST("U8", "[%.0f]", "[0,%.0f]") ",'x':" ST("U8", "[3]",
-                                                                               "[%.0f,%.0f]") "}",
-                           big, big, big,
-                           big + 3);
+    static const char format[] = "{'big':" ST("U8", "[%.0f]", "[0,%.0f]")
+                                 ",'x':" ST("U8", "[3]", "[%.0f,%.0f]") "}";
+    const int n = snprintf(header, sizeof header, format, big, big, big, big + 3);
     st_put(path, header, (size_t)n, 0);
     FILE *out = fopen(path, "r+b");
     const int ok =
@@ -3247,10 +3147,10 @@ static void evaluate_knn(double *accuracy, const ij_scored *s, size_t k, double 
 static void test_standardise_equals_definition(void)
 {
     enum { N = 3000, M = 7, D = 5 };
-    real *x = random_reals((N + M) * D, 3), *got = need((N + M) * D * sizeof *got),
-         one[2] = { 3, -4 };
-    for (size_t i = 0; i < (N + M) * D; i++)
-        x[i] = i % D ? x[i] + (real)(1000 * (i % D)) : i < N * D ? (real)0.1 : x[i];
+    real *x = random_reals((N + M) * D, 3), *got = need((N + M) * D * sizeof *got);
+    real one[2] = { 3, -4 };
+    for (size_t i = 0; i < (N + M) * D; i++) x[i] += (real)(1000 * (i % D));
+    for (size_t i = 0; i < N * D; i += D) x[i] = (real)0.1;
     memcpy(got, x, (N + M) * D * sizeof *got);
     ij_standardise(got, N, got + N * D, M, D);
     for (size_t c = 0; c < D; c++) {
@@ -3278,36 +3178,27 @@ static void test_knn_by_hand(void)
         int train[7], test;
         real x;
         size_t k;
-        double temperature;
+        double heat;
         const char *why;
     } of[] = {
-        { { 2, 0, 3, 1, 0, 0, 0 },
-          3,
-          4,
-          1,
-          0.07,
-          "of equally similar rows the lower one comes first" },
+        { { 2, 0, 3, 1, 0, 0, 0 }, 3, 4, 1, 0.07, "of equally similar rows the lower is first" },
         { { 2, 0, 3, 1, 0, 0, 0 }, 1, 4, 2, 0.07, "of equal votes the lower class wins" },
         { { 2, 0, 1, 2, 0, 0, 0 }, 2, 4, 3, 1e6, "of the equal rows 0 and 1 the lower one stays" },
-        { { 2, 2, 3, 3, 0, 0, 0 },
-          3,
-          4,
-          7,
-          0.07,
-          "warm: the nearest two outweigh the next and the rest" },
+        { { 2, 2, 3, 3, 0, 0, 0 }, 3, 4, 7, 0.07, "warm: the nearest two outweigh the rest" },
         { { 2, 2, 3, 3, 0, 0, 0 }, 0, 4, 7, 1e6, "hot: votes are only counted" },
         { { 2, 2, 3, 3, 0, 0, 0 }, 3, 4, 7, 1e-4, "cold: exp does not overflow" },
         { { 2, 0, 3, 1, 0, 0, 0 }, 2, 0, 1, 0.07, "a row of zeros is equally far from all" }
     };
-    static real train[7][2] = { { 3, 4 }, { 6, 8 },  { 2, 0 }, { 1, 0 }, { 0, 5 }, { -1, 0 },
-                                { 0, 0 } };
+    static real train[7][2] = {                         /* cosines to (4,0): 0.6 0.6 1 1 0 -1 0 */
+        { 3, 4 }, { 6, 8 }, { 2, 0 }, { 1, 0 }, { 0, 5 }, { -1, 0 }, { 0, 0 }
+    };
     for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
-        real x[2] = { of[i].x, 0 };                     /* cosines to (4,0): 0.6 0.6 1 1 0 -1 0 */
+        real x[2] = { of[i].x, 0 };
         const int *const a[1] = { of[i].train }, *const b[1] = { &of[i].test };
         const size_t classes[1] = { 4 };
         const ij_scored s = { 7, 1, 2, &train[0][0], x, 1, a, b, classes };
         double accuracy = -1;
-        evaluate_knn(&accuracy, &s, of[i].k, of[i].temperature);
+        evaluate_knn(&accuracy, &s, of[i].k, of[i].heat);
         CHECK(accuracy == 1, "k = %zu: %s", of[i].k, of[i].why);
     }
 }
@@ -3420,16 +3311,14 @@ static void test_generative(void)
 }
 
 /* ij_watch in memory of just the right size. */
-static ij_status watch(ij_health *h, real *pooled, ij_model *m, const real *images)
+static void watch(ij_health *h, real *pooled, ij_model *m, const real *images)
 {
     ij_error why;
     const size_t size = ij_watch_size(&m->config);
     const ij_memory work = { need(size), size }, less = { work.base, size - 1 };
     REFUSE(IJ_EMEM, "work memory: need", ij_watch(h, pooled, m, images, &m->masks, less, &why));
-    const ij_status status = ij_watch(h, pooled, m, images, &m->masks, work, &why);
-    CHECK(!status, "%s", why.text);
+    SUCCEED(ij_watch(h, pooled, m, images, &m->masks, work, &why));
     free(work.base);
-    return status;
 }
 
 /* Joint embedding: the context encoder sees the first view, the target encoder the second; the
@@ -3518,45 +3407,36 @@ static void test_joint(void)
 /* What a verdict rests on: cosines by hand, and each of its bounds from both sides. */
 static void test_verdict(void)
 {
-    static const struct { ij_health h; int warm; const char *says;
+    const double none = (double)NAN;
+    const struct {
+        double loss, skill, position;
+        size_t images;
+        double rank, cosine;
+        int warm;
+        const char *says;
     } of[] = {
-        { { .skill = 0.5, .images = 512, .rank = 16, .cosine = 0.4 }, 1, "healthy" },
-        /* patches of 4, 400 updates: counts well */
-        { { .skill = 0.76, .images = 512, .rank = 6, .cosine = 0.71 }, 1, "healthy" },
-        { { .skill = 0.21, .images = 512, .rank = 5.1, .cosine = 0.74 }, 1, "healthy" },
-        { { .skill = 0.21, .images = 512, .rank = 4.9, .cosine = 0.74 },
-          1,
-          "warning: the features" },
-        { { .skill = 0.21, .images = 512, .rank = 5.1, .cosine = 0.76 },
-          0,
-          "warning: the features" },
-        { { .skill = 0.19, .images = 512, .rank = 5.1, .cosine = 0.74 },
-          1,
-          "warning: predictions" },
-        { { .skill = -1, .images = 512, .rank = 5.1, .cosine = 0.74 }, 0, "too early" },
-        { { .skill = 0.09, .position = 0.1, .images = 512, .rank = 16, .cosine = 0.4 },
-          1,
-          "collapsing: predictions" },
-        { { .skill = 0.09, .position = 0.7, .images = 512, .rank = 16, .cosine = 0.4 },
-          1,
-          "collapsing: only where" },
-        { { .skill = 0.5, .images = 512, .rank = 16, .cosine = 0.86 },
-          0,
-          "collapsing: the features" },
-        { { .skill = 0.5, .images = 512, .rank = 2.9, .cosine = 0.4 },
-          0,
-          "collapsing: the features" },
-        { { .skill = 0.5, .images = 32, .rank = 2.9, .cosine = 0.4 }, 1, "healthy as far" },
-        { { .skill = 0.5, .images = 512, .rank = (double)NAN, .cosine = 0.4 }, 1, "collapsing" },
-        { { .loss = (double)NAN, .skill = (double)NAN, .images = 512, .rank = 16, .cosine = 0.4 },
-          1,
-          "collapsing" },
-        { { .loss = 0.1, .skill = (double)NAN, .images = 512, .rank = 16, .cosine = 0.4 },
-          1,
-          "collapsing" },
+        { 0, 0.5, 0, 512, 16, 0.4, 1, "healthy" },
+        { 0, 0.76, 0, 512, 6, 0.71, 1, "healthy" },  /* patches of 4, 400 updates: counts well */
+        { 0, 0.21, 0, 512, 5.1, 0.74, 1, "healthy" },
+        { 0, 0.21, 0, 512, 4.9, 0.74, 1, "warning: the features" },
+        { 0, 0.21, 0, 512, 5.1, 0.76, 0, "warning: the features" },
+        { 0, 0.19, 0, 512, 5.1, 0.74, 1, "warning: predictions" },
+        { 0, -1, 0, 512, 5.1, 0.74, 0, "too early" },
+        { 0, 0.09, 0.1, 512, 16, 0.4, 1, "collapsing: predictions" },
+        { 0, 0.09, 0.7, 512, 16, 0.4, 1, "collapsing: only where" },
+        { 0, 0.5, 0, 512, 16, 0.86, 0, "collapsing: the features" },
+        { 0, 0.5, 0, 512, 2.9, 0.4, 0, "collapsing: the features" },
+        { 0, 0.5, 0, 32, 2.9, 0.4, 1, "healthy as far" },
+        { 0, 0.5, 0, 512, none, 0.4, 1, "collapsing" },
+        { none, none, 0, 512, 16, 0.4, 1, "collapsing" },
+        { 0.1, none, 0, 512, 16, 0.4, 1, "collapsing" }
     };
     for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
-        const char *says = ij_verdict(&of[i].h, IJ_JEPA, of[i].warm);
+        const ij_health h = {
+            .loss = of[i].loss, .skill = of[i].skill, .position = of[i].position,
+            .images = of[i].images, .rank = of[i].rank, .cosine = of[i].cosine
+        };
+        const char *says = ij_verdict(&h, IJ_JEPA, of[i].warm);
         CHECK(!strncmp(says, of[i].says, strlen(of[i].says)) && !strchr(says, ','), "case %zu: %s",
               i,
               says);
@@ -3598,11 +3478,9 @@ static void test_watch_equals_definition(void)
         c.loss = loss;
         c.num_enc_masks = 2;
         void *mem = start_model(&m, &c);
-        real *images = need(B * PIXELS * sizeof *images), *token = need(B * N * D * sizeof *token),
-             *before = need(2 * m.size * sizeof *before);
+        real *images = random_reals(B * PIXELS, 7), *token = need(B * N * D * sizeof *token);
+        real *before = need(2 * m.size * sizeof *before);
         real pooled[B * D], watched[B * D];
-        uint64_t state = 7;
-        for (size_t i = 0; i < B * PIXELS; i++) images[i] = (real)random_unit(&state);
         train_some(&m, 2);
         encode_images(token, pooled, &m.target_encoder, (ij_pictures){ images, B, 24, 32 }, NULL);
         draw_masks(&m, 9);
@@ -3642,7 +3520,8 @@ static void test_watch_equals_definition(void)
                     for (size_t b = 0; b < B; b++)
                         others += b == l % B ? 0 : want[b][n][k] / (B - 1);
                     const double e = fabs(want[l % B][n][k] - others);
-                    guess += loss == IJ_LOSS_L2 ? e * e : e < 1 ? e * e / 2 : e - 0.5;
+                    const double smooth = e < 1 ? e * e / 2 : e - 0.5;
+                    guess += loss == IJ_LOSS_L2 ? e * e : smooth;
                 }
         guess /= loss == IJ_LOSS_L2 ? (double)m.masks.target.lists : terms * D;
         CHECK(fabs(h.position - (1 - within / all)) < (IN_DOUBLE ? 1e-12 : 1e-5),
@@ -3675,10 +3554,8 @@ static void test_targets_average_layers(void)
         ij_step s;
         c.average_top_k_layers = k;
         void *mem = start_model(&m, &c);
-        real *images = need(B * PIXELS * sizeof *images), *token = need(B * N * D * sizeof *token),
-             *sum = need(B * N * D * sizeof *sum);
-        uint64_t state = 8;
-        for (size_t i = 0; i < B * PIXELS; i++) images[i] = (real)random_unit(&state);
+        real *images = random_reals(B * PIXELS, 8), *token = need(B * N * D * sizeof *token);
+        real *sum = need(B * N * D * sizeof *sum);
         memset(sum, 0, B * N * D * sizeof *sum);
         for (size_t layer = k < 3 ? 3 - k : 0; layer < 3; layer++) {      /* of 4 there are 3 */
             ij_encoder e = m.target_encoder;
@@ -3936,9 +3813,10 @@ static int ridge_class(const ij_probe_work *w, const ij_scored *s, size_t task, 
 static void test_ridge_equals_definition(void)
 {
     static const double lambda[6] = { 1e-4, 1e-3, 1e-2, 1e-1, 1, 10 };
-    static const size_t shape[8][2] = { { 200, 7 }, { 131, 8 }, { 64, 63 }, { 300, 64 }, { 50, 65 },
-                                        { 90, 130 }, { 5, 1 },
-                                        { 400, 20 } };
+    static const size_t shape[8][2] = {
+        { 200, 7 }, { 131, 8 }, { 64, 63 }, { 300, 64 }, { 50, 65 }, { 90, 130 }, { 5, 1 },
+        { 400, 20 }
+    };
     for (int i = 0; i < 8; i++) {
         evaluate_case e;
         ij_probe_work w;
@@ -3988,19 +3866,18 @@ static void test_scores_same_in_any_order(void)
     double one[4], two[4], chosen[4];
     size_t size = 0, other = 0;
     evaluate_make(&e, 333, 150, 150, 0.5, 70);
-    CHECK(!ij_knn_size(&size, &e.s, &why) && !ij_ridge_size(&other, &e.s, &why), "%s", why.text);
+    SUCCEED(ij_knn_size(&size, &e.s, &why));
+    SUCCEED(ij_ridge_size(&other, &e.s, &why));
     size = IJ_MAX(size, other);
     const ij_memory a = { need(size), size }, b = { need(size), size };
     memset(a.base, 0x55, size);
     memset(b.base, 0x55, size);
-    CHECK(!ij_knn(one, &e.s, 20, 0.07, a, NULL, &why) &&
-              !ij_knn(two, &e.s, 20, 0.07, b, &team, &why), "%s",
-          why.text);
+    SUCCEED(ij_knn(one, &e.s, 20, 0.07, a, NULL, &why));
+    SUCCEED(ij_knn(two, &e.s, 20, 0.07, b, &team, &why));
     CHECK(!memcmp(one, two, 2 * sizeof *one) && !memcmp(a.base, b.base, size),
           "k-NN depends on the order of its tasks");
-    CHECK(!ij_ridge(one, chosen, &e.s, a, NULL, &why) &&
-              !ij_ridge(two, chosen + 2, &e.s, b, &team, &why), "%s",
-          why.text);
+    SUCCEED(ij_ridge(one, chosen, &e.s, a, NULL, &why));
+    SUCCEED(ij_ridge(two, chosen + 2, &e.s, b, &team, &why));
     CHECK(!memcmp(one, two, 2 * sizeof *one) && !memcmp(chosen, chosen + 2, 2 * sizeof *one) &&
               !memcmp(a.base, b.base, size),
           "ridge depends on the order of its tasks");
@@ -4055,13 +3932,9 @@ static void evaluate_refused(const ij_scored *s, size_t k, double temperature, c
     double accuracy[2], chosen[2];
     ij_error why = { "" };
     const ij_memory work = { need(1 << 20), 1 << 20 };
-    CHECK(ij_knn(accuracy, s, k, temperature, work, NULL, &why) == IJ_EARG &&
-              strstr(why.text, words), "k-NN: \"%s\", expected \"%s\"", why.text,
-          words);
+    REFUSE(IJ_EARG, words, ij_knn(accuracy, s, k, temperature, work, NULL, &why));
     if (k && temperature > 0)
-        CHECK(ij_ridge(accuracy, chosen, s, work, NULL, &why) == IJ_EARG && strstr(why.text, words),
-              "ridge: \"%s\", expected \"%s\"", why.text,
-              words);
+        REFUSE(IJ_EARG, words, ij_ridge(accuracy, chosen, s, work, NULL, &why));
     free(work.base);
 }
 
@@ -4140,8 +4013,7 @@ static void test_rom_equals_encode(void)
         uint64_t state = 9;
         for (size_t i = 0; i < m.encoder_size; i++)
             m.target[i] += (real)(random_unit(&state) - 0.5) * (real)0.2;
-        real *table = need(n * d * sizeof *table);
-        for (size_t i = 0; i < n * d; i++) table[i] = (real)random_unit(&state);
+        real *table = random_reals(n * d, 10);
         if (run >= 4) {                         /* a file's own positions */
             m.target_encoder.pos = m.encoder_pos;
             m.target_encoder.pos.x = table;
@@ -4171,8 +4043,8 @@ static void test_rom_equals_encode(void)
         }
         uint8_t *rgb = need(h * w * 3);
         for (size_t i = 0; i < h * w * 3; i++) rgb[i] = (uint8_t)(random_unit(&state) * 127 + 128);
-        real *image = need(3 * h * w * sizeof *image), *token = need(n * d * sizeof *token),
-             pooled[24], feature[24];
+        real *image = need(3 * h * w * sizeof *image), *token = need(n * d * sizeof *token);
+        real pooled[24], feature[24];
         ij_normalise(image, &(ij_image){ h, w, rgb, 0 }, &c, 0);
         encode_images(token, pooled, &m.target_encoder, (ij_pictures){ image, 1, h, w }, NULL);
         const size_t bytes = ij_rom_arena(&r);
@@ -4180,9 +4052,7 @@ static void test_rom_equals_encode(void)
         memset(arena, 7, bytes + 4 * sizeof *arena);
         char expected[80];
         snprintf(expected, sizeof expected, "arena: need %zu bytes, have %zu", bytes, bytes - 1);
-        CHECK(ij_rom_encode(feature, &r, rgb, arena, bytes - 1, &why) == IJ_EMEM &&
-                  !strcmp(why.text, expected), "%s",
-              why.text);
+        REFUSE(IJ_EMEM, expected, ij_rom_encode(feature, &r, rgb, arena, bytes - 1, &why));
         for (size_t i = 0; i < bytes + 4 * sizeof *arena; i++)
             CHECK(((unsigned char *)arena)[i] == 7, "a refused arena was written");
         REFUSE(IJ_EMEM, "have 0", ij_rom_encode(feature, &r, rgb, NULL, bytes, &why));
@@ -4228,9 +4098,7 @@ static void test_few_equals_ridge(void)
     const size_t size = IJ_FEW_SIZE(D, MOST, 1);
     real *mem = need(size), x[D];
     uint64_t state = 3;
-    CHECK(ij_few_init(&f, mem, size - 1, D, MOST, ridge, &why) == IJ_EMEM &&
-              !strncmp(why.text, "head: need ", 11), "%s",
-          why.text);
+    REFUSE(IJ_EMEM, "head: need ", ij_few_init(&f, mem, size - 1, D, MOST, ridge, &why));
     SUCCEED(ij_few_init(&f, mem, size, D, MOST, ridge, &why));
     for (size_t i = 0; i < Z; i++) gram[i][i] = ridge;
     for (size_t n = 0; n < N; n++) {
@@ -4288,9 +4156,9 @@ static void test_few_means(void)
     ij_few f;
     ij_error why;
     real mem[IJ_FEW_SIZE(2, 3, 0) / sizeof(real)];
-    const real x[6][2] = { { 10, 0 }, { 3, 4 },         { 0, (real)0.1 },
-                           { 0, 0 },  { 1, (real)0.4 },
-                           { -1, (real)0.2 } };
+    const real x[6][2] = {
+        { 10, 0 }, { 3, 4 }, { 0, (real)0.1 }, { 0, 0 }, { 1, (real)0.4 }, { -1, (real)0.2 }
+    };
     SUCCEED(ij_few_init(&f, mem, sizeof mem, 2, 3, 0, &why));
     CHECK(!ij_few_learn(&f, x[0], 0) && !ij_few_learn(&f, x[1], 0) && !ij_few_learn(&f, x[2], 2) &&
               !ij_few_learn(&f, x[3], 2),
@@ -4305,83 +4173,30 @@ static void test_few_means(void)
 /* ---- the runner ---- */
 
 #define TEST(name) { #name, test_##name }
-static const struct { const char *name; void (*run)(void);
-} test[] = {
-    TEST(golden_a),
-    TEST(golden_b),
-    TEST(gradient_check),
-    TEST(matmul_equals_naive),
-    TEST(exp_and_normal),
-    TEST(golden_masks),
-    TEST(golden_random),
-    TEST(golden_positions),
-    TEST(golden_schedules),
-    TEST(masks_paper_mode),
-    TEST(masks_split),
-    TEST(generative),
-    TEST(joint),
-    TEST(masks_impossible),
-    TEST(model_threads_same_bytes),
-    TEST(model_resume_same_bytes),
-    TEST(checkpoint_encoders),
-    TEST(model_memory_ladder),
-    TEST(model_sizes),
-    TEST(model_bad_settings),
-    TEST(model_not_finite),
-    TEST(model_accumulates_and_clips),
-    TEST(model_parts),
-    TEST(encode_other_sizes),
-    TEST(encode_one_image_shared),
-    TEST(init_statistics),
-    TEST(settings_round_trip),
-    TEST(settings_bad_values),
-    TEST(settings_files),
-    TEST(checkpoint_refuses),
-    TEST(readme_names_exist),
-    TEST(status_strings),
-    TEST(pnm_flavours),
-    TEST(pnm_hostile),
-    TEST(records_formats),
-    TEST(folder_trees),
-    TEST(held_out_tenth),
-    TEST(resize_golden),
-    TEST(crop_and_normalise),
-    TEST(view),
-    TEST(color_jitter),
-    TEST(scenes),
-    TEST(data_scenes_kept),
-    TEST(safetensors_table),
-    TEST(safetensors_text),
-    TEST(safetensors_cut),
-    TEST(safetensors_flipped),
-    TEST(safetensors_hostile),
-    TEST(safetensors_accepts),
-    TEST(safetensors_capacity),
-    TEST(safetensors_half),
-    TEST(safetensors_numbers),
-    TEST(safetensors_ladder),
-    TEST(safetensors_changed),
-    TEST(safetensors_large),
-    TEST(standardise_equals_definition),
-    TEST(watch_equals_definition),
-    TEST(verdict),
-    TEST(targets_average_layers),
-    TEST(vicreg_equals_definition),
-    TEST(rankme_by_hand),
-    TEST(knn_by_hand),
-    TEST(knn_equals_definition),
-    TEST(pca_equals_definition),
-    TEST(png_blocks),
-    TEST(ridge_equals_definition),
-    TEST(scores_same_in_any_order),
-    TEST(scores_memory_ladder),
-    TEST(scores_refuse),
-    TEST(rom_equals_encode),
-    TEST(few_equals_ridge),
-    TEST(few_means),
+static const struct { const char *name; void (*run)(void); } test[] = {
+    TEST(golden_a), TEST(golden_b), TEST(gradient_check), TEST(matmul_equals_naive),
+    TEST(exp_and_normal), TEST(golden_masks), TEST(golden_random), TEST(golden_positions),
+    TEST(golden_schedules), TEST(masks_paper_mode), TEST(masks_split), TEST(generative),
+    TEST(joint), TEST(masks_impossible), TEST(model_threads_same_bytes),
+    TEST(model_resume_same_bytes), TEST(checkpoint_encoders), TEST(model_memory_ladder),
+    TEST(model_sizes), TEST(model_bad_settings), TEST(model_not_finite),
+    TEST(model_accumulates_and_clips), TEST(model_parts), TEST(encode_other_sizes),
+    TEST(encode_one_image_shared), TEST(init_statistics), TEST(settings_round_trip),
+    TEST(settings_bad_values), TEST(settings_files), TEST(checkpoint_refuses),
+    TEST(readme_names_exist), TEST(status_strings), TEST(pnm_flavours), TEST(pnm_hostile),
+    TEST(records_formats), TEST(folder_trees), TEST(held_out_tenth), TEST(resize_golden),
+    TEST(crop_and_normalise), TEST(view), TEST(color_jitter), TEST(scenes), TEST(data_scenes_kept),
+    TEST(safetensors_table), TEST(safetensors_text), TEST(safetensors_cut),
+    TEST(safetensors_flipped), TEST(safetensors_hostile), TEST(safetensors_accepts),
+    TEST(safetensors_capacity), TEST(safetensors_half), TEST(safetensors_numbers),
+    TEST(safetensors_ladder), TEST(safetensors_changed), TEST(safetensors_large),
+    TEST(standardise_equals_definition), TEST(watch_equals_definition), TEST(verdict),
+    TEST(targets_average_layers), TEST(vicreg_equals_definition), TEST(rankme_by_hand),
+    TEST(knn_by_hand), TEST(knn_equals_definition), TEST(pca_equals_definition), TEST(png_blocks),
+    TEST(ridge_equals_definition), TEST(scores_same_in_any_order), TEST(scores_memory_ladder),
+    TEST(scores_refuse), TEST(rom_equals_encode), TEST(few_equals_ridge), TEST(few_means),
 #ifndef IJEPA_NO_POSIX                                  /* full disks, limits, links, permissions */
-    TEST(save_failing_everywhere),
-    TEST(save_refused),
+    TEST(save_failing_everywhere), TEST(save_refused),
 #endif
 };
 
