@@ -308,6 +308,7 @@ static void golden_asked(golden_group *g, const open_file *f, const char *name, 
     CHECK(row == ij_rows(x), "%s: %zu rows", full, row);
     free(want);
 }
+
 static void golden_stack(golden_group *g, const open_file *f, const char *part, const ij_stack *s)
 {
     char name[64];
@@ -369,9 +370,8 @@ static void golden_lists(ij_lists *l, const open_file *g, size_t step, const cha
 
 /* got against init and final of the file: worst element, update of each tensor and of all; key
  * biases apart. */
-static void golden_update(golden_group *all, golden_group *each, golden_group *whole,
-                          golden_group *key, const open_file *g, const ij_model *m, const real *got,
-                          int part)
+static void golden_update(golden_group *group, golden_group *key, const open_file *g,
+                          const ij_model *m, const real *got, int part)
 {
     static const char *const prefix[3] = { "encoder", "predictor", "target_encoder" };
     double total_error = 0, total_update = 0;
@@ -393,17 +393,101 @@ static void golden_update(golden_group *all, golden_group *each, golden_group *w
                     group_add(key, e, name);
                     continue;
                 }
-                group_add(all, e, name);
+                group_add(&group[0], e, name);
                 error += e * e;
                 update += u * u;
             }
-            group_add(each, update > 0 ? sqrt(error / update) : (double)NAN, name);
+            group_add(&group[1], update > 0 ? sqrt(error / update) : (double)NAN, name);
             total_error += error;
             total_update += update;
             free(init);
             free(final);
         }
-    group_add(whole, sqrt(total_error / total_update), prefix[part]);
+    group_add(&group[2], sqrt(total_error / total_update), prefix[part]);
+}
+
+/* Activations and gradients of the first step. */
+static void golden_first_step(golden_group *group, const open_file *g, ij_model *m,
+                              const real *images)
+{
+    const ij_config *c = &m->config;
+    char name[128];
+    size_t n;
+    ij_step s;
+    forward_step(&s, m, images, 0);
+    golden_stack(group, g, "context", &s.context.stack);
+    golden_stack(group, g, "predictor", &s.predictor.stack);
+    golden_act(&group[G_NORM], g, "predictor.out", s.predictor.out.x,
+               ij_count(&s.predictor.out));
+    golden_act(&group[G_NORM], g, "targets", s.loss.want.x, ij_count(&s.loss.want));
+    /* the target encoder again, keeping what the step need not */
+    ij_encoder_pass keep = s.target;
+    ij_arena a = { NULL, 0, 0 };
+    const size_t patches = ij_rows(&m->encoder_pos), b = c->batch_size;
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) {
+            a.base = need(a.used);
+            a.size = a.used;
+            a.used = 0;
+        }
+        ij_encoder_place(&keep, &a, c->depth, c->num_heads, c->patch_size, c->embed_dim,
+                         ij_hidden(c), b, b * patches, b * patches * patches,
+                         1);
+    }
+    keep.stack.seqs = keep.stack.asked = s.target.stack.seqs;
+    ij_each(NULL, keep.stack.seqs.pieces, ij_encoder_task, &keep);
+    golden_stack(group, g, "target", &keep.stack);
+    for (size_t r = 0, d = c->embed_dim; r < b * patches; r++) {
+        real mean, rstd, *x = keep.stack.norm.x + r * d;
+        ij_moments(&mean, &rstd, x, d, IJ_TARGET_EPS);
+        for (size_t i = 0; i < d; i++) x[i] = (x[i] - mean) * rstd;
+    }
+    golden_act(&group[G_NORM], g, "target.layernormed", keep.stack.norm.x,
+               ij_count(&keep.stack.norm));
+    free(a.base);
+    ij_backward(m, &s, NULL);
+    for (size_t p = 0; p < m->params; p++) {
+        const ij_param *at = &m->param[p];
+        snprintf(name, sizeof name, "step0.grad.%s.%s",
+                 at->predictor ? "predictor" : "encoder",
+                 at->name);
+        double *want = golden_read(g, name, &n);
+        real *got = m->grad + at->offset;
+        if (!want) continue;
+        if (strstr(name, "qkv.bias")) {
+            for (size_t i = n / 3; i < 2 * n / 3; i++) {
+                group_add(&group[G_GRAD_KEY], fabs((double)got[i]), name);
+                got[i] = 0;
+                want[i] = 0;
+            }
+        }
+        group_add(&group[G_GRAD], compare(got, want, n, 1), name);
+        free(want);
+    }
+    memset(m->grad, 0, m->size * sizeof(real));
+}
+
+static void golden_moments(golden_group *group, const open_file *g, const ij_model *m)
+{
+    char name[128];
+    size_t n;
+    for (size_t p = 0; p < m->params; p++)
+        for (int v = 0; v < 2; v++) {
+            const ij_param *at = &m->param[p];
+            snprintf(name, sizeof name, "final.opt.%c.%s.%s", "mv"[v],
+                     at->predictor ? "predictor" : "encoder",
+                     at->name);
+            double *want = golden_read(g, name, &n);
+            real *got = (v ? m->adam_v : m->adam_m) + at->offset;
+            if (!want) continue;
+            if (strstr(name, "qkv.bias"))
+                for (size_t i = n / 3; i < 2 * n / 3; i++) {
+                    got[i] = 0;
+                    want[i] = 0;
+                }
+            group_add(group, compare(got, want, n, 1), name);
+            free(want);
+        }
 }
 
 static void golden_run(const char *path, int print)
@@ -434,18 +518,10 @@ static void golden_run(const char *path, int print)
     const size_t steps = (size_t)meta_number(&g, "steps");
     ij_error why;
     ij_model m;
-    size_t size, n;
+    size_t n;
     double lr_sum = 0;
     char name[128];
-    ij_status status = ij_model_size(&size, &c, IJ_TRAIN, &why);
-    void *mem = need(status ? 1 : size);
-    if (!status) status = ij_model_init(&m, mem, size, &c, IJ_TRAIN, &why);
-    CHECK(!status, "%s: %s", path, why.text);
-    if (status) {
-        free(mem);
-        file_close(&g);
-        return;
-    }
+    void *mem = start_model(&m, &c);
     for (size_t p = 0; p < m.params; p++) {             /* the start */
         const ij_param *at = &m.param[p];
         snprintf(name, sizeof name, "init.%s.%s", at->predictor ? "predictor" : "encoder",
@@ -482,63 +558,9 @@ static void golden_run(const char *path, int print)
         double *pixels = golden_read(&g, name, &n);
         real *images = need(n * sizeof *images);
         for (size_t i = 0; pixels && i < n; i++) images[i] = (real)pixels[i];
-        if (k == 0) {                                   /* activations and gradients, once */
-            ij_step s;
-            forward_step(&s, &m, images, 0);
-            golden_stack(group, &g, "context", &s.context.stack);
-            golden_stack(group, &g, "predictor", &s.predictor.stack);
-            golden_act(&group[G_NORM], &g, "predictor.out", s.predictor.out.x,
-                       ij_count(&s.predictor.out));
-            golden_act(&group[G_NORM], &g, "targets", s.loss.want.x, ij_count(&s.loss.want));
-            /* the target encoder again, keeping what the step need not */
-            ij_encoder_pass keep = s.target;
-            ij_arena a = { NULL, 0, 0 };
-            const size_t patches = ij_rows(&m.encoder_pos), b = c.batch_size;
-            for (int pass = 0; pass < 2; pass++) {
-                if (pass) {
-                    a.base = need(a.used);
-                    a.size = a.used;
-                    a.used = 0;
-                }
-                ij_encoder_place(&keep, &a, c.depth, c.num_heads, c.patch_size, c.embed_dim,
-                                 ij_hidden(&c), b, b * patches, b * patches * patches,
-                                 1);
-            }
-            keep.stack.seqs = keep.stack.asked = s.target.stack.seqs;
-            ij_each(NULL, keep.stack.seqs.pieces, ij_encoder_task, &keep);
-            golden_stack(group, &g, "target", &keep.stack);
-            for (size_t r = 0, d = c.embed_dim; r < b * patches; r++) {
-                real mean, rstd, *x = keep.stack.norm.x + r * d;
-                ij_moments(&mean, &rstd, x, d, IJ_TARGET_EPS);
-                for (size_t i = 0; i < d; i++) x[i] = (x[i] - mean) * rstd;
-            }
-            golden_act(&group[G_NORM], &g, "target.layernormed", keep.stack.norm.x,
-                       ij_count(&keep.stack.norm));
-            free(a.base);
-            ij_backward(&m, &s, NULL);
-            for (size_t p = 0; p < m.params; p++) {
-                const ij_param *at = &m.param[p];
-                snprintf(name, sizeof name, "step0.grad.%s.%s",
-                         at->predictor ? "predictor" : "encoder",
-                         at->name);
-                double *want = golden_read(&g, name, &n);
-                real *got = m.grad + at->offset;
-                if (!want) continue;
-                if (strstr(name, "qkv.bias")) {
-                    for (size_t i = n / 3; i < 2 * n / 3; i++) {
-                        group_add(&group[G_GRAD_KEY], fabs((double)got[i]), name);
-                        got[i] = 0;
-                        want[i] = 0;
-                    }
-                }
-                group_add(&group[G_GRAD], compare(got, want, n, 1), name);
-                free(want);
-            }
-            memset(m.grad, 0, m.size * sizeof(real));
-        }
+        if (k == 0) golden_first_step(group, &g, &m, images);
         ij_report r;
-        status = ij_train_step(&m, images, &m.masks, &r, NULL);
-        CHECK(!status, "step %zu: %s", k, ij_status_string(status));
+        SUCCEED(ij_train_step(&m, images, &m.masks, &r, &why));
         snprintf(name, sizeof name, "step%zu.loss", k);
         double *want = golden_read(&g, name, &n);
         if (want) group_add(&group[G_LOSS], fabs(r.loss - want[0]), name);
@@ -547,29 +569,9 @@ static void golden_run(const char *path, int print)
         free(images);
     }
     if (!IN_DOUBLE) group[G_KEY].bound = lr_sum;
-    golden_update(&group[G_WEIGHT], &group[G_WEIGHT_WORST], &group[G_WEIGHT_ALL], &group[G_KEY], &g,
-                  &m, m.weight,
-                  0);
-    golden_update(&group[G_TARGET], &group[G_TARGET_WORST], &group[G_TARGET_ALL], &group[G_KEY], &g,
-                  &m, m.target,
-                  2);
-    for (size_t p = 0; p < m.params; p++)
-        for (int v = 0; v < 2; v++) {
-            const ij_param *at = &m.param[p];
-            snprintf(name, sizeof name, "final.opt.%c.%s.%s", "mv"[v],
-                     at->predictor ? "predictor" : "encoder",
-                     at->name);
-            double *want = golden_read(&g, name, &n);
-            real *got = (v ? m.adam_v : m.adam_m) + at->offset;
-            if (!want) continue;
-            if (strstr(name, "qkv.bias"))
-                for (size_t i = n / 3; i < 2 * n / 3; i++) {
-                    got[i] = 0;
-                    want[i] = 0;
-                }
-            group_add(&group[G_MOMENTS], compare(got, want, n, 1), name);
-            free(want);
-        }
+    golden_update(&group[G_WEIGHT], &group[G_KEY], &g, &m, m.weight, 0);
+    golden_update(&group[G_TARGET], &group[G_KEY], &g, &m, m.target, 2);
+    golden_moments(&group[G_MOMENTS], &g, &m);
     const struct { const char *name; const ij_tensor *t; } pos[3] = {
         { "final.encoder.pos_embed", &m.encoder_pos },
         { "final.target_encoder.pos_embed", &m.encoder_pos },
