@@ -6,7 +6,7 @@
  * Part I, the paper:  basics · random numbers · tensor · matmul · layers · attention · transformer · encoder ·
  *                     masks · predictor · loss · optimisation · model · the training step · features
  * Part II, the tools: settings · building a model · features · platform · images · scenes · safetensors ·
- *                     checkpoints · evaluation · gradient check · without a system · the program
+ *                     checkpoints · evaluation · is it learning? · without a system · the program
  * The manual, with the legend of dimensions (B N K T D P H F p), is ijepa.h.
  */
 #if !defined(IJEPA_NO_POSIX)
@@ -1259,16 +1259,16 @@ static void ij_masks_split(ij_masks *m, const ij_config *c, ij_rng *rng, size_t 
     }
 }
 
+/* As the mode draws them: see the table of modes in Part II. */
+static ij_status ij_masks_of_mode(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images, ij_error *why);
+
 ij_status ij_masks_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images, ij_error *why)
 {
     if (!images || images > c->batch_size) return ij_fail(why, IJ_EARG, "masks: %lu images, expected 1..batch_size = %lu",
                                                           (unsigned long)images, (unsigned long)c->batch_size);
     m->context.lists = c->num_enc_masks * images;
     m->target.lists = c->num_pred_masks * images;
-    if (c->mask_mode == IJ_MASK_REFERENCE) return ij_masks_reference(m, c, rng, step, images, why);
-    if (c->mask_mode == IJ_MASK_PAPER) return ij_masks_paper(m, c, rng, images, IJ_MASK_ROUNDS, why);
-    for (size_t b = 0; b < images; b++) ij_masks_split(m, c, rng, images, b);
-    return IJ_OK;
+    return ij_masks_of_mode(m, c, rng, step, images, why);
 }
 
 /* ---- predictor ---------------------------------------------------------------------------------------------------
@@ -1922,6 +1922,133 @@ ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *mask
 
 /* ============================================= Part II, the tools ================================================ */
 
+/* ---- modes of masks ----------------------------------------------------------------------------
+ * What each mode has of its own. A new one is a row here, a number in ijepa.h and a name among the
+ * settings.                                                                                      */
+
+typedef struct {
+    ij_status (*draw)(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images,
+                      ij_error *why);
+    void (*most)(size_t *context, size_t *target, const ij_config *c);     /* patches in a list */
+    ij_status (*check)(const ij_config *c, ij_error *why); /* of what only it asks for; or NULL */
+    ij_status (*rehearse)(ij_masks *m, const ij_config *c, ij_error *why);
+    size_t contexts;            /* of an image, at most */
+} ij_mask_kind;                 /* rehearse, or NULL: whether masks can be drawn, before a long run */
+
+/* Largest number of patches of a block: over all sizes that some scale and aspect of the ranges can
+ * give. */
+static size_t ij_block_most(const ij_config *c, const double scale[2], double a0, double a1)
+{
+    size_t most = 0, low[2], high[2];
+    const double cells = (double)ij_patches(c);
+    for (double keep = floor(cells * scale[0]); keep <= floor(cells * scale[1]); keep++) {
+        ij_block_size(low, c, (keep + 0.5) / cells, a0);        /* lowest and widest */
+        ij_block_size(high, c, (keep + 0.5) / cells, a1);       /* tallest and narrowest */
+        for (size_t h = low[0]; h <= high[0]; h++) {        /* the smallest aspect is the widest */
+            const double half = (double)h - 0.5, a = IJ_MAX(a0, half > 0 ? half * half / keep : a0);
+            size_t s[2];
+            ij_block_size(s, c, (keep + 0.5) / cells, a);
+            most = IJ_MAX(most, h * s[1]);
+        }
+    }
+    return most;
+}
+
+static void ij_blocks_most(size_t *context, size_t *target, const ij_config *c)
+{
+    *context = ij_block_most(c, c->enc_mask_scale, 1, 1);
+    *target = ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]);
+}
+
+/* Block sizes over a fine grid of the single draw that they follow from. */
+static ij_status ij_reference_rehearse(ij_masks *m, const ij_config *c, ij_error *why)
+{
+    size_t least = SIZE_MAX, t[2], e[2];
+    (void)m;
+    for (int i = 0; i < 65536; i++) {
+        const double u = i / 65536.0;
+        ij_block_size(t, c, ij_between(c->pred_mask_scale, u), ij_between(c->aspect_ratio, u));
+        ij_block_size(e, c, ij_between(c->enc_mask_scale, u), 1);
+        least = IJ_MIN(least, IJ_MIN(t[0] * t[1], e[0] * e[1]));
+    }
+    if (least > c->min_keep) return IJ_OK;
+    return ij_fail(why, IJ_EMASK, "masks: on a %zux%zu grid the smallest block has %zu patches; each must "
+                   "hold more than min_keep = %zu: lower min_keep or raise pred_mask_scale and "
+                   "enc_mask_scale", ij_gh(c), ij_gw(c), least, c->min_keep);
+}
+
+static ij_status ij_paper_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images,
+                               ij_error *why)
+{
+    (void)step;
+    return ij_masks_paper(m, c, rng, images, IJ_MASK_ROUNDS, why);
+}
+
+/* 256 images, with a tenth of the rounds that training allows. */
+static ij_status ij_paper_rehearse(ij_masks *m, const ij_config *c, ij_error *why)
+{
+    ij_rng rng;
+    ij_status status = IJ_OK;
+    ij_rng_seed(&rng, 0);
+    for (int i = 0; i < 256 && !status; i++) status = ij_masks_paper(m, c, &rng, 1, IJ_MASK_ROUNDS / 10, why);
+    return status;
+}
+
+static ij_status ij_split_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images,
+                               ij_error *why)
+{
+    (void)step;
+    (void)why;
+    for (size_t b = 0; b < images; b++) ij_masks_split(m, c, rng, images, b);
+    return IJ_OK;
+}
+
+static void ij_random_most(size_t *context, size_t *target, const ij_config *c)
+{
+    const double patches = (double)ij_patches(c);
+    *target = (size_t)(patches * c->pred_mask_scale[1]);
+    *context = ij_patches(c) - c->num_pred_masks * (size_t)(patches * c->pred_mask_scale[0]);
+}
+
+static ij_status ij_random_check(const ij_config *c, ij_error *why)
+{
+    const double patches = (double)ij_patches(c), each = floor(patches * c->pred_mask_scale[1]);
+    if (patches * c->pred_mask_scale[0] >= 1 && (double)c->num_pred_masks * each < patches) return IJ_OK;
+    return ij_fail(why, IJ_EARG, "pred_mask_scale is %g,%g, expected %zu random targets of at least one of "
+                   "%g patches, and some left", c->pred_mask_scale[0], c->pred_mask_scale[1],
+                   c->num_pred_masks, patches);
+}
+
+static void ij_quadrants_most(size_t *context, size_t *target, const ij_config *c)
+{
+    *context = *target = (ij_gh(c) + 1) / 2 * ((ij_gw(c) + 1) / 2);
+}
+
+static ij_status ij_quadrants_check(const ij_config *c, ij_error *why)
+{
+    if (c->num_pred_masks == 3 && ij_gh(c) > 1 && ij_gw(c) > 1) return IJ_OK;
+    return ij_fail(why, IJ_EARG, "num_pred_masks is %zu, expected 3, and a grid of at least 2x2, for quadrants",
+                   c->num_pred_masks);
+}
+
+static const ij_mask_kind ij_mask_mode[] = {
+    [IJ_MASK_REFERENCE] = { ij_masks_reference, ij_blocks_most, NULL, ij_reference_rehearse, 1024 },
+    [IJ_MASK_PAPER] = { ij_paper_draw, ij_blocks_most, NULL, ij_paper_rehearse, 1024 },
+    [IJ_MASK_RANDOM] = { ij_split_draw, ij_random_most, ij_random_check, NULL, 1 },
+    [IJ_MASK_RASTERIZED] = { ij_split_draw, ij_quadrants_most, ij_quadrants_check, NULL, 1 },
+};
+
+static ij_status ij_masks_of_mode(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images, ij_error *why)
+{
+    return ij_mask_mode[c->mask_mode].draw(m, c, rng, step, images, why);
+}
+
+static ij_status ij_masks_rehearse(ij_masks *m, const ij_config *c, ij_error *why)
+{
+    const ij_mask_kind *mode = &ij_mask_mode[c->mask_mode];
+    return mode->rehearse ? mode->rehearse(m, c, why) : IJ_OK;
+}
+
 /* ---- settings ----------------------------------------------------------------------------------
  * One table of names serves checkpoints, config files, the command line and its help. The program
  * adds the options of its commands as rows of the same form (see ij_option).                     */
@@ -2042,6 +2169,9 @@ static const ij_named ij_setting[] = {
 #undef IJ_AT
 };
 enum { IJ_SETTINGS = sizeof ij_setting / sizeof *ij_setting };
+
+/* A setting of earlier versions: files that have it as it was, false, are still read. */
+static const char ij_gone[] = "mask_target_input";
 
 static const struct {
     const char *name;
@@ -2214,7 +2344,10 @@ ij_status ij_config_set(ij_config *c, const char *name, const char *value, ij_er
         if (!strcmp(name, ij_setting[i].name)) return ij_named_set(&ij_setting[i], c, value, why);
         near = ij_nearer(near, ij_setting[i].name, name);
     }
-    return ij_fail(why, IJ_EARG, "no setting is called %.60s; the nearest is %s", name, near);
+    if (strcmp(name, ij_gone))
+        return ij_fail(why, IJ_EARG, "no setting is called %.60s; the nearest is %s", name, near);
+    if (!strcmp(value, "false") || !strcmp(value, "0")) return IJ_OK;
+    return ij_fail(why, IJ_EARG, "%s is %.20s: that setting is gone", name, value);
 }
 
 ij_status ij_config_check(const ij_config *c, ij_error *why)
@@ -2238,22 +2371,14 @@ ij_status ij_config_check(const ij_config *c, ij_error *why)
         return ij_fail(why, IJ_EARG, "patch_size is %zu, expected at most the crop_size", c->patch_size);
     if (!c->pred_depth && c->objective != IJ_JOINT)
         return ij_fail(why, IJ_EARG, "pred_depth is 0, expected 1 or more where patches are predicted");
-    const double patches = (double)ij_patches(c);
-    if (c->mask_mode > IJ_MASK_PAPER && c->num_enc_masks != 1)
-        return ij_fail(why, IJ_EARG, "num_enc_masks is %zu, expected 1 for masks without blocks",
-                       c->num_enc_masks);
-    if (c->mask_mode == IJ_MASK_RASTERIZED && (c->num_pred_masks != 3 || ij_gh(c) < 2 || ij_gw(c) < 2))
-        return ij_fail(why, IJ_EARG, "num_pred_masks is %zu, expected 3, and a grid of at least 2x2, "
-                       "for quadrants", c->num_pred_masks);
-    const double each = floor(patches * c->pred_mask_scale[1]);
-    if (c->mask_mode == IJ_MASK_RANDOM &&
-        (patches * c->pred_mask_scale[0] < 1 || (double)c->num_pred_masks * each >= patches))
-        return ij_fail(why, IJ_EARG, "pred_mask_scale is %g,%g, expected %zu random targets of at least "
-                       "one of %g patches, and some left", c->pred_mask_scale[0], c->pred_mask_scale[1],
-                       c->num_pred_masks, patches);
-    if (ij_hidden(c)) return IJ_OK;
-    return ij_fail(why, IJ_EARG, "embed_dim * mlp_ratio is %g, expected at least 1",
-                   (double)c->embed_dim * c->mlp_ratio);
+    if (!ij_hidden(c))
+        return ij_fail(why, IJ_EARG, "embed_dim * mlp_ratio is %g, expected at least 1",
+                       (double)c->embed_dim * c->mlp_ratio);
+    const ij_mask_kind *mode = &ij_mask_mode[c->mask_mode];
+    if (c->num_enc_masks > mode->contexts)
+        return ij_fail(why, IJ_EARG, "num_enc_masks is %zu, expected %zu for these masks", c->num_enc_masks,
+                       mode->contexts);
+    return mode->check ? mode->check(c, why) : IJ_OK;
 }
 
 /* Lines of key = value; # begins a comment. */
@@ -2288,25 +2413,6 @@ ij_status ij_config_read(ij_config *c, const char *path, ij_error *why)
  * Memory for the largest step these settings can ask for, first weights, and the cost in
  * arithmetic. */
 
-/* Largest number of patches of a block: over all sizes that some scale and aspect of the ranges can
- * give. */
-static size_t ij_block_most(const ij_config *c, const double scale[2], double a0, double a1)
-{
-    size_t most = 0, low[2], high[2];
-    const double cells = (double)ij_patches(c);
-    for (double keep = floor(cells * scale[0]); keep <= floor(cells * scale[1]); keep++) {
-        ij_block_size(low, c, (keep + 0.5) / cells, a0);        /* lowest and widest */
-        ij_block_size(high, c, (keep + 0.5) / cells, a1);       /* tallest and narrowest */
-        for (size_t h = low[0]; h <= high[0]; h++) {        /* the smallest aspect is the widest */
-            const double half = (double)h - 0.5, a = IJ_MAX(a0, half > 0 ? half * half / keep : a0);
-            size_t s[2];
-            ij_block_size(s, c, (keep + 0.5) / cells, a);
-            most = IJ_MAX(most, h * s[1]);
-        }
-    }
-    return most;
-}
-
 static void ij_lists_place(ij_lists *l, ij_arena *a, size_t lists, size_t stride)
 {
     l->lists = 0;
@@ -2315,24 +2421,10 @@ static void ij_lists_place(ij_lists *l, ij_arena *a, size_t lists, size_t stride
     l->index = ij_take(a, ij_mul(lists, stride), sizeof(size_t));
 }
 
-/* Largest number of patches of a context, and of a target. */
-static void ij_masks_most(size_t *k, size_t *t, const ij_config *c)
-{
-    const double cells = (double)ij_patches(c);
-    if (c->mask_mode == IJ_MASK_RASTERIZED) *k = *t = (ij_gh(c) + 1) / 2 * ((ij_gw(c) + 1) / 2);
-    else if (c->mask_mode == IJ_MASK_RANDOM) {
-        *t = (size_t)(cells * c->pred_mask_scale[1]);
-        *k = ij_patches(c) - c->num_pred_masks * (size_t)(cells * c->pred_mask_scale[0]);
-    } else {
-        *t = ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]);
-        *k = ij_block_most(c, c->enc_mask_scale, 1, 1);
-    }
-}
-
 static void ij_masks_place(ij_masks *m, ij_arena *a, const ij_config *c)
 {
     size_t k, t;
-    ij_masks_most(&k, &t, c);
+    ij_mask_mode[c->mask_mode].most(&k, &t, c);
     ij_lists_place(&m->context, a, ij_mul(c->num_enc_masks, c->batch_size), k);
     ij_lists_place(&m->target, a, ij_mul(c->num_pred_masks, c->batch_size), t);
 }
@@ -2341,7 +2433,7 @@ static ij_counts ij_counts_most(const ij_config *c)
 {
     size_t k, t;
     ij_counts n;
-    ij_masks_most(&k, &t, c);
+    ij_mask_mode[c->mask_mode].most(&k, &t, c);
     n.batch = c->batch_size;
     n.images = ij_part_images(c);
     n.contexts = ij_mul(n.images, c->num_enc_masks);
@@ -2440,32 +2532,6 @@ static void ij_model_draw(ij_model *m)
     if (m->training) memcpy(m->target, m->weight, m->encoder_size * sizeof(real));
 }
 
-/* That masks can be drawn is found out before a long run is: reference mode's block sizes over a
- * fine grid of its single draw, paper mode on 256 images with a tenth of the rounds that training
- * allows. */
-static ij_status ij_masks_check(ij_masks *m, const ij_config *c, ij_error *why)
-{
-    size_t least = SIZE_MAX, t[2], e[2];
-    for (int i = 0; i < 65536 && c->mask_mode == IJ_MASK_REFERENCE; i++) {
-        const double u = i / 65536.0;
-        ij_block_size(t, c, ij_between(c->pred_mask_scale, u), ij_between(c->aspect_ratio, u));
-        ij_block_size(e, c, ij_between(c->enc_mask_scale, u), 1);
-        least = IJ_MIN(least, IJ_MIN(t[0] * t[1], e[0] * e[1]));
-    }
-    if (least <= c->min_keep)
-        return ij_fail(why, IJ_EMASK,
-                       "masks: on a %zux%zu grid the smallest block has %zu patches; each must "
-                       "hold more than min_keep = %zu: lower min_keep or raise pred_mask_scale and "
-                       "enc_mask_scale", ij_gh(c), ij_gw(c), least,
-                       c->min_keep);
-    ij_rng rng;
-    ij_rng_seed(&rng, 0);
-    ij_status status = IJ_OK;
-    for (int i = 0; i < 256 && c->mask_mode == IJ_MASK_PAPER && !status; i++)
-        status = ij_masks_paper(m, c, &rng, 1, IJ_MASK_ROUNDS / 10, why);
-    return status;
-}
-
 ij_status ij_model_size(size_t *size, const ij_config *c, int training, ij_error *why)
 {
     const ij_status s = ij_config_check(c, why);
@@ -2502,7 +2568,7 @@ ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c,
     if (training != IJ_TRAIN) return IJ_OK;
     ij_positions(m->predictor_pos, ij_gh(c), ij_gw(c));
     ij_rng_seed(&m->mask_rng, c->seed);
-    return ij_masks_check(&m->masks, c, why);
+    return ij_masks_rehearse(&m->masks, c, why);
 }
 
 #ifdef IJEPA_MAIN
@@ -3513,11 +3579,13 @@ ij_status ij_data_read(ij_image *to, ij_data *d, size_t i, ij_error *why)
  * Random-resized crop, as torchvision draws it and Pillow resizes it; no colour, no blur (the
  * paper's point). */
 
-/* One axis of Pillow's antialiased bilinear filter, to the bit: in each line, `in` pixels of so
- * many bytes become `out`, by the weights of a triangle as numbers with a fixed point. */
+/* One axis of Pillow's antialiased bilinear filter, to the bit: in each of `lines`, which begin
+ * `stride` bytes apart, `in` steps of so many bytes become `out`. A step out is a mean of steps in,
+ * weighted by a triangle, in numbers with a fixed point. */
 typedef struct { size_t in, out, lines, stride; } ij_axis;
 
-static size_t ij_axis_taps(const ij_axis *x)
+/* Of how many at most. */
+static size_t ij_axis_most(const ij_axis *x)
 {
     return (size_t)ceil(IJ_MAX((double)x->in / (double)x->out, 1)) * 2 + 1;
 }
@@ -3560,7 +3628,7 @@ static void ij_resize(const ij_image *to, const ij_image *from, const ij_box *b,
 {
     const ij_axis across = { b->width, to->width, b->height, 3 * from->width };
     const ij_axis down = { b->height, to->height, 1, 0 };
-    int32_t *weight = ij_take(a, ij_axis_taps(&across) + ij_axis_taps(&down), sizeof *weight);
+    int32_t *weight = ij_take(a, ij_axis_most(&across) + ij_axis_most(&down), sizeof *weight);
     uint8_t *middle = ij_take(a, ij_mul(b->height, to->width), 3);
     if (!a->base) return;
     ij_resample(middle, from->rgb + (b->y * from->width + b->x) * 3, &across, 3, weight);
@@ -3576,7 +3644,7 @@ static double ij_uniform_float(ij_rng *rng, double low, double high)
     return (double)(float)(ij_rng_uniform(rng) * (double)range + (double)l);
 }
 
-/* In the middle, and at least a pixel of the image: the largest box of a possible shape. */
+/* That box cut to the image, at least a pixel, and moved to its middle. */
 static ij_box ij_central(ij_box b, const ij_image *from)
 {
     b.height = IJ_MAX(IJ_MIN(b.height, from->height), 1);
@@ -3659,8 +3727,8 @@ static void ij_color_jitter(uint8_t *rgb, size_t pixels, double strength, double
             sum += x[k] / 3;
         }
         for (size_t k = 0; k < 3; k++) {    /* hue turns what differs from the grey axis */
-            const double turned = sum + (x[k] - sum) * cos(hue) +
-                (x[(k + 1) % 3] - x[(k + 2) % 3]) * sin(hue) / sqrt(3);
+            const double turned = sum +
+                (x[k] - sum) * cos(hue) + (x[(k + 1) % 3] - x[(k + 2) % 3]) * sin(hue) / sqrt(3);
             const double v = bright * (mean + contrast * (y + chroma * turned - mean));
             rgb[k] = (uint8_t)(IJ_MAX(0, IJ_MIN(v, 255)) + 0.5);
         }
@@ -4359,7 +4427,7 @@ static size_t ij_param_places(ij_place to[4], const ij_model *m, const ij_param 
     return n;
 }
 
-static ij_tensor ij_one(const ij_tensor *pos)           /* [1,N,D] of [N,D] */
+static ij_tensor ij_pos_table(const ij_tensor *pos)     /* [1,N,D] of [N,D] */
 {
     const ij_tensor t = { pos->x, 3, { 1, pos->dim[0], pos->dim[1], 0 } };
     return t;
@@ -4385,7 +4453,8 @@ static void ij_save_tensor(ij_saving *s, const char *part, const char *name, con
 
 static void ij_save_tensors(ij_saving *s, const ij_model *m)
 {
-    const ij_tensor pos = ij_one(&m->encoder_pos), predictor_pos = ij_one(&m->predictor_pos);
+    const ij_tensor pos = ij_pos_table(&m->encoder_pos);
+    const ij_tensor predictor_pos = ij_pos_table(&m->predictor_pos);
     if (m->training) {
         ij_save_tensor(s, "encoder", "pos_embed", &pos);
         ij_save_tensor(s, "target_encoder", "pos_embed", &pos);
@@ -4519,12 +4588,11 @@ static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
     return IJ_OK;
 }
 
-/* A setting that the file does not have keeps its default. mask_target_input is gone: false is what
- * is done without it. */
+/* A setting that the file does not have keeps its default. */
 ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
 {
     ij_error inner;
-    const char *version = ij_file_meta(f, "ijepa"), *gone = ij_file_meta(f, "mask_target_input");
+    const char *version = ij_file_meta(f, "ijepa");
     ij_status s = IJ_OK;
     *c = ij_config_default();
     if (f->kind == IJ_KIND_NONE)
@@ -4535,12 +4603,10 @@ ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
     if (version && strcmp(version, "1"))
         return ij_fail(why, IJ_EDATA, "%.200s: checkpoint version %.20s, expected 1", f->path,
                        version);
-    if (gone && strcmp(gone, "false") && strcmp(gone, "0"))
-        return ij_fail(why, IJ_EDATA, "%.200s: metadata: mask_target_input is %.20s: that setting "
-                       "is gone", f->path, gone);
-    for (size_t i = 0; i < IJ_SETTINGS && version; i++) {
-        const char *value = ij_file_meta(f, ij_setting[i].name);
-        if (value && ij_config_set(c, ij_setting[i].name, value, &inner))
+    for (size_t i = 0; i <= IJ_SETTINGS && version; i++) {
+        const char *name = i < IJ_SETTINGS ? ij_setting[i].name : ij_gone;
+        const char *value = ij_file_meta(f, name);
+        if (value && ij_config_set(c, name, value, &inner))
             return ij_fail(why, IJ_EDATA, "%.200s: metadata: %.250s", f->path, inner.text);
     }
     if (!ij_config_check(c, &inner)) return IJ_OK;
@@ -4587,7 +4653,7 @@ static ij_status ij_load_tensors(ij_model *m, const ij_file *f, const char *enco
  * size. */
 static ij_status ij_load_positions(ij_model *m, const ij_file *f, ij_error *why)
 {
-    const ij_tensor pos = ij_one(&m->file_pos);
+    const ij_tensor pos = ij_pos_table(&m->file_pos);
     double most = 0;
     const ij_status s = ij_load_tensor(&pos, f, "encoder", "pos_embed", 1, why);
     for (size_t i = 0; i < ij_count(&pos) && !s; i++) {
@@ -6146,14 +6212,22 @@ static const char ij_log_head[] =
     "epoch,itr,loss,mask-A,mask-B,time (ms),lr,weight decay,ema,grad norm,feature std\n";
 static const char ij_health_head[] = "step,loss,skill,position,rank,feature std,cosine,verdict\n";
 
-/* The log of a resumed run keeps the lines up to the checkpoint. */
-static void ij_log_cut(const char *path, uint64_t steps)
+/* The log of a resumed run keeps its head and the lines up to the checkpoint. One with other columns, of an earlier
+ * version, is put aside as NAME.old. */
+static void ij_log_cut(const char *path, const char *head, uint64_t lines)
 {
-    char line[512];
+    char line[512] = "", old[1110];
     FILE *from = fopen(path, "r");
     if (!from) return;
+    if (fgets(line, sizeof line, from) && strcmp(line, head)) {
+        fclose(from);
+        snprintf(old, sizeof old, "%s.old", path);
+        if (ij_replace(path, old)) ij_die(1, "%s: %s", old, strerror(errno));
+        return;
+    }
     const ij_draft to = ij_draft_open(path);
-    for (uint64_t n = 0; n <= steps && fgets(line, sizeof line, from); n++) fputs(line, to.f);
+    fputs(line, to.f);
+    for (uint64_t n = 0; n < lines && fgets(line, sizeof line, from); n++) fputs(line, to.f);
     fclose(from);
     ij_draft_close(&to);
 }
@@ -6204,7 +6278,7 @@ static void ij_mean_tokens(double *context, double *target, size_t *work, const 
     ij_masks_place(&lists, &room, c);
     room = (ij_arena){ ij_alloc(room.used), room.used, 0 };
     ij_masks_place(&lists, &room, c);
-    ij_must(ij_masks_check(&lists, c, &why), &why);
+    ij_must(ij_masks_rehearse(&lists, c, &why), &why);
     ij_rng_seed(&rng, c->seed);
     for (uint64_t i = 0; i < 16; i++) {
         ij_must(ij_masks_draw(&lists, c, &rng, i, c->batch_size, &why), &why);
@@ -6310,7 +6384,7 @@ typedef struct {
 static FILE *ij_open_log(char path[1100], const ij_options *o, const char *name, const char *head, uint64_t lines)
 {
     ij_path(path, o->out, name);
-    if (o->resume) ij_log_cut(path, lines);
+    if (o->resume) ij_log_cut(path, head, lines);
     FILE *f = ij_open_or_die(path, o->resume ? "a" : "w");
     if (!fseek(f, 0, SEEK_END) && !ftell(f)) fputs(head, f);
     return f;
@@ -6904,7 +6978,7 @@ static void ij_show_masks(ij_show *s)
     ij_masks_place(&masks, &a, &c);
     a = (ij_arena){ ij_alloc(a.used), a.used, 0 };
     ij_masks_place(&masks, &a, &c);
-    ij_must(ij_masks_check(&masks, &c, &why), &why);
+    ij_must(ij_masks_rehearse(&masks, &c, &why), &why);
     ij_rng_seed(&rng, c.seed);
     s->seen = ij_zeros(2 * s->n * sizeof *s->seen);
     for (uint64_t draw = 0; draw < 200; draw++) {       /* the last one is shown */
