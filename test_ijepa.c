@@ -59,8 +59,8 @@ static size_t failed_checks;
         }                                                                                          \
     } while (0)
 
+/* The call succeeds; it is refused, and says so in these words. Its ij_error is `why`. */
 #define SUCCEED(call) CHECK(!(call), "%s", why.text)
-/* The call is refused, and says so in these words. */
 #define REFUSE(status, words, call)                                                                \
     CHECK((call) == (status) && strstr(why.text, words), "%s: %s", words, why.text)
 
@@ -1914,7 +1914,7 @@ static void test_save_failing_everywhere(void)
         if (last) write_file(path, before, n);
         CHECK(access(aside, F_OK), "call %ld, byte %zu: %s remains", calls, limit, aside);
     }
-    CHECK(calls < 0 && late == 1, "%d failures unnoticed, but that of the folder's flush", late - 1);
+    CHECK(calls < 0 && late == 1, "%d failures unnoticed, beside the folder's flush", late - 1);
     signal(SIGXFSZ, SIG_DFL);
     free(mem);
 }
@@ -3761,8 +3761,8 @@ static void test_png_blocks(void)
         CHECK(!raw[y * ROW] && !memcmp(raw + y * ROW + 1, rgb + y * W * 3, W * 3), "row %zu", y);
 }
 
-/* Solves for lambda by the fifths' rows or all, and proves the weights W, b [1+d,q] by what defines
- * them, the features themselves: 1'(XW + b - Y) = 0 and X'(XW + b - Y) + lambda n W = 0. */
+/* Solves for lambda, by all rows or without every fifth, and proves the weights b, W [1+d,q] by
+ * what defines them: 1'(XW + b - Y) = 0 and X'(XW + b - Y) + lambda n W = 0. */
 static void ridge_proven(ij_probe_work *w, const ij_scored *s, double lambda, int all)
 {
     const size_t d = s->d, step = w->width;
