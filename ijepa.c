@@ -2591,8 +2591,9 @@ ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const
     return IJ_OK;
 }
 
-/* ---- platform ----------------------------------------------------------------------------------------------------
- * All that is not C99 is here, in POSIX and without it: folders, flushing; for the program, threads and clock.       */
+/* ---- platform ----------------------------------------------------------------------------------
+ * All that is not C99 is here, in POSIX and without it: folders, flushing; for the program, threads
+ * and clock. */
 
 enum { IJ_PATH = 1024, IJ_FOLDER_DEPTH = 16 };
 
@@ -2605,7 +2606,13 @@ static ij_status ij_beside(char to[1024], const char *path, const char *name, ij
 }
 
 /* Names of the pictures below a folder: counted, and noted if there is room. */
-typedef struct { size_t count, others, bytes; const char **name; char *text; size_t room_names, room_text; char other[16]; } ij_walk;
+typedef struct {
+    size_t count, others, bytes;
+    const char **name;
+    char *text;
+    size_t room_names, room_text;
+    char other[16];
+} ij_walk;
 
 #ifdef IJ_FOLDERS
 #include <dirent.h>
@@ -2622,41 +2629,45 @@ static int ij_is_folder(const char *path)
     return !stat(path, &st) && S_ISDIR(st.st_mode);
 }
 
-static int ij_is_picture(const char *name)              /* .ppm, .pgm or .pnm */
+static int ij_is_picture(const char *dot)               /* .ppm, .pgm or .pnm */
 {
-    const size_t n = strlen(name);
-    return n > 4 && name[n - 4] == '.' && (name[n - 3] | 32) == 'p' && strchr("pgn", name[n - 2] | 32) && (name[n - 1] | 32) == 'm';
+    return dot && (dot[1] | 32) == 'p' && strchr("pgn", dot[2] | 32) && (dot[3] | 32) == 'm' && !dot[4];
 }
 
 /* Counts the pictures below path, and notes their names if there is room; path is given back as it was. */
-static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth, ij_error *why)
+static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth,
+                                ij_error *why)
 {
     const size_t n = strlen(path);
     DIR *folder = opendir(path);
     ij_status s = IJ_OK;
     if (!folder) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
-    for (struct dirent *e; !s && (e = readdir(folder)) != NULL;) {
+    for (struct dirent *e; !s && (e = readdir(folder)) != NULL; path[n] = 0) {
         struct stat st;
-        if (e->d_name[0] == '.') continue;
-        if (n + strlen(e->d_name) + 2 > IJ_PATH) { s = ij_fail(why, IJ_EARG, "%.200s/%.60s: the path is too long", path, e->d_name); break; }
+        const char *name = e->d_name, *dot = strrchr(name, '.');
+        if (*name == '.') continue;
+        if (n + strlen(name) + 2 > IJ_PATH) {
+            s = ij_fail(why, IJ_EARG, "%.200s/%.60s: the path is too long", path, name);
+            break;
+        }
         path[n] = '/';
-        strcpy(path + n + 1, e->d_name);
+        strcpy(path + n + 1, name);
         if (lstat(path, &st)) s = ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
         else if (S_ISDIR(st.st_mode) && depth == IJ_FOLDER_DEPTH)
-            s = ij_fail(why, IJ_EARG, "%.300s: folders more than %d deep", path, (int)IJ_FOLDER_DEPTH);
+            s = ij_fail(why, IJ_EARG, "%.300s: folders more than %d deep", path, IJ_FOLDER_DEPTH);
         else if (S_ISDIR(st.st_mode)) s = ij_folder_walk(w, path, root, depth + 1, why);
-        else if (ij_is_picture(e->d_name)) {
+        else if (ij_is_picture(dot)) {
             const size_t length = strlen(path + root) + 1;
             if (w->name && (w->count == w->room_names || w->bytes + length > w->room_text))
                 s = ij_fail(why, IJ_EDATA, "%.300s: files were added while it was read", path);
-            else if (w->name) w->name[w->count] = memcpy(w->text + w->bytes, path + root, length);
-            w->count++, w->bytes += length;
+            else if (w->name)
+                w->name[w->count] = memcpy(w->text + w->bytes, path + root, length);
+            w->count++;
+            w->bytes += length;
         } else {
-            const char *dot = strrchr(e->d_name, '.');
             w->others++;
             snprintf(w->other, sizeof w->other, "%.12s", dot ? dot : "other");
         }
-        path[n] = 0;
     }
     closedir(folder);
     return s;
@@ -2677,13 +2688,19 @@ static ij_status ij_make_folder(const char *path, ij_error *why)        /* and i
 #endif
 #else
 static int ij_is_folder(const char *path) { (void)path; return 0; }
-static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth, ij_error *why)
+static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth,
+                                ij_error *why)
 {
-    (void)w, (void)root, (void)depth;
+    (void)w;
+    (void)root;
+    (void)depth;
     return ij_fail(why, IJ_EFILE, "%.300s: this build reads no folders (IJEPA_NO_POSIX)", path);
 }
 #ifdef IJEPA_MAIN
-static ij_status ij_make_folder(const char *path, ij_error *why) { return ij_fail(why, IJ_OK, "%.300s", path); }
+static ij_status ij_make_folder(const char *path, ij_error *why)
+{
+    return ij_fail(why, IJ_OK, "%.300s", path);
+}
 #endif
 #endif
 
@@ -2697,7 +2714,9 @@ static void ij_flush_folder(const char *path)           /* so that the new name 
 {
     char folder[1024];
     const int f = ij_beside(folder, path, ".", NULL) ? -1 : open(folder, O_RDONLY);
-    if (f >= 0) fsync(f), close(f);
+    if (f < 0) return;
+    fsync(f);
+    close(f);
 }
 
 #ifdef IJEPA_MAIN
@@ -2708,7 +2727,8 @@ static void ij_flush_folder(const char *path)           /* so that the new name 
 #include <sys/resource.h>
 #include <time.h>
 
-/* Large blocks on large pages where the system has them: fewer page faults, fewer misses in the address cache. */
+/* Large blocks on large pages where the system has them: fewer page faults, fewer misses in the
+ * address cache. */
 static void *ij_new(size_t size)
 {
     enum { PAGE = 2 << 20 };
@@ -2727,7 +2747,8 @@ static double ij_seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* The processors that this process may use: those it is bound to, and no more than its container's quota pays for. */
+/* The processors that this process may use: those it is bound to, and no more than its container's
+ * quota pays for. */
 static size_t ij_processors(void)
 {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
@@ -2736,7 +2757,8 @@ static size_t ij_processors(void)
     cpu_set_t set;
     if (!sched_getaffinity(0, sizeof set, &set)) n = CPU_COUNT(&set);
     FILE *f = fopen("/sys/fs/cgroup/cpu.max", "r");
-    if (f && fscanf(f, "%ld %ld", &quota, &period) == 2 && period > 0) n = IJ_MIN(n, (quota + period - 1) / period);
+    if (f && fscanf(f, "%ld %ld", &quota, &period) == 2 && period > 0)
+        n = IJ_MIN(n, (quota + period - 1) / period);
     if (f) fclose(f);
 #endif
     return n > 0 ? (size_t)n : 1;
@@ -2754,78 +2776,77 @@ static int ij_colours(void) { return isatty(1) > 0; }
 /* One run in a folder: the lock ends with the process, however that ends. */
 static ij_status ij_lock(const char *path, ij_error *why)
 {
-    struct flock lock;
-    memset(&lock, 0, sizeof lock);
-    lock.l_type = F_WRLCK, lock.l_whence = SEEK_SET;
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
     const int f = open(path, O_RDWR | O_CREAT, 0666);
     if (f < 0) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
-    if (!fcntl(f, F_SETLK, &lock) || (errno != EACCES && errno != EAGAIN)) return IJ_OK;      /* or a system without locks */
+    if (!fcntl(f, F_SETLK, &lock) || (errno != EACCES && errno != EAGAIN))
+        return IJ_OK;               /* or a system without locks */
     close(f);
     return ij_fail(why, IJ_EFILE, "%.300s: another run writes into this folder", path);
 }
 
-/* A pool of threads that sleep until there are tasks; the caller works too. */
-typedef struct {
+/* The program's threads: they sleep until there are tasks; the caller works too. */
+static struct {
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
     ij_task *task;
     void *arg;
     size_t count, next, busy, round;
-} ij_pool_state;
+} ij_workers = { .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER,
+              .done = PTHREAD_COND_INITIALIZER };
 
-static void ij_pool_drain(ij_pool_state *p)             /* called and returns with the lock held */
+static void ij_pool_drain(void)                         /* called and returns with the lock held */
 {
-    while (p->next < p->count) {
-        const size_t i = p->next++;
-        pthread_mutex_unlock(&p->lock);
-        p->task(p->arg, i);
-        pthread_mutex_lock(&p->lock);
+    while (ij_workers.next < ij_workers.count) {
+        const size_t i = ij_workers.next++;
+        pthread_mutex_unlock(&ij_workers.lock);
+        ij_workers.task(ij_workers.arg, i);
+        pthread_mutex_lock(&ij_workers.lock);
     }
 }
 
 static void *ij_pool_thread(void *arg)
 {
-    ij_pool_state *p = arg;
     size_t seen = 0;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&ij_workers.lock);
     for (;;) {
-        while (p->round == seen) pthread_cond_wait(&p->wake, &p->lock);
-        seen = p->round;
-        p->busy++;
-        ij_pool_drain(p);
-        if (!--p->busy) pthread_cond_signal(&p->done);
+        while (ij_workers.round == seen) pthread_cond_wait(&ij_workers.wake, &ij_workers.lock);
+        seen = ij_workers.round;
+        ij_workers.busy++;
+        ij_pool_drain();
+        if (!--ij_workers.busy) pthread_cond_signal(&ij_workers.done);
     }
-    return NULL;
+    return arg;
 }
 
 static void ij_pool_run(void *pool, size_t count, ij_task *task, void *arg)
 {
-    ij_pool_state *p = pool;
-    pthread_mutex_lock(&p->lock);
-    p->task = task, p->arg = arg, p->count = count, p->next = 0, p->round++;
-    pthread_cond_broadcast(&p->wake);
-    ij_pool_drain(p);
-    while (p->busy) pthread_cond_wait(&p->done, &p->lock);
-    pthread_mutex_unlock(&p->lock);
+    (void)pool;
+    pthread_mutex_lock(&ij_workers.lock);
+    ij_workers.task = task;
+    ij_workers.arg = arg;
+    ij_workers.count = count;
+    ij_workers.next = 0;
+    ij_workers.round++;
+    pthread_cond_broadcast(&ij_workers.wake);
+    ij_pool_drain();
+    while (ij_workers.busy) pthread_cond_wait(&ij_workers.done, &ij_workers.lock);
+    pthread_mutex_unlock(&ij_workers.lock);
 }
 
 static ij_team ij_team_start(size_t threads)
 {
-    ij_team team = { NULL, NULL, 1 };
-    if (threads < 2) return team;
-    ij_pool_state *p = calloc(1, sizeof *p);
-    if (!p) return team;
-    pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->wake, NULL);
-    pthread_cond_init(&p->done, NULL);
+    pthread_t t;
     pthread_attr_t a;
+    size_t started = 1;
     pthread_attr_init(&a);
     pthread_attr_setstacksize(&a, 4 << 20);             /* the packed blocks of matmul lie on the stack */
-    size_t started = 1;
-    for (pthread_t t; started < threads && !pthread_create(&t, &a, ij_pool_thread, p); started++) pthread_detach(t);
+    while (started < threads && !pthread_create(&t, &a, ij_pool_thread, NULL)) {
+        pthread_detach(t);
+        started++;
+    }
     pthread_attr_destroy(&a);
-    team.run = ij_pool_run, team.pool = p, team.threads = started;
-    return team;
+    return (ij_team){ started > 1 ? ij_pool_run : NULL, NULL, started };
 }
 #endif
 
@@ -2846,12 +2867,14 @@ static size_t ij_processors(void) { return 1; }
 static double ij_peak_mib(void) { return 0; }
 static int ij_terminal(void) { return 0; }
 static int ij_colours(void) { return 0; }
-static ij_status ij_lock(const char *path, ij_error *why) { return ij_fail(why, IJ_OK, "%.300s", path); }
+static ij_status ij_lock(const char *path, ij_error *why)
+{
+    return ij_fail(why, IJ_OK, "%.300s", path);
+}
 static ij_team ij_team_start(size_t threads)
 {
-    const ij_team team = { NULL, NULL, 1 };
     (void)threads;
-    return team;
+    return (ij_team){ NULL, NULL, 1 };
 }
 #endif
 #endif
@@ -2861,9 +2884,10 @@ static void ij_slashes(int argc, char **argv)           /* Windows takes both, t
 {
 #ifdef _WIN32
     for (int i = 1; i < argc; i++)
-        for (char *c = argv[i]; *c; c++) *c = *c == '\\' ? '/' : *c;
+        for (char *c; (c = strchr(argv[i], '\\')) != NULL;) *c = '/';
 #endif
-    (void)argc, (void)argv;
+    (void)argc;
+    (void)argv;
 }
 #endif
 
@@ -2935,18 +2959,12 @@ static FILE *ij_begin(char aside[IJ_PATH], const char *path, const char *mode, i
 /* Flushes, closes and renames; if that fails, nothing is left beside the old file. */
 static ij_status ij_commit(FILE *f, const char *aside, const char *path, ij_error *why)
 {
-    int bad = ferror(f) || fflush(f) || ij_flush_file(f), error = errno;
-    if (fclose(f) && !bad) {
-        bad = 1;
-        error = errno;
-    }
-    if (!bad && ij_replace(aside, path)) {
-        bad = 1;
-        error = errno;
-    }
-    if (bad) {
+    int good = !ferror(f) && !fflush(f) && !ij_flush_file(f);
+    good = !fclose(f) && good;
+    if (!good || ij_replace(aside, path)) {
+        ij_fail(why, IJ_EFILE, "%.200s: cannot be written: %s", path, strerror(errno));
         remove(aside);
-        return ij_fail(why, IJ_EFILE, "%.200s: cannot be written: %s", path, strerror(error));
+        return IJ_EFILE;
     }
     ij_flush_folder(path);
     return IJ_OK;
@@ -5210,9 +5228,9 @@ static uint8_t *ij_png_chunk(uint8_t *to, const char *type, const uint8_t *x, si
 
 static size_t ij_png_size(size_t height, size_t width)  /* SIZE_MAX: of nothing, or beyond 2 GB */
 {
-    const size_t raw = ij_mul(height, ij_mul(width, 3) < SIZE_MAX ? 3 * width + 1 : SIZE_MAX);
-    if (!raw || !width || raw > 0x7f000000) return SIZE_MAX;
-    return raw + (raw / 65535 + 1) * 5 + 6 + 8 + 25 + 12 + 12;
+    const size_t raw = ij_mul(height, ij_mul(width, 3));
+    if (!raw || raw > 0x7f000000) return SIZE_MAX;
+    return raw + height + ((raw + height) / 65535 + 1) * 5 + 6 + 8 + 25 + 12 + 12;
 }
 
 /* rgb [h,w,3] as a file in memory: `to` has room for ij_png_size() bytes; returns how many. */
@@ -5264,64 +5282,6 @@ static void ij_quantise(int8_t *q, real *scale, const real *w, size_t out, size_
         scale[o] = inverse > 0 ? most / 127 : 0;
     }
 }
-
-#ifndef IJEPA_INFER_ONLY
-static ij_rom_matrix ij_rom_place(ij_arena *a, const ij_tensor *w, const ij_tensor *b, int int8)
-{
-    const size_t out = w->dim[0], count = ij_count(w);
-    if (!int8) return (ij_rom_matrix){ w->x, NULL, NULL, b->x };
-    int8_t *q = ij_take(a, count, 1);
-    real *scale = ij_take(a, out, sizeof *scale);
-    if (a->base) ij_quantise(q, scale, w->x, out, count / out);
-    return (ij_rom_matrix){ NULL, q, scale, b->x };
-}
-
-static void ij_rom_lay(ij_rom *r, ij_arena *a, const ij_model *m, int int8)
-{
-    const ij_encoder *e = &m->target_encoder;
-    const ij_config *c = &m->config;
-    const size_t gw = ij_gw(c), sides = ij_gh(c) + gw, d = c->embed_dim, half = d / 2;
-    real *pos = ij_take(a, sides * half, sizeof *pos);
-    ij_rom_block *block = ij_take(a, e->depth, sizeof *block);
-    *r = (ij_rom){ c->crop_size[0], c->crop_size[1], e->patch, d, e->depth, e->heads, ij_hidden(c),
-                   .int8 = int8, .whole_pos = e->pos.x != NULL, .block = block,
-                   .norm_w = e->norm_w.x, .norm_b = e->norm_b.x };
-    for (size_t k = 0; k < 3; k++) ij_byte_scale(&r->scale[k], &r->shift[k], c, k);
-    for (size_t i = 0; a->base && i < sides; i++) {
-        const size_t from = i < gw ? i * d : (i - gw) * gw * d + half;
-        memcpy(pos + i * half, m->encoder_pos.x + from, half * sizeof *pos);
-    }
-    r->pos = r->whole_pos ? e->pos.x : pos;
-    r->patch_embed = ij_rom_place(a, &e->patch_w, &e->patch_b, int8);
-    for (size_t i = 0; i < e->depth; i++) {
-        const ij_block *b = &e->block[i];
-        const ij_rom_block part = {
-            b->norm1_w.x, b->norm1_b.x, b->norm2_w.x, b->norm2_b.x,
-            ij_rom_place(a, &b->qkv_w, &b->qkv_b, int8),
-            ij_rom_place(a, &b->proj_w, &b->proj_b, int8),
-            ij_rom_place(a, &b->fc1_w, &b->fc1_b, int8),
-            ij_rom_place(a, &b->fc2_w, &b->fc2_b, int8) };
-        if (a->base) block[i] = part;
-    }
-}
-
-size_t ij_rom_size(const ij_model *m, int int8)
-{
-    ij_rom r;
-    ij_arena a = { NULL, 0, 0 };
-    ij_rom_lay(&r, &a, m, int8);
-    return a.used;
-}
-
-ij_status ij_rom_init(ij_rom *r, void *mem, size_t size, const ij_model *m, int int8, ij_error *why)
-{
-    ij_arena a = { mem, size, 0 };
-    const size_t need = ij_rom_size(m, int8);
-    if (size < need) return ij_needs(why, need, size);
-    ij_rom_lay(r, &a, m, int8);
-    return IJ_OK;
-}
-#endif
 
 size_t ij_rom_arena(const ij_rom *m)
 {
@@ -6689,6 +6649,49 @@ static int ij_features_command(ij_options *o)
     return 0;
 }
 
+/* The next matrix; with q its numbers and scales go there, and both move on. */
+static ij_rom_matrix ij_rom_place(const ij_tensor *w, const ij_tensor *b, int8_t **q, real **scale)
+{
+    const ij_rom_matrix m = { *q ? NULL : w->x, *q, *q ? *scale : NULL, b->x };
+    const size_t out = w->dim[0], count = ij_count(w);
+    if (!*q) return m;
+    ij_quantise(*q, *scale, w->x, out, count / out);
+    *q += count;
+    *scale += out;
+    return m;
+}
+
+/* The target encoder of m, which must stay as it is: only what is rounded is copied, and lies in
+ * one block of memory that begins with r.block. */
+static ij_rom ij_rom_of(const ij_model *m, int int8)
+{
+    const ij_encoder *e = &m->target_encoder;
+    const ij_config *c = &m->config;
+    const size_t gw = ij_gw(c), sides = ij_gh(c) + gw, d = c->embed_dim, half = d / 2;
+    const size_t reals = sides * half + m->encoder_size;
+    ij_rom_block *block = ij_alloc(e->depth * sizeof *block + reals * sizeof(real) + m->encoder_size);
+    real *pos = (real *)(block + e->depth), *scale = pos + sides * half;
+    int8_t *q = int8 ? (int8_t *)(pos + reals) : NULL;
+    ij_rom r = { c->crop_size[0], c->crop_size[1], e->patch, d, e->depth, e->heads, ij_hidden(c),
+                 .int8 = int8, .whole_pos = e->pos.x != NULL, .pos = e->pos.x ? e->pos.x : pos,
+                 .block = block, .norm_w = e->norm_w.x, .norm_b = e->norm_b.x };
+    for (size_t k = 0; k < 3; k++) ij_byte_scale(&r.scale[k], &r.shift[k], c, k);
+    for (size_t i = 0; i < sides; i++) {
+        const size_t from = i < gw ? i * d : (i - gw) * gw * d + half;
+        memcpy(pos + i * half, m->encoder_pos.x + from, half * sizeof *pos);
+    }
+    r.patch_embed = ij_rom_place(&e->patch_w, &e->patch_b, &q, &scale);
+    for (size_t i = 0; i < e->depth; i++) {
+        const ij_block *b = &e->block[i];
+        block[i] = (ij_rom_block){ b->norm1_w.x, b->norm1_b.x, b->norm2_w.x, b->norm2_b.x,
+                                   ij_rom_place(&b->qkv_w, &b->qkv_b, &q, &scale),
+                                   ij_rom_place(&b->proj_w, &b->proj_b, &q, &scale),
+                                   ij_rom_place(&b->fc1_w, &b->fc1_b, &q, &scale),
+                                   ij_rom_place(&b->fc2_w, &b->fc2_b, &q, &scale) };
+    }
+    return r;
+}
+
 static void ij_c_array(FILE *f, const char *name, const char *part, const real *x, const int8_t *q,
                        size_t n)
 {
@@ -6830,7 +6833,6 @@ static int ij_export_command(ij_options *o)
         "union unsigned void volatile while ";
     static const char letters[] = "0123456789_abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
     ij_error why;
-    ij_rom r;
     char name[80], word[84];
     if (!o->model || !o->header) ij_die(2, "export needs --model FILE and --c NAME.h");
     const ij_model m = ij_trained(o);
@@ -6842,8 +6844,7 @@ static int ij_export_command(ij_options *o)
     if (length >= sizeof name || strcmp(base + length, ".h") || *base <= '9' || strstr(words, word) ||
         ((base[0] | 32) == 'i' && (base[1] | 32) == 'j'))
         ij_die(2, "--c %s: expected NAME.h, NAME a word of C that does not begin with ij", o->header);
-    const size_t size = ij_rom_size(&m, o->int8);
-    ij_must(ij_rom_init(&r, ij_alloc(size), size, &m, o->int8, &why), &why);
+    const ij_rom r = ij_rom_of(&m, o->int8);
     ij_images s = ij_images_open(data, IJ_TEST_PART, &m.config, 1, NULL);
     const ij_pictures in = { s.images, 1, r.height, r.width };
     const ij_memory work = ij_encode_memory(&m.target_encoder, &in);

@@ -425,9 +425,6 @@ size_t ij_rom_arena(const ij_rom *m);
 /* feature [D]: the mean of the tokens of rgb [height,width,3]; the tokens [N,D] themselves lie at the arena's beginning.
  * IJ_EMEM, "need X bytes, have Y", if the arena (aligned as ij_real) is too small: then nothing is touched. */
 ij_status ij_rom_encode(ij_real *feature, const ij_rom *m, const uint8_t *rgb, void *arena, size_t size, ij_error *why);
-/* Such an encoder in memory: the target encoder of m, which must stay as it is: only what is rounded is copied. */
-size_t ij_rom_size(const ij_model *m, int int8);
-ij_status ij_rom_init(ij_rom *r, void *mem, size_t size, const ij_model *m, int int8, ij_error *why);
 
 /* Learns classes from a few features [D] each, one after another; a new class may come at any time. ridge 0: the class
  * whose mean direction is nearest (cosine). Above 0: ridge regression to one-hot labels by recursive least squares, after
