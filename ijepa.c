@@ -2601,7 +2601,8 @@ enum { IJ_PATH = 1024, IJ_FOLDER_DEPTH = 16 };
 static ij_status ij_beside(char to[1024], const char *path, const char *name, ij_error *why)
 {
     const char *slash = strrchr(path, '/');
-    if (snprintf(to, 1024, "%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, name) < 1024) return IJ_OK;
+    if (snprintf(to, 1024, "%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, name) < 1024)
+        return IJ_OK;
     return ij_fail(why, IJ_EARG, "%.200s...: the path is too long", path);
 }
 
@@ -2631,10 +2632,12 @@ static int ij_is_folder(const char *path)
 
 static int ij_is_picture(const char *dot)               /* .ppm, .pgm or .pnm */
 {
-    return dot && (dot[1] | 32) == 'p' && strchr("pgn", dot[2] | 32) && (dot[3] | 32) == 'm' && !dot[4];
+    return dot && (dot[1] | 32) == 'p' && strchr("pgn", dot[2] | 32) && (dot[3] | 32) == 'm' &&
+           !dot[4];
 }
 
-/* Counts the pictures below path, and notes their names if there is room; path is given back as it was. */
+/* Counts the pictures below path, and notes their names if there is room; path is given back as
+ * it was. */
 static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth,
                                 ij_error *why)
 {
@@ -2681,7 +2684,8 @@ static ij_status ij_make_folder(const char *path, ij_error *why)        /* and i
         if (path[i] == '/' || !path[i]) {
             snprintf(part, sizeof part, "%.*s", (int)i, path);
             if (mkdir(part, 0777) && !ij_is_folder(part))
-                return ij_fail(why, IJ_EFILE, "%.300s: cannot make the folder: %s", part, strerror(errno));
+                return ij_fail(why, IJ_EFILE, "%.300s: cannot make the folder: %s", part,
+                               strerror(errno));
         }
     return IJ_OK;
 }
@@ -2710,7 +2714,8 @@ static ij_status ij_make_folder(const char *path, ij_error *why)
 
 static int ij_replace(const char *aside, const char *path) { return rename(aside, path); }
 static int ij_flush_file(FILE *f) { return fsync(fileno(f)); }
-static void ij_flush_folder(const char *path)           /* so that the new name survives a power cut */
+/* So that the new name survives a power cut. */
+static void ij_flush_folder(const char *path)
 {
     char folder[1024];
     const int f = ij_beside(folder, path, ".", NULL) ? -1 : open(folder, O_RDONLY);
@@ -2840,7 +2845,8 @@ static ij_team ij_team_start(size_t threads)
     pthread_attr_t a;
     size_t started = 1;
     pthread_attr_init(&a);
-    pthread_attr_setstacksize(&a, 4 << 20);             /* the packed blocks of matmul lie on the stack */
+    /* the packed blocks of matmul lie on the stack */
+    pthread_attr_setstacksize(&a, 4 << 20);
     while (started < threads && !pthread_create(&t, &a, ij_pool_thread, NULL)) {
         pthread_detach(t);
         started++;
@@ -2851,7 +2857,8 @@ static ij_team ij_team_start(size_t threads)
 #endif
 
 #else
-static int ij_replace(const char *aside, const char *path)      /* some systems do not rename over a file */
+/* Some systems do not rename over a file. */
+static int ij_replace(const char *aside, const char *path)
 {
     return rename(aside, path) && (remove(path) || rename(aside, path));
 }
@@ -2880,7 +2887,8 @@ static ij_team ij_team_start(size_t threads)
 #endif
 
 #ifdef IJEPA_MAIN
-static void ij_slashes(int argc, char **argv)           /* Windows takes both, this file knows one */
+/* Windows takes both, this file knows one. */
+static void ij_slashes(int argc, char **argv)
 {
 #ifdef _WIN32
     for (int i = 1; i < argc; i++)
@@ -2952,7 +2960,8 @@ static FILE *ij_begin(char aside[IJ_PATH], const char *path, const char *mode, i
     FILE *f = NULL;
     if (snprintf(aside, IJ_PATH, "%s.tmp", path) >= IJ_PATH)
         ij_fail(why, IJ_EFILE, "%.200s...: the path is too long", path);
-    else if (!(f = fopen(aside, mode))) ij_fail(why, IJ_EFILE, "%.200s: %s", aside, strerror(errno));
+    else if (!(f = fopen(aside, mode)))
+        ij_fail(why, IJ_EFILE, "%.200s: %s", aside, strerror(errno));
     return f;
 }
 
@@ -5283,7 +5292,7 @@ static void ij_quantise(int8_t *q, real *scale, const real *w, size_t out, size_
     }
 }
 
-size_t ij_rom_arena(const ij_rom *m)
+static size_t ij_rom_arena(const ij_rom *m)
 {
     const size_t p = m->patch, n = (m->height / p) * (m->width / p);
     return IJ_ROM_ARENA(n, m->dim, m->heads, m->hidden, 3 * p * p, m->int8);
@@ -6589,16 +6598,19 @@ static int ij_probe(ij_options *o)
     const ij_model trained = ij_trained(o), random = ij_model_for(&trained.config, IJ_INFER);
     const ij_model *const model[2] = { &trained, &random };
     const size_t most = o->images ? o->images : 10000;
-    ij_features a = ij_features_of(data, o->test ? IJ_WHOLE : IJ_TRAIN_PART, model, 1, most, 0, &team);
+    ij_features a =
+        ij_features_of(data, o->test ? IJ_WHOLE : IJ_TRAIN_PART, model, 1, most, 0, &team);
     const ij_features b = o->test ? ij_features_of(o->test, IJ_WHOLE, model, 1, most, 0, &team)
                                   : ij_features_of(data, IJ_TEST_PART, model, 1, most, 0, &team);
     double percent[2][3][3];    /* [k-NN, linear][features][task] */
     if (!a.tasks || a.tasks != b.tasks)
-        ij_die(1, "%s: no labels: a probe needs them (folders per class, or a labelled format)", data);
+        ij_die(1, "%s: no labels: a probe needs them (folders per class, or a labelled format)",
+               data);
     for (size_t t = 0; t < a.tasks; t++) a.classes[t] = IJ_MAX(a.classes[t], b.classes[t]);
     fprintf(stderr, "scoring: %zu training and %zu test images\n", a.n, b.n);
     for (int i = 0; i < 3; i++) {
-        const ij_scored s = { a.n, b.n, a.width[i], a.x[i], b.x[i], a.tasks, a.label, b.label, a.classes };
+        const ij_scored s = { a.n, b.n, a.width[i], a.x[i], b.x[i],
+                              a.tasks, a.label, b.label, a.classes };
         ij_standardise(s.train, s.n, s.test, s.m, s.d);
         ij_score(percent[0][i], &s, 20, &team);
         ij_score(percent[1][i], &s, 0, &team);
@@ -6609,14 +6621,18 @@ static int ij_probe(ij_options *o)
         fprintf(csv.f, "task,score,trained,random,pixels,images\n");
     }
     for (size_t t = 0; t < a.tasks; t++) {
-        printf("%s%-32s %11s %11s %11s %8s\n", t ? "\n" : "", a.task[t], "trained", "random", "pixels", "margin");
+        printf("%s%-32s %11s %11s %11s %8s\n", t ? "\n" : "", a.task[t], "trained", "random",
+               "pixels", "margin");
         for (int k = 0; k < 2; k++) {
             const double x[3] = { percent[k][0][t], percent[k][1][t], percent[k][2][t] };
             printf("%-32s", score[k]);
             for (int i = 0; i < 3; i++)                 /* and half the 95 % interval */
-                printf(" %5.1f +-%4.1f", x[i], 196 * sqrt(x[i] / 100 * (1 - x[i] / 100) / (double)b.n));
+                printf(" %5.1f +-%4.1f", x[i],
+                       196 * sqrt(x[i] / 100 * (1 - x[i] / 100) / (double)b.n));
             printf(" %+8.1f\n", x[0] - IJ_MAX(x[1], x[2]));         /* over the better */
-            if (csv.f) fprintf(csv.f, "%s,%s,%.2f,%.2f,%.2f,%zu\n", a.task[t], score[k], x[0], x[1], x[2], b.n);
+            if (csv.f)
+                fprintf(csv.f, "%s,%s,%.2f,%.2f,%.2f,%zu\n", a.task[t], score[k], x[0], x[1], x[2],
+                        b.n);
         }
     }
     if (csv.f) ij_draft_close(&csv);
@@ -6631,9 +6647,11 @@ static int ij_features_command(ij_options *o)
     const ij_model *const model[2] = { &m, NULL };
     const char *data = o->data ? o->data : "scenes";
     const size_t n = ij_patches(&m.config), d = m.config.embed_dim;
-    const ij_features f = ij_features_of(data, IJ_WHOLE, model, 0, o->images, o->tokens ? n : 0, &team);
+    const ij_features f =
+        ij_features_of(data, IJ_WHOLE, model, 0, o->images, o->tokens ? n : 0, &team);
     const ij_item x = { o->out, sizeof(real) == 8 ? IJ_F64 : IJ_F32, o->tokens ? 3 : 2,
-                        { f.n, o->tokens ? n : d, d }, f.x[0] };
+                        { f.n, o->tokens ? n : d, d },
+                        f.x[0] };
     ij_write_npy(&x);
     fprintf(stderr, "%s: %zu images\n", o->out, f.n);
     if (!f.tasks) return 0;
@@ -6669,12 +6687,14 @@ static ij_rom ij_rom_of(const ij_model *m, int int8)
     const ij_config *c = &m->config;
     const size_t gw = ij_gw(c), sides = ij_gh(c) + gw, d = c->embed_dim, half = d / 2;
     const size_t reals = sides * half + m->encoder_size;
-    ij_rom_block *block = ij_alloc(e->depth * sizeof *block + reals * sizeof(real) + m->encoder_size);
+    ij_rom_block *block =
+        ij_alloc(e->depth * sizeof *block + reals * sizeof(real) + m->encoder_size);
     real *pos = (real *)(block + e->depth), *scale = pos + sides * half;
     int8_t *q = int8 ? (int8_t *)(pos + reals) : NULL;
     ij_rom r = { c->crop_size[0], c->crop_size[1], e->patch, d, e->depth, e->heads, ij_hidden(c),
                  .int8 = int8, .whole_pos = e->pos.x != NULL, .pos = e->pos.x ? e->pos.x : pos,
-                 .block = block, .norm_w = e->norm_w.x, .norm_b = e->norm_b.x };
+                 .block = block, .norm_w = e->norm_w.x,
+                 .norm_b = e->norm_b.x };
     for (size_t k = 0; k < 3; k++) ij_byte_scale(&r.scale[k], &r.shift[k], c, k);
     for (size_t i = 0; i < sides; i++) {
         const size_t from = i < gw ? i * d : (i - gw) * gw * d + half;
@@ -6735,7 +6755,8 @@ static void ij_c_matrix(ij_c_file *c, const ij_c_part *p)
     ij_c_array(c->f, p->name, "b", m->b, NULL, p->out);
     snprintf(shape, sizeof shape, p->ram ? "[%zu,%zu]" : "[%zu]", p->out, p->in);
     ij_c_row(c, p->name + strlen(c->name) + 1, shape, p->ram ? (double)c->n * out * in : 0,
-             out * (m->q ? in + 2 * size : (in + 1) * size), p->ram * sizeof(real));
+             out * (m->q ? in + 2 * size : (in + 1) * size),
+             p->ram * sizeof(real));
 }
 
 static void ij_c_uses(FILE *f, const ij_c_part *p)
@@ -6757,7 +6778,8 @@ static void ij_c_block(ij_c_part to[IJ_C_PARTS], const ij_c_file *c, size_t i)
         { "norm1_", { b->norm1_w, NULL, NULL, b->norm1_b }, d, 1, 0 },
         { "norm2_", { b->norm2_w, NULL, NULL, b->norm2_b }, d, 1, 0 },
         { "qkv", b->qkv, 3 * d, d, c->heads }, { "proj", b->proj, d, d, c->heads },
-        { "fc1", b->fc1, h, d, c->mlp }, { "fc2", b->fc2, d, h, c->mlp } };
+        { "fc1", b->fc1, h, d, c->mlp },
+        { "fc2", b->fc2, d, h, c->mlp } };
     for (size_t k = 0; k < IJ_C_PARTS; k++) {
         to[k] = part[k];
         snprintf(to[k].name, sizeof to[k].name, "%.80s_%.9s%zu", c->name, part[k].name, i);
@@ -6770,10 +6792,12 @@ static void ij_c_header(FILE *f, const char *name, const char *model, const ij_r
     static const size_t order[IJ_C_PARTS] = { 0, 2, 3, 1, 4, 5 };
     const size_t gw = r->width / r->patch, gh = r->height / r->patch, n = gh * gw, R = IJ_ROM_ROWS;
     const size_t d = r->dim, dh = d / r->heads, h = r->hidden, pixels = 3 * r->patch * r->patch;
-    const size_t sides = r->whole_pos ? n : gh + gw, positions = r->whole_pos ? n * d : sides * (d / 2);
+    const size_t sides = r->whole_pos ? n : gh + gw,
+                 positions = r->whole_pos ? n * d : sides * (d / 2);
     const size_t wide = r->int8 ? R : 0;
     ij_c_file c = { f, name, r, n, 2 * n * (d + dh) + R * (d + 2 + n + 2 * dh) + wide * d,
-                    n * d + R * (d + 2 + h) + wide * IJ_MAX(d, h), 0, 0 };
+                    n * d + R * (d + 2 + h) + wide * IJ_MAX(d, h), 0,
+                    0 };
     ij_c_part embed = { "", r->patch_embed, d, pixels, n * d + (R + wide) * pixels };
     ij_c_part norm = { "", { r->norm_w, NULL, NULL, r->norm_b }, d, 1, 0 }, part[IJ_C_PARTS];
     char what[64], shape[64];
@@ -6783,10 +6807,13 @@ static void ij_c_header(FILE *f, const char *name, const char *model, const ij_r
     for (const char *t = model; *t; t++) fputc(*t == '*' ? '+' : *t, f);
     fprintf(f, ", %s, by ijepa export. RGB images of %zux%zu (width, height). "
             "To be included in one file. */\n#ifndef %s_ARENA\n#define %s_DIM %zu\n",
-            r->int8 ? "int8" : "as it is", r->width, r->height, name, name, d);
-    fprintf(f, "#define %s_ARENA IJ_ROM_ARENA(%zu, %s_DIM, %zu, %zu, %zu, %d)\n#include \"ijepa.h\"\n"
-            "#if%sdef IJEPA_DOUBLE\n#error \"these numbers are of the other precision\"\n#endif\n\n",
-            name, n, name, r->heads, h, pixels, r->int8, sizeof(real) == 8 ? "n" : "");
+            r->int8 ? "int8" : "as it is", r->width, r->height, name, name,
+            d);
+    fprintf(f,
+            "#define %s_ARENA IJ_ROM_ARENA(%zu, %s_DIM, %zu, %zu, %zu, %d)\n#include \"ijepa.h\"\n"
+            "#if%sdef IJEPA_DOUBLE\n#error \"these numbers are of the other precision\"\n"
+            "#endif\n\n", name, n, name, r->heads, h, pixels, r->int8,
+            sizeof(real) == 8 ? "n" : "");
     printf("%-26s %-22s %14s %12s %10s\n", "layer", "shape", "multiply-adds", "flash bytes",
            "RAM bytes");
     ij_c_array(f, name, "pos", r->pos, NULL, positions);
@@ -6814,11 +6841,13 @@ static void ij_c_header(FILE *f, const char *name, const char *model, const ij_r
         fprintf(f, " },\n");
     }
     fprintf(f, "};\nstatic const ij_rom %s = { %zu, %zu, %zu, %zu, %zu, %zu, %zu, %d, %d,\n   ",
-            name, r->height, r->width, r->patch, d, r->depth, r->heads, h, r->int8, r->whole_pos);
+            name, r->height, r->width, r->patch, d, r->depth, r->heads, h, r->int8,
+            r->whole_pos);
     for (int i = 0; i < 2; i++) {
         const real *x = i ? r->shift : r->scale;
         fprintf(f, sizeof(real) == 8 ? " { %.16e, %.16e, %.16e }," : " { %.8ef, %.8ef, %.8ef },",
-                (double)x[0], (double)x[1], (double)x[2]);
+                (double)x[0], (double)x[1],
+                (double)x[2]);
     }
     fprintf(f, " %s_pos,", name);
     ij_c_uses(f, &embed);
@@ -6841,9 +6870,10 @@ static int ij_export_command(ij_options *o)
     const size_t length = strspn(base, letters), d = m.config.embed_dim;
     snprintf(name, sizeof name, "%.*s", (int)length, base);
     snprintf(word, sizeof word, " %s ", name);
-    if (length >= sizeof name || strcmp(base + length, ".h") || *base <= '9' || strstr(words, word) ||
-        ((base[0] | 32) == 'i' && (base[1] | 32) == 'j'))
-        ij_die(2, "--c %s: expected NAME.h, NAME a word of C that does not begin with ij", o->header);
+    if (length >= sizeof name || strcmp(base + length, ".h") || *base <= '9' ||
+        strstr(words, word) || ((base[0] | 32) == 'i' && (base[1] | 32) == 'j'))
+        ij_die(2, "--c %s: expected NAME.h, NAME a word of C that does not begin with ij",
+               o->header);
     const ij_rom r = ij_rom_of(&m, o->int8);
     ij_images s = ij_images_open(data, IJ_TEST_PART, &m.config, 1, NULL);
     const ij_pictures in = { s.images, 1, r.height, r.width };
@@ -6863,11 +6893,12 @@ static int ij_export_command(ij_options *o)
         least = IJ_MIN(least, cosine);
     }
     if (ij_interrupted) return 130;
-    if (!(fabs(sum) <= (double)images * 1.01)) ij_die(1, "%s: its features are not finite", o->model);
+    if (!(fabs(sum) <= (double)images * 1.01))
+        ij_die(1, "%s: its features are not finite", o->model);
     const ij_draft header = ij_draft_open(o->header);
     ij_c_header(header.f, name, o->model, &r);
-    printf("cosine to the features of the model as it is, %zu images of %s: mean %.6f, least %.6f\n",
-           images, data, sum / (double)images, least);
+    printf("cosine to the features of the model as it is, %zu images of %s: "
+           "mean %.6f, least %.6f\n", images, data, sum / (double)images, least);
     ij_draft_close(&header);
     fprintf(stderr, "%s\n", o->header);
     return 0;

@@ -464,7 +464,6 @@ enum { IJ_ROM_ROWS = 4 };
     (sizeof(ij_real) * (size_t)(2 * (n) * ((d) + (d) / (heads)) + IJ_ROM_ROWS * ((d) + 2 +         \
      IJ_ROM_MAX(IJ_ROM_MAX(hidden, pixels), (n) + 2 * ((d) / (heads))) +                           \
      ((int8) ? IJ_ROM_MAX(IJ_ROM_MAX(hidden, pixels), d) : 0))))
-size_t ij_rom_arena(const ij_rom *m);
 /* feature [D]: the mean of the tokens of rgb [height,width,3]; the tokens [N,D] themselves lie
  * at the arena's beginning. IJ_EMEM, "need X bytes, have Y", if the arena (aligned as ij_real)
  * is too small: then nothing is touched. */
