@@ -2657,8 +2657,9 @@ ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const
     return IJ_OK;
 }
 
-/* ---- platform ----------------------------------------------------------------------------------------------------
- * All that is not C99 is here, in POSIX and without it: folders, flushing; for the program, threads and clock.       */
+/* ---- platform ----------------------------------------------------------------------------------
+ * All that is not C99 is here, in POSIX and without it: folders, flushing; for the program, threads
+ * and clock. */
 
 enum { IJ_PATH = 1024, IJ_FOLDER_DEPTH = 16 };
 
@@ -2666,12 +2667,19 @@ enum { IJ_PATH = 1024, IJ_FOLDER_DEPTH = 16 };
 static ij_status ij_beside(char to[1024], const char *path, const char *name, ij_error *why)
 {
     const char *slash = strrchr(path, '/');
-    if (snprintf(to, 1024, "%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, name) < 1024) return IJ_OK;
+    if (snprintf(to, 1024, "%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, name) < 1024)
+        return IJ_OK;
     return ij_fail(why, IJ_EARG, "%.200s...: the path is too long", path);
 }
 
 /* Names of the pictures below a folder: counted, and noted if there is room. */
-typedef struct { size_t count, others, bytes; const char **name; char *text; size_t room_names, room_text; char other[16]; } ij_walk;
+typedef struct {
+    size_t count, others, bytes;
+    const char **name;
+    char *text;
+    size_t room_names, room_text;
+    char other[16];
+} ij_walk;
 
 #ifdef IJ_FOLDERS
 #include <dirent.h>
@@ -2688,41 +2696,47 @@ static int ij_is_folder(const char *path)
     return !stat(path, &st) && S_ISDIR(st.st_mode);
 }
 
-static int ij_is_picture(const char *name)              /* .ppm, .pgm or .pnm */
+static int ij_is_picture(const char *dot)               /* .ppm, .pgm or .pnm */
 {
-    const size_t n = strlen(name);
-    return n > 4 && name[n - 4] == '.' && (name[n - 3] | 32) == 'p' && strchr("pgn", name[n - 2] | 32) && (name[n - 1] | 32) == 'm';
+    return dot && (dot[1] | 32) == 'p' && strchr("pgn", dot[2] | 32) && (dot[3] | 32) == 'm' &&
+           !dot[4];
 }
 
-/* Counts the pictures below path, and notes their names if there is room; path is given back as it was. */
-static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth, ij_error *why)
+/* Counts the pictures below path, and notes their names if there is room; path is given back as
+ * it was. */
+static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth,
+                                ij_error *why)
 {
     const size_t n = strlen(path);
     DIR *folder = opendir(path);
     ij_status s = IJ_OK;
     if (!folder) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
-    for (struct dirent *e; !s && (e = readdir(folder)) != NULL;) {
+    for (struct dirent *e; !s && (e = readdir(folder)) != NULL; path[n] = 0) {
         struct stat st;
-        if (e->d_name[0] == '.') continue;
-        if (n + strlen(e->d_name) + 2 > IJ_PATH) { s = ij_fail(why, IJ_EARG, "%.200s/%.60s: the path is too long", path, e->d_name); break; }
+        const char *name = e->d_name, *dot = strrchr(name, '.');
+        if (*name == '.') continue;
+        if (n + strlen(name) + 2 > IJ_PATH) {
+            s = ij_fail(why, IJ_EARG, "%.200s/%.60s: the path is too long", path, name);
+            break;
+        }
         path[n] = '/';
-        strcpy(path + n + 1, e->d_name);
+        strcpy(path + n + 1, name);
         if (lstat(path, &st)) s = ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
         else if (S_ISDIR(st.st_mode) && depth == IJ_FOLDER_DEPTH)
-            s = ij_fail(why, IJ_EARG, "%.300s: folders more than %d deep", path, (int)IJ_FOLDER_DEPTH);
+            s = ij_fail(why, IJ_EARG, "%.300s: folders more than %d deep", path, IJ_FOLDER_DEPTH);
         else if (S_ISDIR(st.st_mode)) s = ij_folder_walk(w, path, root, depth + 1, why);
-        else if (ij_is_picture(e->d_name)) {
+        else if (ij_is_picture(dot)) {
             const size_t length = strlen(path + root) + 1;
             if (w->name && (w->count == w->room_names || w->bytes + length > w->room_text))
                 s = ij_fail(why, IJ_EDATA, "%.300s: files were added while it was read", path);
-            else if (w->name) w->name[w->count] = memcpy(w->text + w->bytes, path + root, length);
-            w->count++, w->bytes += length;
+            else if (w->name)
+                w->name[w->count] = memcpy(w->text + w->bytes, path + root, length);
+            w->count++;
+            w->bytes += length;
         } else {
-            const char *dot = strrchr(e->d_name, '.');
             w->others++;
             snprintf(w->other, sizeof w->other, "%.12s", dot ? dot : "other");
         }
-        path[n] = 0;
     }
     closedir(folder);
     return s;
@@ -2736,20 +2750,27 @@ static ij_status ij_make_folder(const char *path, ij_error *why)        /* and i
         if (path[i] == '/' || !path[i]) {
             snprintf(part, sizeof part, "%.*s", (int)i, path);
             if (mkdir(part, 0777) && !ij_is_folder(part))
-                return ij_fail(why, IJ_EFILE, "%.300s: cannot make the folder: %s", part, strerror(errno));
+                return ij_fail(why, IJ_EFILE, "%.300s: cannot make the folder: %s", part,
+                               strerror(errno));
         }
     return IJ_OK;
 }
 #endif
 #else
 static int ij_is_folder(const char *path) { (void)path; return 0; }
-static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth, ij_error *why)
+static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth,
+                                ij_error *why)
 {
-    (void)w, (void)root, (void)depth;
+    (void)w;
+    (void)root;
+    (void)depth;
     return ij_fail(why, IJ_EFILE, "%.300s: this build reads no folders (IJEPA_NO_POSIX)", path);
 }
 #ifdef IJEPA_MAIN
-static ij_status ij_make_folder(const char *path, ij_error *why) { return ij_fail(why, IJ_OK, "%.300s", path); }
+static ij_status ij_make_folder(const char *path, ij_error *why)
+{
+    return ij_fail(why, IJ_OK, "%.300s", path);
+}
 #endif
 #endif
 
@@ -2759,11 +2780,14 @@ static ij_status ij_make_folder(const char *path, ij_error *why) { return ij_fai
 
 static int ij_replace(const char *aside, const char *path) { return rename(aside, path); }
 static int ij_flush_file(FILE *f) { return fsync(fileno(f)); }
-static void ij_flush_folder(const char *path)           /* so that the new name survives a power cut */
+/* So that the new name survives a power cut. */
+static void ij_flush_folder(const char *path)
 {
     char folder[1024];
     const int f = ij_beside(folder, path, ".", NULL) ? -1 : open(folder, O_RDONLY);
-    if (f >= 0) fsync(f), close(f);
+    if (f < 0) return;
+    fsync(f);
+    close(f);
 }
 
 #ifdef IJEPA_MAIN
@@ -2774,7 +2798,8 @@ static void ij_flush_folder(const char *path)           /* so that the new name 
 #include <sys/resource.h>
 #include <time.h>
 
-/* Large blocks on large pages where the system has them: fewer page faults, fewer misses in the address cache. */
+/* Large blocks on large pages where the system has them: fewer page faults, fewer misses in the
+ * address cache. */
 static void *ij_new(size_t size)
 {
     enum { PAGE = 2 << 20 };
@@ -2793,7 +2818,8 @@ static double ij_seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* The processors that this process may use: those it is bound to, and no more than its container's quota pays for. */
+/* The processors that this process may use: those it is bound to, and no more than its container's
+ * quota pays for. */
 static size_t ij_processors(void)
 {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
@@ -2802,7 +2828,8 @@ static size_t ij_processors(void)
     cpu_set_t set;
     if (!sched_getaffinity(0, sizeof set, &set)) n = CPU_COUNT(&set);
     FILE *f = fopen("/sys/fs/cgroup/cpu.max", "r");
-    if (f && fscanf(f, "%ld %ld", &quota, &period) == 2 && period > 0) n = IJ_MIN(n, (quota + period - 1) / period);
+    if (f && fscanf(f, "%ld %ld", &quota, &period) == 2 && period > 0)
+        n = IJ_MIN(n, (quota + period - 1) / period);
     if (f) fclose(f);
 #endif
     return n > 0 ? (size_t)n : 1;
@@ -2820,83 +2847,84 @@ static int ij_colours(void) { return isatty(1) > 0; }
 /* One run in a folder: the lock ends with the process, however that ends. */
 static ij_status ij_lock(const char *path, ij_error *why)
 {
-    struct flock lock;
-    memset(&lock, 0, sizeof lock);
-    lock.l_type = F_WRLCK, lock.l_whence = SEEK_SET;
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
     const int f = open(path, O_RDWR | O_CREAT, 0666);
     if (f < 0) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
-    if (!fcntl(f, F_SETLK, &lock) || (errno != EACCES && errno != EAGAIN)) return IJ_OK;      /* or a system without locks */
+    if (!fcntl(f, F_SETLK, &lock) || (errno != EACCES && errno != EAGAIN))
+        return IJ_OK;               /* or a system without locks */
     close(f);
     return ij_fail(why, IJ_EFILE, "%.300s: another run writes into this folder", path);
 }
 
-/* A pool of threads that sleep until there are tasks; the caller works too. */
-typedef struct {
+/* The program's threads: they sleep until there are tasks; the caller works too. */
+static struct {
     pthread_mutex_t lock;
     pthread_cond_t wake, done;
     ij_task *task;
     void *arg;
     size_t count, next, busy, round;
-} ij_pool_state;
+} ij_workers = { .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER,
+              .done = PTHREAD_COND_INITIALIZER };
 
-static void ij_pool_drain(ij_pool_state *p)             /* called and returns with the lock held */
+static void ij_pool_drain(void)                         /* called and returns with the lock held */
 {
-    while (p->next < p->count) {
-        const size_t i = p->next++;
-        pthread_mutex_unlock(&p->lock);
-        p->task(p->arg, i);
-        pthread_mutex_lock(&p->lock);
+    while (ij_workers.next < ij_workers.count) {
+        const size_t i = ij_workers.next++;
+        pthread_mutex_unlock(&ij_workers.lock);
+        ij_workers.task(ij_workers.arg, i);
+        pthread_mutex_lock(&ij_workers.lock);
     }
 }
 
 static void *ij_pool_thread(void *arg)
 {
-    ij_pool_state *p = arg;
     size_t seen = 0;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&ij_workers.lock);
     for (;;) {
-        while (p->round == seen) pthread_cond_wait(&p->wake, &p->lock);
-        seen = p->round;
-        p->busy++;
-        ij_pool_drain(p);
-        if (!--p->busy) pthread_cond_signal(&p->done);
+        while (ij_workers.round == seen) pthread_cond_wait(&ij_workers.wake, &ij_workers.lock);
+        seen = ij_workers.round;
+        ij_workers.busy++;
+        ij_pool_drain();
+        if (!--ij_workers.busy) pthread_cond_signal(&ij_workers.done);
     }
-    return NULL;
+    return arg;
 }
 
 static void ij_pool_run(void *pool, size_t count, ij_task *task, void *arg)
 {
-    ij_pool_state *p = pool;
-    pthread_mutex_lock(&p->lock);
-    p->task = task, p->arg = arg, p->count = count, p->next = 0, p->round++;
-    pthread_cond_broadcast(&p->wake);
-    ij_pool_drain(p);
-    while (p->busy) pthread_cond_wait(&p->done, &p->lock);
-    pthread_mutex_unlock(&p->lock);
+    (void)pool;
+    pthread_mutex_lock(&ij_workers.lock);
+    ij_workers.task = task;
+    ij_workers.arg = arg;
+    ij_workers.count = count;
+    ij_workers.next = 0;
+    ij_workers.round++;
+    pthread_cond_broadcast(&ij_workers.wake);
+    ij_pool_drain();
+    while (ij_workers.busy) pthread_cond_wait(&ij_workers.done, &ij_workers.lock);
+    pthread_mutex_unlock(&ij_workers.lock);
 }
 
 static ij_team ij_team_start(size_t threads)
 {
-    ij_team team = { NULL, NULL, 1 };
-    if (threads < 2) return team;
-    ij_pool_state *p = calloc(1, sizeof *p);
-    if (!p) return team;
-    pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->wake, NULL);
-    pthread_cond_init(&p->done, NULL);
+    pthread_t t;
     pthread_attr_t a;
-    pthread_attr_init(&a);
-    pthread_attr_setstacksize(&a, 4 << 20);             /* the packed blocks of matmul lie on the stack */
     size_t started = 1;
-    for (pthread_t t; started < threads && !pthread_create(&t, &a, ij_pool_thread, p); started++) pthread_detach(t);
+    pthread_attr_init(&a);
+    /* the packed blocks of matmul lie on the stack */
+    pthread_attr_setstacksize(&a, 4 << 20);
+    while (started < threads && !pthread_create(&t, &a, ij_pool_thread, NULL)) {
+        pthread_detach(t);
+        started++;
+    }
     pthread_attr_destroy(&a);
-    team.run = ij_pool_run, team.pool = p, team.threads = started;
-    return team;
+    return (ij_team){ started > 1 ? ij_pool_run : NULL, NULL, started };
 }
 #endif
 
 #else
-static int ij_replace(const char *aside, const char *path)      /* some systems do not rename over a file */
+/* Some systems do not rename over a file. */
+static int ij_replace(const char *aside, const char *path)
 {
     return rename(aside, path) && (remove(path) || rename(aside, path));
 }
@@ -2912,24 +2940,28 @@ static size_t ij_processors(void) { return 1; }
 static double ij_peak_mib(void) { return 0; }
 static int ij_terminal(void) { return 0; }
 static int ij_colours(void) { return 0; }
-static ij_status ij_lock(const char *path, ij_error *why) { return ij_fail(why, IJ_OK, "%.300s", path); }
+static ij_status ij_lock(const char *path, ij_error *why)
+{
+    return ij_fail(why, IJ_OK, "%.300s", path);
+}
 static ij_team ij_team_start(size_t threads)
 {
-    const ij_team team = { NULL, NULL, 1 };
     (void)threads;
-    return team;
+    return (ij_team){ NULL, NULL, 1 };
 }
 #endif
 #endif
 
 #ifdef IJEPA_MAIN
-static void ij_slashes(int argc, char **argv)           /* Windows takes both, this file knows one */
+/* Windows takes both, this file knows one. */
+static void ij_slashes(int argc, char **argv)
 {
 #ifdef _WIN32
     for (int i = 1; i < argc; i++)
-        for (char *c = argv[i]; *c; c++) *c = *c == '\\' ? '/' : *c;
+        for (char *c; (c = strchr(argv[i], '\\')) != NULL;) *c = '/';
 #endif
-    (void)argc, (void)argv;
+    (void)argc;
+    (void)argv;
 }
 #endif
 
@@ -2994,25 +3026,20 @@ static FILE *ij_begin(char aside[IJ_PATH], const char *path, const char *mode, i
     FILE *f = NULL;
     if (snprintf(aside, IJ_PATH, "%s.tmp", path) >= IJ_PATH)
         ij_fail(why, IJ_EFILE, "%.200s...: the path is too long", path);
-    else if (!(f = fopen(aside, mode))) ij_fail(why, IJ_EFILE, "%.200s: %s", aside, strerror(errno));
+    else if (!(f = fopen(aside, mode)))
+        ij_fail(why, IJ_EFILE, "%.200s: %s", aside, strerror(errno));
     return f;
 }
 
 /* Flushes, closes and renames; if that fails, nothing is left beside the old file. */
 static ij_status ij_commit(FILE *f, const char *aside, const char *path, ij_error *why)
 {
-    int bad = ferror(f) || fflush(f) || ij_flush_file(f), error = errno;
-    if (fclose(f) && !bad) {
-        bad = 1;
-        error = errno;
-    }
-    if (!bad && ij_replace(aside, path)) {
-        bad = 1;
-        error = errno;
-    }
-    if (bad) {
+    int good = !ferror(f) && !fflush(f) && !ij_flush_file(f);
+    good = !fclose(f) && good;
+    if (!good || ij_replace(aside, path)) {
+        ij_fail(why, IJ_EFILE, "%.200s: cannot be written: %s", path, strerror(errno));
         remove(aside);
-        return ij_fail(why, IJ_EFILE, "%.200s: cannot be written: %s", path, strerror(error));
+        return IJ_EFILE;
     }
     ij_flush_folder(path);
     return IJ_OK;
@@ -5276,9 +5303,9 @@ static uint8_t *ij_png_chunk(uint8_t *to, const char *type, const uint8_t *x, si
 
 static size_t ij_png_size(size_t height, size_t width)  /* SIZE_MAX: of nothing, or beyond 2 GB */
 {
-    const size_t raw = ij_mul(height, ij_mul(width, 3) < SIZE_MAX ? 3 * width + 1 : SIZE_MAX);
-    if (!raw || !width || raw > 0x7f000000) return SIZE_MAX;
-    return raw + (raw / 65535 + 1) * 5 + 6 + 8 + 25 + 12 + 12;
+    const size_t raw = ij_mul(height, ij_mul(width, 3));
+    if (!raw || raw > 0x7f000000) return SIZE_MAX;
+    return raw + height + ((raw + height) / 65535 + 1) * 5 + 6 + 8 + 25 + 12 + 12;
 }
 
 /* rgb [h,w,3] as a file in memory: `to` has room for ij_png_size() bytes; returns how many. */
@@ -5313,232 +5340,228 @@ static size_t ij_png(uint8_t *to, const uint8_t *rgb, size_t height, size_t widt
 #endif
 
 #endif
-/* ---- without a system --------------------------------------------------------------------------------------------
- * The encoder for one image, from constants, in little memory: heads one after another, IJ_ROM_ROWS patches at a time. The
- * chains of multiply-adds are those of ij_block_forward.                                                             */
+/* ---- without a system --------------------------------------------------------------------------
+ * The encoder for one image, from constants, in little memory: heads one after another,
+ * IJ_ROM_ROWS patches at a time. The chains of multiply-adds are those of ij_block_forward. */
 
 /* Each row of w [out,in] as whole numbers up to 127 times a scale. */
 static void ij_quantise(int8_t *q, real *scale, const real *w, size_t out, size_t in)
 {
+    const real half = (real)0.5;
     for (size_t o = 0; o < out; o++, w += in, q += in) {
         real most = 0;
         for (size_t i = 0; i < in; i++) most = IJ_MAX(most, w[i] < 0 ? -w[i] : w[i]);
-        const real inverse = most > (real)1e-30 && most < (real)1e30 ? 127 / most : 0, half = (real)0.5;
-        for (size_t i = 0; i < in; i++) q[i] = (int8_t)(w[i] < 0 ? w[i] * inverse - half : w[i] * inverse + half);
+        const real inverse = most > (real)1e-30 && most < (real)1e30 ? 127 / most : 0;
+        for (size_t i = 0; i < in; i++)
+            q[i] = (int8_t)(w[i] * inverse + (w[i] < 0 ? -half : half));
         scale[o] = inverse > 0 ? most / 127 : 0;
     }
 }
 
-#ifndef IJEPA_INFER_ONLY
-static ij_rom_matrix ij_rom_place(ij_arena *a, const ij_tensor *w, const ij_tensor *b, int int8)
+static size_t ij_rom_arena(const ij_rom *m)
 {
-    ij_rom_matrix m = { w->x, NULL, NULL, b->x };
-    const size_t out = w->dim[0], count = ij_count(w);
-    if (!int8) return m;
-    int8_t *q = ij_take(a, count, 1);
-    real *scale = ij_take(a, out, sizeof *scale);
-    if (a->base) ij_quantise(q, scale, w->x, out, count / out);
-    m.w = NULL, m.q = q, m.scale = scale;
-    return m;
+    const size_t p = m->patch, n = (m->height / p) * (m->width / p);
+    return IJ_ROM_ARENA(n, m->dim, m->heads, m->hidden, 3 * p * p, m->int8);
 }
 
-static void ij_rom_lay(ij_rom *r, ij_arena *a, const ij_model *m, int int8)
+static char *ij_put_number(char *to, size_t x)
 {
-    const ij_encoder *e = &m->target_encoder;
-    const ij_config *c = &m->config;
-    const size_t gh = ij_gh(c), gw = ij_gw(c);
-    memset(r, 0, sizeof *r);
-    r->height = c->crop_size[0], r->width = c->crop_size[1], r->patch = e->patch, r->dim = c->embed_dim, r->depth = e->depth;
-    r->heads = e->heads, r->hidden = ij_hidden(c), r->int8 = int8, r->whole_pos = e->pos.x != NULL;
-    for (size_t k = 0; k < 3; k++) ij_byte_scale(&r->scale[k], &r->shift[k], c, k);
-    const size_t half = r->dim / 2;
-    real *pos = ij_take(a, ij_mul(gh + gw, half), sizeof *pos);
-    for (size_t i = 0; a->base && i < gw; i++) memcpy(pos + i * half, m->encoder_pos.x + i * r->dim, half * sizeof *pos);
-    for (size_t i = 0; a->base && i < gh; i++) memcpy(pos + (gw + i) * half, m->encoder_pos.x + i * gw * r->dim + half, half * sizeof *pos);
-    r->pos = r->whole_pos ? e->pos.x : pos;
-    r->patch_embed = ij_rom_place(a, &e->patch_w, &e->patch_b, int8);
-    r->norm_w = e->norm_w.x, r->norm_b = e->norm_b.x;
-    ij_rom_block *block = ij_take(a, r->depth, sizeof *block);
-    for (size_t i = 0; i < r->depth; i++) {
-        const ij_block *b = &e->block[i];
-        const ij_rom_block part = { b->norm1_w.x, b->norm1_b.x, b->norm2_w.x, b->norm2_b.x, ij_rom_place(a, &b->qkv_w, &b->qkv_b, int8),
-            ij_rom_place(a, &b->proj_w, &b->proj_b, int8), ij_rom_place(a, &b->fc1_w, &b->fc1_b, int8), ij_rom_place(a, &b->fc2_w, &b->fc2_b, int8) };
-        if (a->base) block[i] = part;
-    }
-    r->block = block;
+    size_t unit = 1;
+    while (x / unit > 9) unit *= 10;
+    for (; unit; unit /= 10) *to++ = (char)('0' + x / unit % 10);
+    return to;
 }
 
-ij_status ij_rom_size(size_t *size, const ij_model *m, int int8, ij_error *why)
+/* Without stdio; in text the first # stands for need, the second for have. */
+static ij_status ij_too_small(ij_error *why, const char *text, size_t need, size_t have)
 {
-    ij_rom r;
-    ij_arena a = { NULL, 0, 0 };
-    ij_rom_lay(&r, &a, m, int8);
-    if (a.used == SIZE_MAX) return ij_fail(why, IJ_EMEM, "this encoder needs more memory than can be addressed");
-    *size = a.used;
-    return IJ_OK;
-}
-
-ij_status ij_rom_init(ij_rom *r, void *mem, size_t size, const ij_model *m, int int8, ij_error *why)
-{
-    size_t need = 0;
-    ij_arena a = { mem, size, 0 };
-    const ij_status s = ij_rom_size(&need, m, int8, why);
-    if (s) return s;
-    if (size < need) return ij_fail(why, IJ_EMEM, "encoder: need %zu bytes, have %zu", need, size);
-    ij_rom_lay(r, &a, m, int8);
-    return IJ_OK;
-}
-#endif
-
-size_t ij_rom_arena(const ij_rom *m)
-{
-    const size_t n = (m->height / m->patch) * (m->width / m->patch);
-    return IJ_ROM_ARENA(n, m->dim, m->heads, m->hidden, 3 * m->patch * m->patch, m->int8);
-}
-
-/* "what: need 12 bytes, have 3", without stdio */
-static ij_status ij_too_small(ij_error *why, const char *what, size_t need, size_t have)
-{
-    const char *const part[4] = { what, ": need ", " bytes, have ", "" };
     char *to = why ? why->text : NULL;
-    for (int i = 0; to && i < 4; i++) {
-        char digit[24];
-        size_t n = 0, number = i == 1 ? need : have;
-        for (const char *t = part[i]; *t; t++) *to++ = *t;
-        for (; i && i < 3 && (number || !n); number /= 10) digit[n++] = (char)('0' + number % 10);
-        while (n) *to++ = digit[--n];
-        *to = 0;
+    for (; to && *text; text++) {
+        if (*text != '#') {
+            *to++ = *text;
+            continue;
+        }
+        to = ij_put_number(to, need);
+        need = have;
     }
+    if (to) *to = 0;
     return IJ_EMEM;
 }
 
-typedef struct { const ij_rom *m; real *x, *y, *kv, *norm, *part, *wide; } ij_rom_pass;
-/* x, y [N,D]  kv [N,2dh]  norm [R,D+2]  part: what one step of R rows needs  wide: R rows of an int8 matrix */
+/* x, y [N,D]  kv [N,2dh]  norm [R,D]  stat: a row's mean and 1/std  part: what one step of R rows
+ * needs  wide: R rows of an int8 matrix */
+typedef struct { const ij_rom *m; real *x, *y, *kv, *norm, *stat, *part, *wide; } ij_rom_pass;
 
-/* Without floating-point hardware the rows of x are rounded to 8 bits as well, to meet int8 matrices in whole numbers. */
-#if defined(__SOFTFP__) || (defined(__riscv) && !defined(__riscv_flen)) || defined(IJEPA_ROM_INTEGER)
+/* Without floating-point hardware the rows of x are rounded to 8 bits as well, to meet int8
+ * matrices in whole numbers. */
+#if defined(__SOFTFP__) || (defined(__riscv) && !defined(__riscv_flen)) || \
+    defined(IJEPA_ROM_INTEGER)
 enum { IJ_ROM_INTEGER = 1 };
 #else
 enum { IJ_ROM_INTEGER = 0 };
 #endif
 
-/* y [rows,outs] = b + x W', or y += x W', with rows o0.. and columns i0.. of W [..,cols];  x [rows,in] */
-static void ij_rom_linear(const ij_rom_pass *s, real *y, size_t y_row, int add, const real *x, size_t rows, const ij_rom_matrix *w,
-                          size_t cols, size_t o0, size_t outs, size_t i0, size_t in)
+/* Rows o0.., columns i0.. of a matrix [..,cols]; rows of the result are y_row apart. */
+typedef struct { size_t cols, o0, outs, i0, in, y_row; } ij_rom_part;
+
+/* y [rows,outs] = b + x W', or, with columns that are not the first, y += x W'.  x [rows,in] */
+static void ij_rom_linear(real *wide, real *y, const real *x, size_t rows, const ij_rom_matrix *w,
+                          const ij_rom_part *k)
 {
-    if (w->q && IJ_ROM_INTEGER) {
-        int8_t *xq = (int8_t *)s->wide;
-        real scale[IJ_ROM_ROWS];
-        ij_quantise(xq, scale, x, rows, in);
-        for (size_t o = 0; o < outs; o++)
+    const size_t at = k->o0 * k->cols + k->i0, in = k->in;
+    ij_product p = { rows, k->outs, in, x, in, 1, wide, 1, in, y, k->y_row, y, k->y_row };
+    if (!k->i0) {
+        p.start = w->b + k->o0;
+        p.start_row = 0;
+    }
+    if (!w->q) {
+        p.b = w->w + at;
+        p.b_col = k->cols;
+        ij_matmul(&p, NULL);
+        return;
+    }
+    const real *scale = w->scale + k->o0;
+    const int8_t *q = w->q + at;
+    if (IJ_ROM_INTEGER) {
+        int8_t *xq = (int8_t *)wide;
+        real x_scale[IJ_ROM_ROWS];
+        ij_quantise(xq, x_scale, x, rows, in);
+        for (size_t o = 0; o < k->outs; o++, q += k->cols)
             for (size_t r = 0; r < rows; r++) {
-                const int8_t *a = w->q + (o0 + o) * cols + i0, *b = xq + r * in;
+                const int8_t *b = xq + r * in;
                 int32_t sum = 0;
-                for (size_t i = 0; i < in; i++) sum += a[i] * b[i];
-                y[r * y_row + o] = (add ? y[r * y_row + o] : w->b[o0 + o]) + (real)sum * (w->scale[o0 + o] * scale[r]);
+                for (size_t i = 0; i < in; i++) sum += q[i] * b[i];
+                y[r * p.c_row + o] = p.start[r * p.start_row + o] +
+                                     (real)sum * (scale[o] * x_scale[r]);
             }
         return;
     }
-    for (size_t o = 0, n; o < outs; o += n) {
-        const size_t at = (o0 + o) * cols + i0;
-        n = w->q ? IJ_MIN((size_t)IJ_ROM_ROWS, outs - o) : outs;
-        for (size_t r = 0; w->q && r < n; r++)
-            for (size_t i = 0; i < in; i++) s->wide[r * in + i] = (real)w->q[at + r * cols + i] * w->scale[o0 + o + r];
-        const ij_product p = { rows, n, in, x, in, 1, w->q ? s->wide : w->w + at, 1, w->q ? in : cols, y + o, y_row,
-                               add ? y + o : w->b + o0 + o, add ? y_row : 0 };
+    for (size_t o = 0; o < k->outs; o += p.n, p.c += p.n, p.start += p.n) {
+        p.n = IJ_MIN((size_t)IJ_ROM_ROWS, k->outs - o);
+        for (size_t r = 0; r < p.n; r++, q += k->cols)
+            for (size_t i = 0; i < in; i++) wide[r * in + i] = (real)q[i] * scale[o + r];
         ij_matmul(&p, NULL);
     }
 }
 
-static void ij_rom_norm(const ij_rom_pass *s, real *y, const real *x, size_t rows, const real *w, const real *b)
+static void ij_rom_norm(const ij_rom_pass *s, real *y, const real *x, size_t rows, const real *w,
+                        const real *b)
 {
     const size_t d = s->m->dim;
-    const ij_tensor to = { y, 2, { rows, d, 0, 0 } }, stat = { s->norm + IJ_ROM_ROWS * d, 2, { rows, 2, 0, 0 } };
-    const ij_tensor from = { (real *)x, 2, { rows, d, 0, 0 } }, weight = { (real *)w, 1, { d, 0, 0, 0 } }, bias = { (real *)b, 1, { d, 0, 0, 0 } };
-    ij_layernorm(to, stat, from, &weight, &bias);
+    for (real *stat = s->stat; rows--; x += d, y += d) {
+        ij_moments(stat, stat + 1, x, d, IJ_NORM_EPS);
+        for (size_t i = 0; i < d; i++) y[i] = (x[i] - stat[0]) * stat[1] * w[i] + b[i];
+    }
 }
 
 static void ij_rom_block_forward(const ij_rom_pass *s, const ij_rom_block *w, size_t n)
 {
     const size_t d = s->m->dim, dh = d / s->m->heads, f = s->m->hidden;
     real *q = s->part, *o = q + IJ_ROM_ROWS * dh, *prob = o + IJ_ROM_ROWS * dh, *hidden = s->part;
-    for (size_t h = 0; h < s->m->heads; h++) {
+    const ij_rom_part fc1 = { d, 0, f, 0, d, f }, fc2 = { f, 0, d, 0, f, d };
+    for (size_t at = 0; at < d; at += dh) {             /* columns of one head */
+        const ij_rom_part to_q = { d, at, dh, 0, d, dh }, to_k = { d, d + at, dh, 0, d, 2 * dh };
+        const ij_rom_part to_v = { d, 2 * d + at, dh, 0, d, 2 * dh }, proj = { d, 0, d, at, dh, d };
         for (size_t r = 0; r < n; r += IJ_ROM_ROWS) {
             const size_t rows = IJ_MIN((size_t)IJ_ROM_ROWS, n - r);
+            real *k = s->kv + r * 2 * dh;
             ij_rom_norm(s, s->norm, s->x + r * d, rows, w->norm1_w, w->norm1_b);
-            ij_rom_linear(s, s->kv + r * 2 * dh, 2 * dh, 0, s->norm, rows, &w->qkv, d, d + h * dh, dh, 0, d);
-            ij_rom_linear(s, s->kv + r * 2 * dh + dh, 2 * dh, 0, s->norm, rows, &w->qkv, d, 2 * d + h * dh, dh, 0, d);
+            ij_rom_linear(s->wide, k, s->norm, rows, &w->qkv, &to_k);
+            ij_rom_linear(s->wide, k + dh, s->norm, rows, &w->qkv, &to_v);
         }
         for (size_t r = 0; r < n; r += IJ_ROM_ROWS) {
             const size_t rows = IJ_MIN((size_t)IJ_ROM_ROWS, n - r);
             ij_rom_norm(s, s->norm, s->x + r * d, rows, w->norm1_w, w->norm1_b);
-            ij_rom_linear(s, q, dh, 0, s->norm, rows, &w->qkv, d, h * dh, dh, 0, d);
+            ij_rom_linear(s->wide, q, s->norm, rows, &w->qkv, &to_q);
             ij_attention(o, prob, q, s->kv, rows, n, dh, 1);
-            ij_rom_linear(s, s->y + r * d, d, h > 0, o, rows, &w->proj, d, 0, d, h * dh, dh);
+            ij_rom_linear(s->wide, s->y + r * d, o, rows, &w->proj, &proj);
         }
     }
     for (size_t i = 0; i < n * d; i++) s->x[i] = s->y[i] + s->x[i];
     for (size_t r = 0; r < n; r += IJ_ROM_ROWS) {
         const size_t rows = IJ_MIN((size_t)IJ_ROM_ROWS, n - r);
-        ij_rom_norm(s, s->norm, s->x + r * d, rows, w->norm2_w, w->norm2_b);
-        ij_rom_linear(s, hidden, f, 0, s->norm, rows, &w->fc1, d, 0, f, 0, d);
+        real *x = s->x + r * d;
+        ij_rom_norm(s, s->norm, x, rows, w->norm2_w, w->norm2_b);
+        ij_rom_linear(s->wide, hidden, s->norm, rows, &w->fc1, &fc1);
         for (size_t i = 0; i < rows * f; i++) {
             real pdf, cdf;
             ij_normal(&pdf, &cdf, hidden[i]);
             hidden[i] *= cdf;
         }
-        ij_rom_linear(s, s->norm, d, 0, hidden, rows, &w->fc2, f, 0, d, 0, f);
-        for (size_t i = 0; i < rows * d; i++) s->x[r * d + i] = s->norm[i] + s->x[r * d + i];
+        ij_rom_linear(s->wide, s->norm, hidden, rows, &w->fc2, &fc2);
+        for (size_t i = 0; i < rows * d; i++) x[i] = s->norm[i] + x[i];
     }
 }
 
-ij_status ij_rom_encode(ij_real *feature, const ij_rom *m, const uint8_t *rgb, void *arena, size_t size, ij_error *why)
+ij_status ij_rom_encode(ij_real *feature, const ij_rom *m, const uint8_t *rgb, void *arena,
+                        size_t size, ij_error *why)
 {
-    const size_t d = m->dim, p = m->patch, gw = m->width / p, n = m->height / p * gw, half = d / 2, pixels = 3 * p * p;
-    const size_t row = IJ_MAX(IJ_MAX(m->hidden, pixels), n + 2 * (d / m->heads));
-    ij_rom_pass s = { m, arena, NULL, NULL, NULL, NULL, NULL };
-    if (!arena || size < ij_rom_arena(m)) return ij_too_small(why, "arena", ij_rom_arena(m), arena ? size : 0);
-    s.y = s.x + n * d, s.kv = s.y + n * d, s.norm = s.kv + 2 * n * (d / m->heads), s.part = s.norm + IJ_ROM_ROWS * (d + 2);
-    s.wide = s.part + IJ_ROM_ROWS * row;
+    const size_t d = m->dim, p = m->patch, gw = m->width / p, n = m->height / p * gw, half = d / 2;
+    const size_t dh = d / m->heads, pixels = 3 * p * p, need = ij_rom_arena(m);
+    const ij_rom_part embed = { pixels, 0, d, 0, pixels, d };
+    ij_rom_pass s = { .m = m, .x = arena };
+    if (!arena || size < need)
+        return ij_too_small(why, "arena: need # bytes, have #", need, arena ? size : 0);
+    s.y = s.x + n * d;
+    s.kv = s.y + n * d;
+    s.norm = s.kv + 2 * n * dh;
+    s.stat = s.norm + IJ_ROM_ROWS * d;
+    s.part = s.stat + IJ_ROM_ROWS * 2;
+    s.wide = s.part + IJ_ROM_ROWS * IJ_MAX(IJ_MAX(m->hidden, pixels), n + 2 * dh);
     for (size_t r = 0; r < n; r += IJ_ROM_ROWS) {
         const size_t rows = IJ_MIN((size_t)IJ_ROM_ROWS, n - r);
         real *to = s.part;
         for (size_t i = r; i < r + rows; i++)
             for (size_t k = 0; k < 3; k++)
-                for (size_t y = 0; y < p; y++)
-                    for (size_t x = 0; x < p; x++)
-                        *to++ = (real)rgb[((i / gw * p + y) * m->width + i % gw * p + x) * 3 + k] * m->scale[k] - m->shift[k];
-        ij_rom_linear(&s, s.x + r * d, d, 0, s.part, rows, &m->patch_embed, pixels, 0, d, 0, pixels);
+                for (size_t y = i / gw * p; y < (i / gw + 1) * p; y++)
+                    for (size_t x = i % gw * p; x < (i % gw + 1) * p; x++)
+                        *to++ = (real)rgb[(y * m->width + x) * 3 + k] * m->scale[k] - m->shift[k];
+        ij_rom_linear(s.wide, s.x + r * d, s.part, rows, &m->patch_embed, &embed);
         for (size_t i = r; i < r + rows; i++) {
             const real *column = m->pos + (m->whole_pos ? i * d : i % gw * half);
             const real *line = m->pos + (m->whole_pos ? i * d + half : (gw + i / gw) * half);
-            for (size_t c = 0; c < half; c++) s.x[i * d + c] += column[c], s.x[i * d + half + c] += line[c];
+            for (size_t c = 0; c < half; c++) {
+                s.x[i * d + c] += column[c];
+                s.x[i * d + half + c] += line[c];
+            }
         }
     }
     for (size_t i = 0; i < m->depth; i++) ij_rom_block_forward(&s, &m->block[i], n);
     memset(feature, 0, d * sizeof *feature);
-    for (size_t i = 0; i < n; i++) {
-        ij_rom_norm(&s, s.x + i * d, s.x + i * d, 1, m->norm_w, m->norm_b);
-        for (size_t c = 0; c < d; c++) feature[c] += s.x[i * d + c];
+    for (real *x = s.x; x < s.y; x += d) {
+        ij_rom_norm(&s, x, x, 1, m->norm_w, m->norm_b);
+        for (size_t c = 0; c < d; c++) feature[c] += x[c];
     }
     for (size_t c = 0; c < d; c++) feature[c] /= (real)n;
     return IJ_OK;
 }
 
-ij_status ij_few_init(ij_few *f, void *mem, size_t size, size_t dim, size_t most, double ridge, ij_error *why)
+ij_status ij_few_init(ij_few *f, void *mem, size_t size, size_t dim, size_t most, double ridge,
+                      ij_error *why)
 {
-    const size_t need = IJ_FEW_SIZE(dim, most, ridge > 0), z = dim + 1;
-    if (dim > SIZE_MAX / 64 / IJ_MAX(most, dim + 4)) return ij_too_small(why, "head", SIZE_MAX, size);
-    if (!mem || size < need) return ij_too_small(why, "head", need, mem ? size : 0);
-    f->dim = dim, f->most = most, f->classes = 0, f->w = mem, f->p = ridge > 0 ? f->w + z * most : NULL;
-    f->gain = f->p ? f->p + z * (z + 1) / 2 : NULL;
+    const int fits = dim <= SIZE_MAX / 64 / IJ_MAX(most, dim + 4);
+    const size_t need = fits ? IJ_FEW_SIZE(dim, most, ridge > 0) : SIZE_MAX, z = dim + 1;
+    if (!mem || size < need)
+        return ij_too_small(why, "head: need # bytes, have #", need, mem ? size : 0);
     memset(mem, 0, need);
-    for (size_t i = 0; f->p && i < z; i++) f->p[i * (i + 1) / 2 + i] = (real)(1 / ridge);
+    *f = (ij_few){ dim, most, 0, mem, NULL, NULL };
+    if (!(ridge > 0)) return IJ_OK;
+    f->p = f->w + z * most;
+    f->gain = f->p + z * (z + 1) / 2;
+    for (size_t i = 0; i < z; i++) f->p[i * (i + 1) / 2 + i] = (real)(1 / ridge);
     return IJ_OK;
 }
 
 /* Feature i of [1 | feature] */
 static real ij_few_at(const real *feature, size_t i) { return i ? feature[i - 1] : 1; }
+
+/* The score of a class, of its weights w [D+1]. */
+static real ij_few_score(const ij_few *f, const real *w, const real *feature)
+{
+    real score;
+    IJ_SUM(real, score, i, f->dim + 1, w[i] * ij_few_at(feature, i));
+    return score;
+}
 
 ij_status ij_few_learn(ij_few *f, const ij_real *feature, size_t label)
 {
@@ -5550,19 +5573,20 @@ ij_status ij_few_learn(ij_few *f, const ij_real *feature, size_t label)
     f->classes = IJ_MAX(f->classes, label + 1);
     if (!f->p) {
         const real length = (real)sqrt((double)sum);
-        for (size_t i = 0; i < f->dim && length > 0; i++) f->w[label * z + 1 + i] += feature[i] / length;
+        real *w = f->w + label * z + 1;
+        for (size_t i = 0; i < f->dim && length > 0; i++) w[i] += feature[i] / length;
         return IJ_OK;
     }
     real all = 1;                   /* 1 + z'Pz */
     for (size_t i = 0; i < z; i++) {
-        IJ_SUM(real, sum, j, z, f->p[i > j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i] * ij_few_at(feature, j));
-        f->gain[i] = sum;
+        IJ_SUM(real, f->gain[i], j, z, f->p[i > j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i] *
+                                       ij_few_at(feature, j));
+        all += f->gain[i] * ij_few_at(feature, i);
     }
-    for (size_t i = 0; i < z; i++) all += f->gain[i] * ij_few_at(feature, i);
     for (size_t c = 0; c < f->classes; c++) {
-        IJ_SUM(real, sum, i, z, f->w[c * z + i] * ij_few_at(feature, i));
-        const real step = ((c == label) - sum) / all;
-        for (size_t i = 0; i < z; i++) f->w[c * z + i] += step * f->gain[i];
+        real *w = f->w + c * z;
+        const real step = ((c == label) - ij_few_score(f, w, feature)) / all;
+        for (size_t i = 0; i < z; i++) w[i] += step * f->gain[i];
     }
     for (size_t i = 0, at = 0; i < z; i++)
         for (size_t j = 0; j <= i; j++, at++) f->p[at] -= f->gain[i] * f->gain[j] / all;
@@ -5575,12 +5599,14 @@ size_t ij_few_guess(const ij_few *f, const ij_real *feature)
     size_t best = 0;
     real most = 0;
     for (size_t c = 0; c < f->classes; c++) {
-        real score, square;
         const real *w = f->w + c * z;
-        IJ_SUM(real, score, i, z, w[i] * ij_few_at(feature, i));
+        real score = ij_few_score(f, w, feature), square;
         IJ_SUM(real, square, i, z, w[i] * w[i]);
         if (!f->p) score = square > 0 ? score / (real)sqrt((double)square) : -1 / (real)IJ_NORM_EPS;
-        if (!c || score > most) best = c, most = score;
+        if (!c || score > most) {
+            best = c;
+            most = score;
+        }
     }
     return best;
 }
@@ -6217,15 +6243,11 @@ static void ij_write_npy(const ij_item *item)
     char head[256], shape[100] = "";
     for (size_t i = 0, used = 0; i < item->rank; i++)
         used += (size_t)snprintf(shape + used, sizeof shape - used, "%zu, ", item->dim[i]);
-    snprintf(head, sizeof head, "{'descr': '<%c%d', 'fortran_order': False, 'shape': (%s), }", item->dtype < IJ_I64 ? 'f' : 'i',
-             (int)(ij_dtype[item->dtype].bits / 8), shape);
-    size_t n = strlen(head);
-    while ((10 + n + 1) % 64) head[n++] = ' ';
-    head[n++] = '\n';
+    snprintf(head, sizeof head, "{'descr': '<%c%d', 'fortran_order': False, 'shape': (%s), }",
+             item->dtype < IJ_I64 ? 'f' : 'i', (int)(ij_dtype[item->dtype].bits / 8), shape);
+    const int n = ((int)strlen(head) + 74) / 64 * 64 - 10;      /* with 10 bytes before it: whole 64s */
     FILE *f = ij_open_or_die(item->name, "wb");
-    const unsigned char start[10] = { 0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (unsigned char)(n & 255), (unsigned char)(n >> 8) };
-    fwrite(start, 1, 10, f);
-    fwrite(head, 1, n, f);
+    fprintf(f, "\x93NUMPY\1%c%c%c%-*s\n", 0, n & 255, n >> 8, n - 1, head);
     ij_put_data(f, item);
     ij_close_or_die(f, item->name);
 }
@@ -6615,21 +6637,24 @@ static ij_model ij_trained(const ij_options *o)
     ij_config c;
     const char *encoder = o->encoder ? o->encoder : "target";
     const int context = !strcmp(encoder, "context");
-    if (!context && strcmp(encoder, "target")) ij_die(2, "--encoder is %s, expected target or context", encoder);
+    if (!context && strcmp(encoder, "target"))
+        ij_die(2, "--encoder is %s, expected target or context", encoder);
     ij_file f = ij_open_model(o->model, &c);
     ij_model m = ij_model_for(&c, IJ_LOADED);
     ij_must(ij_load_encoder(&m, &f, context ? "encoder" : "target_encoder", &why), &why);
     ij_file_close(&f);
-    for (size_t i = 0; i < m.encoder_params && o->int8 && !o->header; i++) {
-        const ij_param *p = &m.param[i];
-        const size_t out = p->shape.dim[0], in = ij_count(&p->shape) / out;
-        if (p->shape.rank < 2) continue;
-        int8_t *q = ij_alloc(ij_count(&p->shape));
-        real *scale = ij_alloc(out * sizeof *scale), *w = m.target + p->offset;
-        ij_quantise(q, scale, w, out, in);
-        for (size_t k = 0; k < out * in; k++) w[k] = (real)q[k] * scale[k / in];
-        free(q), free(scale);
+    if (!o->int8 || o->header) return m;
+    int8_t *q = ij_alloc(m.encoder_size);
+    for (size_t i = 0; i < m.encoder_params; i++) {     /* matrices, row by row */
+        const ij_tensor *t = &m.param[i].shape;
+        const size_t in = ij_count(t) / t->dim[0];
+        real scale, *w = m.target + m.param[i].offset;
+        for (size_t row = 0; row < t->dim[0] && t->rank > 1; row++, w += in) {
+            ij_quantise(q, &scale, w, 1, in);
+            for (size_t k = 0; k < in; k++) w[k] = (real)q[k] * scale;
+        }
     }
+    free(q);
     return m;
 }
 
@@ -6643,16 +6668,19 @@ static int ij_probe(ij_options *o)
     const ij_model trained = ij_trained(o), random = ij_model_for(&trained.config, IJ_INFER);
     const ij_model *const model[2] = { &trained, &random };
     const size_t most = o->images ? o->images : 10000;
-    ij_features a = ij_features_of(data, o->test ? IJ_WHOLE : IJ_TRAIN_PART, model, 1, most, 0, &team);
+    ij_features a =
+        ij_features_of(data, o->test ? IJ_WHOLE : IJ_TRAIN_PART, model, 1, most, 0, &team);
     const ij_features b = o->test ? ij_features_of(o->test, IJ_WHOLE, model, 1, most, 0, &team)
                                   : ij_features_of(data, IJ_TEST_PART, model, 1, most, 0, &team);
     double percent[2][3][3];    /* [k-NN, linear][features][task] */
     if (!a.tasks || a.tasks != b.tasks)
-        ij_die(1, "%s: no labels: a probe needs them (folders per class, or a labelled format)", data);
+        ij_die(1, "%s: no labels: a probe needs them (folders per class, or a labelled format)",
+               data);
     for (size_t t = 0; t < a.tasks; t++) a.classes[t] = IJ_MAX(a.classes[t], b.classes[t]);
     fprintf(stderr, "scoring: %zu training and %zu test images\n", a.n, b.n);
     for (int i = 0; i < 3; i++) {
-        const ij_scored s = { a.n, b.n, a.width[i], a.x[i], b.x[i], a.tasks, a.label, b.label, a.classes };
+        const ij_scored s = { a.n, b.n, a.width[i], a.x[i], b.x[i],
+                              a.tasks, a.label, b.label, a.classes };
         ij_standardise(s.train, s.n, s.test, s.m, s.d);
         ij_score(percent[0][i], &s, 20, &team);
         ij_score(percent[1][i], &s, 0, &team);
@@ -6663,14 +6691,18 @@ static int ij_probe(ij_options *o)
         fprintf(csv.f, "task,score,trained,random,pixels,images\n");
     }
     for (size_t t = 0; t < a.tasks; t++) {
-        printf("%s%-32s %11s %11s %11s %8s\n", t ? "\n" : "", a.task[t], "trained", "random", "pixels", "margin");
+        printf("%s%-32s %11s %11s %11s %8s\n", t ? "\n" : "", a.task[t], "trained", "random",
+               "pixels", "margin");
         for (int k = 0; k < 2; k++) {
             const double x[3] = { percent[k][0][t], percent[k][1][t], percent[k][2][t] };
             printf("%-32s", score[k]);
             for (int i = 0; i < 3; i++)                 /* and half the 95 % interval */
-                printf(" %5.1f +-%4.1f", x[i], 196 * sqrt(x[i] / 100 * (1 - x[i] / 100) / (double)b.n));
+                printf(" %5.1f +-%4.1f", x[i],
+                       196 * sqrt(x[i] / 100 * (1 - x[i] / 100) / (double)b.n));
             printf(" %+8.1f\n", x[0] - IJ_MAX(x[1], x[2]));         /* over the better */
-            if (csv.f) fprintf(csv.f, "%s,%s,%.2f,%.2f,%.2f,%zu\n", a.task[t], score[k], x[0], x[1], x[2], b.n);
+            if (csv.f)
+                fprintf(csv.f, "%s,%s,%.2f,%.2f,%.2f,%zu\n", a.task[t], score[k], x[0], x[1], x[2],
+                        b.n);
         }
     }
     if (csv.f) ij_draft_close(&csv);
@@ -6685,9 +6717,11 @@ static int ij_features_command(ij_options *o)
     const ij_model *const model[2] = { &m, NULL };
     const char *data = o->data ? o->data : "scenes";
     const size_t n = ij_patches(&m.config), d = m.config.embed_dim;
-    const ij_features f = ij_features_of(data, IJ_WHOLE, model, 0, o->images, o->tokens ? n : 0, &team);
+    const ij_features f =
+        ij_features_of(data, IJ_WHOLE, model, 0, o->images, o->tokens ? n : 0, &team);
     const ij_item x = { o->out, sizeof(real) == 8 ? IJ_F64 : IJ_F32, o->tokens ? 3 : 2,
-                        { f.n, o->tokens ? n : d, d }, f.x[0] };
+                        { f.n, o->tokens ? n : d, d },
+                        f.x[0] };
     ij_write_npy(&x);
     fprintf(stderr, "%s: %zu images\n", o->out, f.n);
     if (!f.tasks) return 0;
@@ -6703,146 +6737,241 @@ static int ij_features_command(ij_options *o)
     return 0;
 }
 
-static void ij_c_array(FILE *f, const char *name, const char *part, const real *x, const int8_t *q, size_t n)
+/* The next matrix; with q its numbers and scales go there, and both move on. */
+static ij_rom_matrix ij_rom_place(const ij_tensor *w, const ij_tensor *b, int8_t **q, real **scale)
+{
+    const ij_rom_matrix m = { *q ? NULL : w->x, *q, *q ? *scale : NULL, b->x };
+    const size_t out = w->dim[0], count = ij_count(w);
+    if (!*q) return m;
+    ij_quantise(*q, *scale, w->x, out, count / out);
+    *q += count;
+    *scale += out;
+    return m;
+}
+
+/* The target encoder of m, which must stay as it is: only what is rounded is copied, and lies in
+ * one block of memory that begins with r.block. */
+static ij_rom ij_rom_of(const ij_model *m, int int8)
+{
+    const ij_encoder *e = &m->target_encoder;
+    const ij_config *c = &m->config;
+    const size_t gw = ij_gw(c), sides = ij_gh(c) + gw, d = c->embed_dim, half = d / 2;
+    const size_t reals = sides * half + m->encoder_size;
+    ij_rom_block *block =
+        ij_alloc(e->depth * sizeof *block + reals * sizeof(real) + m->encoder_size);
+    real *pos = (real *)(block + e->depth), *scale = pos + sides * half;
+    int8_t *q = int8 ? (int8_t *)(pos + reals) : NULL;
+    ij_rom r = { c->crop_size[0], c->crop_size[1], e->patch, d, e->depth, e->heads, ij_hidden(c),
+                 .int8 = int8, .whole_pos = e->pos.x != NULL, .pos = e->pos.x ? e->pos.x : pos,
+                 .block = block, .norm_w = e->norm_w.x,
+                 .norm_b = e->norm_b.x };
+    for (size_t k = 0; k < 3; k++) ij_byte_scale(&r.scale[k], &r.shift[k], c, k);
+    for (size_t i = 0; i < sides; i++) {
+        const size_t from = i < gw ? i * d : (i - gw) * gw * d + half;
+        memcpy(pos + i * half, m->encoder_pos.x + from, half * sizeof *pos);
+    }
+    r.patch_embed = ij_rom_place(&e->patch_w, &e->patch_b, &q, &scale);
+    for (size_t i = 0; i < e->depth; i++) {
+        const ij_block *b = &e->block[i];
+        block[i] = (ij_rom_block){ b->norm1_w.x, b->norm1_b.x, b->norm2_w.x, b->norm2_b.x,
+                                   ij_rom_place(&b->qkv_w, &b->qkv_b, &q, &scale),
+                                   ij_rom_place(&b->proj_w, &b->proj_b, &q, &scale),
+                                   ij_rom_place(&b->fc1_w, &b->fc1_b, &q, &scale),
+                                   ij_rom_place(&b->fc2_w, &b->fc2_b, &q, &scale) };
+    }
+    return r;
+}
+
+static void ij_c_array(FILE *f, const char *name, const char *part, const real *x, const int8_t *q,
+                       size_t n)
 {
     fprintf(f, "static const %s %s_%s[%zu] = {", q ? "int8_t" : "ij_real", name, part, n);
     for (size_t i = 0; i < n; i++) {
-        fprintf(f, i % (q ? 32 : 8) ? "," : i ? ",\n" : "\n");
+        fprintf(f, "%s%s", i ? "," : "", i % (q ? 32 : 8) ? "" : "\n");
         if (q) fprintf(f, "%d", q[i]);
         else fprintf(f, sizeof(real) == 8 ? "%.16e" : "%.8ef", (double)x[i]);
     }
     fprintf(f, "\n};\n");
 }
 
-/* A header under way: its file and name, and the table's sums. Below: a row of the table; the arrays of a matrix [out,in] that
- * n patches pass, or of a norm [out,1], n 0, with their row. */
-typedef struct { FILE *f; const char *name; double madds, flash; } ij_c_file;
-static void ij_c_row(ij_c_file *c, const char *what, const char *shape, double madds, double flash, size_t ram)
+/* A header under way: n patches, RAM in numbers while there is attention, and an MLP; and sums of
+ * the table's rows. */
+typedef struct {
+    FILE *f;
+    const char *name;
+    const ij_rom *r;
+    size_t n, heads, mlp;
+    double madds, flash;
+} ij_c_file;
+
+/* A matrix [out,in], or a norm [out,1], which has no RAM of its own. name: NAME_qkv0 */
+typedef struct { char name[120]; ij_rom_matrix m; size_t out, in, ram; } ij_c_part;
+
+static void ij_c_row(ij_c_file *c, const char *what, const char *shape, double madds, double flash,
+                     size_t ram)
 {
-    printf("%-26s %-22s %14.0f %12.0f %10lu\n", what, shape, madds, flash, ram);
-    c->madds += madds, c->flash += flash;
+    printf("%-26s %-22s %14.0f %12.0f %10zu\n", what, shape, madds, flash, ram);
+    c->madds += madds;
+    c->flash += flash;
 }
 
-static void ij_c_matrix(ij_c_file *c, const char *part, const ij_rom_matrix *m, size_t out, size_t in, size_t n, size_t ram)
+static void ij_c_matrix(ij_c_file *c, const ij_c_part *p)
 {
-    char name[200], shape[64];
-    snprintf(name, sizeof name, "%.100s_%s", c->name, part);
-    if (m->q) ij_c_array(c->f, name, "q", NULL, m->q, out * in), ij_c_array(c->f, name, "scale", m->scale, NULL, out);
-    else ij_c_array(c->f, name, "w", m->w, NULL, out * in);
-    ij_c_array(c->f, name, "b", m->b, NULL, out);
-    snprintf(shape, sizeof shape, n ? "[%zu,%zu]" : "[%zu]", out, in);
-    ij_c_row(c, part, shape, (double)n * (double)out * (double)in,
-             (double)out * (m->q ? (double)in + 2 * sizeof(real) : (double)(in + 1) * sizeof(real)), ram * sizeof(real));
+    const ij_rom_matrix *m = &p->m;
+    const double in = (double)p->in, out = (double)p->out, size = sizeof(real);
+    char shape[64];
+    ij_c_array(c->f, p->name, m->q ? "q" : "w", m->w, m->q, p->out * p->in);
+    if (m->q) ij_c_array(c->f, p->name, "scale", m->scale, NULL, p->out);
+    ij_c_array(c->f, p->name, "b", m->b, NULL, p->out);
+    snprintf(shape, sizeof shape, p->ram ? "[%zu,%zu]" : "[%zu]", p->out, p->in);
+    ij_c_row(c, p->name + strlen(c->name) + 1, shape, p->ram ? (double)c->n * out * in : 0,
+             out * (m->q ? in + 2 * size : (in + 1) * size),
+             p->ram * sizeof(real));
 }
 
-static void ij_c_uses(FILE *f, const char *name, const char *part, int block, int int8)
+static void ij_c_uses(FILE *f, const ij_c_part *p)
 {
-    char full[200];
-    snprintf(full, sizeof full, block < 0 ? "%.100s_%s" : "%.100s_%s%d", name, part, block);
-    if (int8) fprintf(f, " { 0, %s_q, %s_scale, %s_b },", full, full, full);
-    else fprintf(f, " { %s_w, 0, 0, %s_b },", full, full);
+    const char *name = p->name;
+    if (!p->ram) fprintf(f, " %s_w, %s_b,", name, name);
+    else if (p->m.q) fprintf(f, " { 0, %s_q, %s_scale, %s_b },", name, name, name);
+    else fprintf(f, " { %s_w, 0, 0, %s_b },", name, name);
+}
+
+enum { IJ_C_PARTS = 6 };
+
+/* Those of block i. */
+static void ij_c_block(ij_c_part to[IJ_C_PARTS], const ij_c_file *c, size_t i)
+{
+    const ij_rom_block *b = &c->r->block[i];
+    const size_t d = c->r->dim, h = c->r->hidden;
+    const ij_c_part part[IJ_C_PARTS] = {
+        { "norm1_", { b->norm1_w, NULL, NULL, b->norm1_b }, d, 1, 0 },
+        { "norm2_", { b->norm2_w, NULL, NULL, b->norm2_b }, d, 1, 0 },
+        { "qkv", b->qkv, 3 * d, d, c->heads }, { "proj", b->proj, d, d, c->heads },
+        { "fc1", b->fc1, h, d, c->mlp },
+        { "fc2", b->fc2, d, h, c->mlp } };
+    for (size_t k = 0; k < IJ_C_PARTS; k++) {
+        to[k] = part[k];
+        snprintf(to[k].name, sizeof to[k].name, "%.80s_%.9s%zu", c->name, part[k].name, i);
+    }
 }
 
 /* The encoder as a C header, and what it takes, layer by layer. */
 static void ij_c_header(FILE *f, const char *name, const char *model, const ij_rom *r)
 {
-    ij_c_file c = { f, name, 0, 0 };
-    char part[64], shape[64];
-    const size_t gh = r->height / r->patch, gw = r->width / r->patch, n = gh * gw, d = r->dim, dh = d / r->heads, h = r->hidden, R = IJ_ROM_ROWS;
-    const size_t pixels = 3 * r->patch * r->patch, positions = r->whole_pos ? n * d : (gh + gw) * (d / 2), wide = r->int8 ? R : 0;
-    const size_t heads = 2 * n * (d + dh) + R * (d + 2 + n + 2 * dh) + wide * d, mlp = n * d + R * (d + 2 + h) + wide * IJ_MAX(d, h);
-    static const char *const matrix[4] = { "qkv", "proj", "fc1", "fc2" };
+    static const size_t order[IJ_C_PARTS] = { 0, 2, 3, 1, 4, 5 };
+    const size_t gw = r->width / r->patch, gh = r->height / r->patch, n = gh * gw, R = IJ_ROM_ROWS;
+    const size_t d = r->dim, dh = d / r->heads, h = r->hidden, pixels = 3 * r->patch * r->patch;
+    const size_t sides = r->whole_pos ? n : gh + gw,
+                 positions = r->whole_pos ? n * d : sides * (d / 2);
+    const size_t wide = r->int8 ? R : 0;
+    ij_c_file c = { f, name, r, n, 2 * n * (d + dh) + R * (d + 2 + n + 2 * dh) + wide * d,
+                    n * d + R * (d + 2 + h) + wide * IJ_MAX(d, h), 0,
+                    0 };
+    ij_c_part embed = { "", r->patch_embed, d, pixels, n * d + (R + wide) * pixels };
+    ij_c_part norm = { "", { r->norm_w, NULL, NULL, r->norm_b }, d, 1, 0 }, part[IJ_C_PARTS];
+    char what[64], shape[64];
+    snprintf(embed.name, sizeof embed.name, "%.80s_patch_embed", name);
+    snprintf(norm.name, sizeof norm.name, "%.80s_norm", name);
     fprintf(f, "/* The encoder of ");
     for (const char *t = model; *t; t++) fputc(*t == '*' ? '+' : *t, f);
-    fprintf(f, ", %s, by ijepa export. RGB images of %zux%zu (width, height). To be included in one file. */\n#ifndef %s_ARENA\n#define %s_DIM %zu\n"
-               "#define %s_ARENA IJ_ROM_ARENA(%zu, %s_DIM, %zu, %zu, %zu, %d)\n#include \"ijepa.h\"\n#if%sdef IJEPA_DOUBLE\n#error \"these numbers are of the other precision\"\n#endif\n\n",
-            r->int8 ? "int8" : "as it is", r->width, r->height, name, name, d, name, n, name,
-            r->heads, h, pixels, r->int8, sizeof(real) == 8 ? "n" : "");
-    printf("%-26s %-22s %14s %12s %10s\n", "layer", "shape", "multiply-adds", "flash bytes", "RAM bytes");
+    fprintf(f, ", %s, by ijepa export. RGB images of %zux%zu (width, height). "
+            "To be included in one file. */\n#ifndef %s_ARENA\n#define %s_DIM %zu\n",
+            r->int8 ? "int8" : "as it is", r->width, r->height, name, name,
+            d);
+    fprintf(f,
+            "#define %s_ARENA IJ_ROM_ARENA(%zu, %s_DIM, %zu, %zu, %zu, %d)\n#include \"ijepa.h\"\n"
+            "#if%sdef IJEPA_DOUBLE\n#error \"these numbers are of the other precision\"\n"
+            "#endif\n\n", name, n, name, r->heads, h, pixels, r->int8,
+            sizeof(real) == 8 ? "n" : "");
+    printf("%-26s %-22s %14s %12s %10s\n", "layer", "shape", "multiply-adds", "flash bytes",
+           "RAM bytes");
     ij_c_array(f, name, "pos", r->pos, NULL, positions);
-    ij_c_matrix(&c, "patch_embed", &r->patch_embed, d, pixels, n, n * d + (R + wide) * pixels);
-    snprintf(shape, sizeof shape, r->whole_pos ? "[%zu,%zu]" : "[%zu,%zu/2]", (r->whole_pos ? n : gh + gw), d);
+    ij_c_matrix(&c, &embed);
+    snprintf(shape, sizeof shape, r->whole_pos ? "[%zu,%zu]" : "[%zu,%zu/2]", sides, d);
     ij_c_row(&c, "pos", shape, 0, (double)(positions * sizeof(real)), n * d * sizeof(real));
     for (size_t i = 0; i < r->depth; i++) {
-        const ij_rom_block *b = &r->block[i];
-        const ij_rom_matrix *const m[4] = { &b->qkv, &b->proj, &b->fc1, &b->fc2 };
-        const ij_rom_matrix norm[2] = { { b->norm1_w, NULL, NULL, b->norm1_b }, { b->norm2_w, NULL, NULL, b->norm2_b } };
-        const size_t size[4][2] = { { 3 * d, d }, { d, d }, { h, d }, { d, h } };
-        for (int k = 0; k < 4; k++) {
-            snprintf(part, sizeof part, "norm%d_%zu", k / 2 + 1, i);
-            if (k % 2 == 0) ij_c_matrix(&c, part, &norm[k / 2], d, 1, 0, 0);
-            snprintf(part, sizeof part, "%s%zu", matrix[k], i);
-            ij_c_matrix(&c, part, m[k], size[k][0], size[k][1], n, k < 2 ? heads : mlp);
-            snprintf(part, sizeof part, "attention%zu", i), snprintf(shape, sizeof shape, "%zu x [%zu,%zu]", r->heads, n, n);
-            if (!k) ij_c_row(&c, part, shape, 2 * (double)n * (double)n * (double)d, 0, heads * sizeof(real));
+        ij_c_block(part, &c, i);
+        for (size_t k = 0; k < IJ_C_PARTS; k++) {
+            ij_c_matrix(&c, &part[order[k]]);
+            if (k != 1) continue;
+            snprintf(what, sizeof what, "attention%zu", i);
+            snprintf(shape, sizeof shape, "%zu x [%zu,%zu]", r->heads, n, n);
+            ij_c_row(&c, what, shape, 2 * (double)n * (double)n * (double)d, 0,
+                     c.heads * sizeof(real));
         }
     }
-    const ij_rom_matrix norm = { r->norm_w, NULL, NULL, r->norm_b };
-    ij_c_matrix(&c, "norm", &norm, d, 1, 0, 0);
-    printf("%-26s %-22s %14.0f %12.0f %10lu\n", "in all", "", c.madds, c.flash, ij_rom_arena(r));
+    ij_c_matrix(&c, &norm);
+    ij_c_row(&c, "in all", "", c.madds, c.flash, ij_rom_arena(r));
     fprintf(f, "static const ij_rom_block %s_block[%zu] = {\n", name, r->depth);
-    for (int i = 0; i < (int)r->depth; i++) {
-        fprintf(f, "    { %s_norm1_%d_w, %s_norm1_%d_b, %s_norm2_%d_w, %s_norm2_%d_b,", name, i, name, i, name, i, name, i);
-        for (int k = 0; k < 4; k++) ij_c_uses(f, name, matrix[k], i, r->int8);
+    for (size_t i = 0; i < r->depth; i++) {
+        ij_c_block(part, &c, i);
+        fprintf(f, "    {");
+        for (size_t k = 0; k < IJ_C_PARTS; k++) ij_c_uses(f, &part[k]);
         fprintf(f, " },\n");
     }
-    fprintf(f, "};\nstatic const ij_rom %s = { %zu, %zu, %zu, %zu, %zu, %zu, %zu, %d, %d,\n    {", name, r->height, r->width,
-            r->patch, d, r->depth, r->heads, h, r->int8, r->whole_pos);
-    for (int k = 0; k < 6; k++) fprintf(f, sizeof(real) == 8 ? "%s %.16e" : "%s %.8ef", k == 3 ? " }, {" : k ? "," : "", (double)(k < 3 ? r->scale[k] : r->shift[k - 3]));
-    fprintf(f, " }, %s_pos,", name);
-    ij_c_uses(f, name, "patch_embed", -1, r->int8);
+    fprintf(f, "};\nstatic const ij_rom %s = { %zu, %zu, %zu, %zu, %zu, %zu, %zu, %d, %d,\n   ",
+            name, r->height, r->width, r->patch, d, r->depth, r->heads, h, r->int8,
+            r->whole_pos);
+    for (int i = 0; i < 2; i++) {
+        const real *x = i ? r->shift : r->scale;
+        fprintf(f, sizeof(real) == 8 ? " { %.16e, %.16e, %.16e }," : " { %.8ef, %.8ef, %.8ef },",
+                (double)x[0], (double)x[1],
+                (double)x[2]);
+    }
+    fprintf(f, " %s_pos,", name);
+    ij_c_uses(f, &embed);
     fprintf(f, " %s_block, %s_norm_w, %s_norm_b };\n#endif\n", name, name, name);
 }
 
-static int ij_export_c(const ij_options *o, const ij_model *m)
+static int ij_export_command(ij_options *o)
 {
+    static const char words[] =
+        " auto break case char const continue default do double else enum extern float for goto if "
+        "inline int long register restrict return short signed sizeof static struct switch typedef "
+        "union unsigned void volatile while ";
+    static const char letters[] = "0123456789_abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
     ij_error why;
-    size_t size = 0;
-    ij_rom r;
-    char name[80];
-    const char *base = strrchr(o->header, '/') ? strrchr(o->header, '/') + 1 : o->header;
-    const size_t length = strlen(base), d = m->config.embed_dim;
-    int word = length > 2 && length < sizeof name && !strcmp(base + length - 2, ".h");
-    for (size_t i = 0; word && i + 2 < length; i++) word = base[i] == '_' || ((base[i] | 32) >= 'a' && (base[i] | 32) <= 'z') || (i && base[i] >= '0' && base[i] <= '9');
-    char spaced[84] = "";
-    if (word) snprintf(spaced, sizeof spaced, " %.*s ", (int)(length - 2), base);
-    word &= (base[0] | 32) != 'i' || (base[1] | 32) != 'j';
-    if (!word || strstr(" auto break case char const continue default do double else enum extern float for goto if inline int long register restrict return short "
-                        "signed sizeof static struct switch typedef union unsigned void volatile while ", spaced) || strlen(o->header) > 1000)
-        ij_die(2, "--c %s: expected NAME.h, NAME a word of C that does not begin with ij", o->header);
-    snprintf(name, sizeof name, "%.*s", (int)(length - 2), base);
-    ij_must(ij_rom_size(&size, m, o->int8, &why), &why);
-    ij_must(ij_rom_init(&r, ij_alloc(size), size, m, o->int8, &why), &why);
-    ij_images s = ij_images_open(o->data ? o->data : "scenes", IJ_TEST_PART, &m->config, 1, NULL);
+    char name[80], word[84];
+    if (!o->model || !o->header) ij_die(2, "export needs --model FILE and --c NAME.h");
+    const ij_model m = ij_trained(o);
+    const char *data = o->data ? o->data : "scenes", *slash = strrchr(o->header, '/');
+    const char *base = slash ? slash + 1 : o->header;
+    const size_t length = strspn(base, letters), d = m.config.embed_dim;
+    snprintf(name, sizeof name, "%.*s", (int)length, base);
+    snprintf(word, sizeof word, " %s ", name);
+    if (length >= sizeof name || strcmp(base + length, ".h") || *base <= '9' ||
+        strstr(words, word) || ((base[0] | 32) == 'i' && (base[1] | 32) == 'j'))
+        ij_die(2, "--c %s: expected NAME.h, NAME a word of C that does not begin with ij",
+               o->header);
+    const ij_rom r = ij_rom_of(&m, o->int8);
+    ij_images s = ij_images_open(data, IJ_TEST_PART, &m.config, 1, NULL);
     const ij_pictures in = { s.images, 1, r.height, r.width };
-    const ij_memory work = ij_encode_memory(&m->target_encoder, &in);
-    void *arena = ij_alloc(ij_rom_arena(&r));
+    const ij_memory work = ij_encode_memory(&m.target_encoder, &in);
+    const ij_memory arena = ij_memory_of(ij_rom_arena(&r));
     real *feature = ij_alloc(2 * d * sizeof *feature);
     const size_t images = IJ_MIN(o->images ? o->images : 100, s.count);
     double sum = 0, least = 1;
     for (size_t i = 0; i < images && !ij_interrupted; i++) {
         ij_images_spread(&s, 0, i, images);
         ij_centre_task(&s, 0);
-        ij_must(ij_encode(NULL, feature, &m->target_encoder, &in, work, NULL, &why), &why);
-        ij_must(ij_rom_encode(feature + d, &r, s.slot->small, arena, ij_rom_arena(&r), &why), &why);
+        ij_must(ij_encode(NULL, feature, &m.target_encoder, &in, work, NULL, &why), &why);
+        ij_must(ij_rom_encode(feature + d, &r, s.slot->small, arena.base, arena.size, &why),
+                &why);
         const double cosine = ij_alike(feature, feature + d, d);
-        sum += cosine, least = IJ_MIN(least, cosine);
+        sum += cosine;
+        least = IJ_MIN(least, cosine);
     }
     if (ij_interrupted) return 130;
-    if (!(fabs(sum) <= (double)images * 1.01)) ij_die(1, "%s: its features are not finite", o->model);
+    if (!(fabs(sum) <= (double)images * 1.01))
+        ij_die(1, "%s: its features are not finite", o->model);
     const ij_draft header = ij_draft_open(o->header);
     ij_c_header(header.f, name, o->model, &r);
-    printf("cosine to the features of the model as it is, %zu images of %s: mean %.6f, least %.6f\n", images, o->data ? o->data : "scenes", sum / (double)images, least);
+    printf("cosine to the features of the model as it is, %zu images of %s: "
+           "mean %.6f, least %.6f\n", images, data, sum / (double)images, least);
     ij_draft_close(&header);
     fprintf(stderr, "%s\n", o->header);
     return 0;
-}
-
-static int ij_export_command(ij_options *o)
-{
-    if (!o->model || !o->header) ij_die(2, "export needs --model FILE and --c NAME.h");
-    const ij_model m = ij_trained(o);
-    return ij_export_c(o, &m);
 }
 
 /* ---- pictures ----

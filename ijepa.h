@@ -1,25 +1,30 @@
-/* ijepa.h - I-JEPA in C99: learning image representations by predicting representations, not pixels
- *           (Assran et al., CVPR 2023, arXiv:2301.08243). libc and libm only. Licence (MIT) at the foot.
+/* ijepa.h - I-JEPA in C99: learning image representations by predicting representations, not
+ *           pixels (Assran et al., CVPR 2023, arXiv:2301.08243). libc and libm only. Licence (MIT)
+ *           at the foot.
  *
  * Use it as a program (make && ./ijepa --help), or put ijepa.c and ijepa.h into yours:
  *
- *     ij_config c = ij_config_default();             // a small model for 32x32 images; change any field
+ *     ij_config c = ij_config_default();    // a small model for 32x32 images; change any field
  *     ij_error why;
  *     ij_model m;
  *     ij_report r;
  *     size_t size;
  *     if (ij_model_size(&size, &c, IJ_TRAIN, &why)) { puts(why.text); return 1; }
  *     ij_model_init(&m, malloc(size), size, &c, IJ_TRAIN, &why);
- *     ij_real *images = calloc(c.batch_size * 3 * 32 * 32, sizeof *images);  // [B,3,H,W]: yours, normalised
+ *     // [B,3,H,W]: yours, normalised
+ *     ij_real *images = calloc(c.batch_size * 3 * 32 * 32, sizeof *images);
  *     ij_masks_draw(&m.masks, &c, &m.mask_rng, m.micro, c.batch_size, &why);
  *     ij_train_step(&m, images, &m.masks, &r, &why); // r.loss, r.grad_norm, ...; again and again
  *
- * Every function takes its memory from the caller, returns a status, and never exits, prints, allocates or
- * keeps global state. Two models in two threads never meet. Not reentrant on one model.
+ * Every function takes its memory from the caller, returns a status, and never exits, prints,
+ * allocates or keeps global state. Two models in two threads never meet. Not reentrant on one
+ * model.
  *
- * Dimensions, here and in ijepa.c:  B images · N patches of an image (gh rows by gw columns, row-major) ·
- *   K context patches · T tokens in all (the rows of a packed batch), Q those whose output is asked for · D width of
- *   the encoder · P width of the predictor · H heads · F hidden width of the MLP · p side of a patch.
+ * Dimensions, here and in ijepa.c:
+ *   B images · N patches of an image (gh rows by gw columns, row-major) · K context patches ·
+ *   T tokens in all (the rows of a packed batch), Q those whose output is asked for ·
+ *   D width of the encoder · P width of the predictor · H heads · F hidden width of the MLP ·
+ *   p side of a patch.
  * Terms: the reference code says "enc mask" for our context, "pred mask" for our target.
  */
 #ifndef IJEPA_H
@@ -36,10 +41,13 @@ extern "C" {
  * -DIJEPA_DOUBLE      numbers are double: for tests of exactness, half the speed
  * -DIJEPA_NO_POSIX    no threads, no directories, no fsync: only the C library
  * -DIJEPA_MAIN        the command-line program (main) as well
- * -DIJEPA_INFER_ONLY  only what stands below under "without a system", and ij_matmul: no stdio, no malloc;
- *                     of libc memcpy and memset, of libm sqrt and sqrtf, and with gcc -ffreestanding none of these (clang for
- *                     ARM asks its builtins for __aeabi_mem*). Double, and float that is kept wider (x87), take exp and erfc too.
- * Compile with -std=c99 -ffp-contract=off: otherwise the last bits are the compiler's. Never with -ffast-math. */
+ * -DIJEPA_INFER_ONLY  only what stands below under "without a system", and ij_matmul: no stdio, no
+ *                     malloc; of libc memcpy and memset, of libm sqrt and sqrtf, and with
+ *                     gcc -ffreestanding none of these (clang for ARM asks its builtins for
+ *                     __aeabi_mem*). Double, and float that is kept wider (x87), take exp and
+ *                     erfc too.
+ * Compile with -std=c99 -ffp-contract=off: otherwise the last bits are the compiler's. Never with
+ * -ffast-math. */
 #ifdef IJEPA_DOUBLE
 typedef double ij_real;
 #else
@@ -64,7 +72,8 @@ typedef struct { char text[512]; } ij_error;
 const char *ij_status_string(ij_status s);
 
 /* ------------------------------------------------------------- settings ----
- * Names, meanings and defaults of the reference's configs/ where it has them (pairs are start,end or low,high).  */
+ * Names, meanings and defaults of the reference's configs/ where it has them (pairs are
+ * start,end or low,high). */
 enum { IJ_JEPA, IJ_GENERATIVE, IJ_JOINT };       /* objective: Figure 2 of the paper */
 enum { IJ_MASK_REFERENCE, IJ_MASK_PAPER, IJ_MASK_RANDOM, IJ_MASK_RASTERIZED };       /* mask_mode */
 enum { IJ_LOSS_SMOOTH_L1, IJ_LOSS_L2 };          /* loss */
@@ -76,12 +85,14 @@ typedef struct {
     size_t crop_size[2];           /* height, width of the training image, pixels */
     double crop_scale[2];          /* area of a random-resized crop, share of the image */
     int use_horizontal_flip;
-    double color_jitter, gray;     /* strength (SimCLR's s) of random changes of colour; share of images without any */
+    /* strength (SimCLR's s) of random changes of colour; share of images without any */
+    double color_jitter, gray;
     double mean[3], std[3];        /* of R, G, B in 0..1, for normalising */
     /* mask: paper section 3 and appendix A.1; src/masks/multiblock.py */
     size_t patch_size;
-    int mask_mode;                 /* blocks, by the reference's sampler or the paper's; random: num_pred_masks targets of
-                                      pred_mask_scale patches anywhere, the context all others; rasterized: a quadrant each */
+    /* blocks, by the reference's sampler or the paper's; random: num_pred_masks targets of
+     * pred_mask_scale patches anywhere, the context all others; rasterized: a quadrant each */
+    int mask_mode;
     double enc_mask_scale[2];      /* context block, share of the patches */
     double pred_mask_scale[2];     /* target block, share of the patches */
     double aspect_ratio[2];        /* of a target block, height / width */
@@ -94,14 +105,17 @@ typedef struct {
     double init_std;               /* of every weight matrix; 0: Xavier-uniform, as in MAE */
     double patch_init_std;         /* of the patch embedding */
     /* optimisation: appendix A.1; src/helper.py, src/utils/schedulers.py */
-    size_t average_top_k_layers;   /* targets: mean of the last so many layers' outputs, each normalised (data2vec), the
-                                      patch embedding being the first of depth + 1, more mean all; 0: the encoder's output (the paper) */
-    double vicreg;                 /* weight of variance + covariance / 25 of the mean of each context's tokens, over the
-                                      contexts of a batch (VICReg, C-JEPA); 0: none */
-    int objective;                 /* IJ_JEPA: predict tokens of the target encoder. IJ_GENERATIVE: pixels, each patch
-                                      normalised; the target encoder is then a copy of the encoder. IJ_JOINT: the mean
-                                      token of another view, by two-layer heads (pred_depth 0: no predictor); images
-                                      are then [2,B,3,H,W], contexts of the first view, targets the second */
+    /* targets: mean of the last so many layers' outputs, each normalised (data2vec), the patch
+     * embedding being the first of depth + 1, more mean all; 0: the encoder's output (the paper) */
+    size_t average_top_k_layers;
+    /* weight of variance + covariance / 25 of the mean of each context's tokens, over the contexts
+     * of a batch (VICReg, C-JEPA); 0: none */
+    double vicreg;
+    /* IJ_JEPA: predict tokens of the target encoder. IJ_GENERATIVE: pixels, each patch normalised;
+     * the target encoder is then a copy of the encoder. IJ_JOINT: the mean token of another view,
+     * by two-layer heads (pred_depth 0: no predictor); images are then [2,B,3,H,W], contexts of the
+     * first view, targets the second */
+    int objective;
     int loss;                      /* IJ_LOSS_SMOOTH_L1 (the code) or IJ_LOSS_L2 (the paper) */
     double epochs, warmup;         /* both in epochs */
     size_t steps;                  /* length of the run in updates; 0: epochs * ipe */
@@ -116,7 +130,8 @@ typedef struct {
 
 ij_config ij_config_default(void);                      /* a small model for 32x32 images */
 ij_status ij_config_check(const ij_config *c, ij_error *why);   /* every range */
-/* The settings by name, as in config files and checkpoints: "ema", "0.996,1". Also model_name, vit_tiny ... vit_giant. */
+/* The settings by name, as in config files and checkpoints: "ema", "0.996,1". Also model_name,
+ * vit_tiny ... vit_giant. */
 ij_status ij_config_set(ij_config *c, const char *name, const char *value, ij_error *why);
 const char *ij_config_name(size_t i);                   /* NULL beyond the last */
 void ij_config_text(char text[IJ_TEXT], const ij_config *c, size_t i);
@@ -124,28 +139,33 @@ void ij_config_text(char text[IJ_TEXT], const ij_config *c, size_t i);
 ij_status ij_config_read(ij_config *c, const char *path, ij_error *why);
 
 /* ------------------------------------------------------ random numbers -----
- * The Mersenne twister as PyTorch draws from it (spec of the reference sampler): one 32-bit word per draw. */
+ * The Mersenne twister as PyTorch draws from it (spec of the reference sampler): one 32-bit word
+ * per draw. */
 typedef struct { uint32_t state[624]; uint32_t at; } ij_rng;
 void ij_rng_seed(ij_rng *r, uint64_t seed);             /* the low 32 bits count */
 
 /* -------------------------------------------------------------- threads ----
- * The library has none. It hands `count` independent tasks to the caller's run(); which thread does which task
- * never changes a result. A zeroed ij_team does them one after the other. run() is never entered twice at once. */
+ * The library has none. It hands `count` independent tasks to the caller's run(); which thread
+ * does which task never changes a result. A zeroed ij_team does them one after the other. run()
+ * is never entered twice at once. */
 typedef void ij_task(void *arg, size_t index);
 typedef struct {
     void (*run)(void *pool, size_t count, ij_task *task, void *arg);
     void *pool;
-    size_t threads;                /* how many tasks run at once: only a hint for cutting the work */
+    /* how many tasks run at once: only a hint for cutting the work */
+    size_t threads;
 } ij_team;
 
 /* --------------------------------------------------------------- tensor ----
- * A pointer that knows its shape: row-major, no strides. Rows is the product of all but the last dimension. */
+ * A pointer that knows its shape: row-major, no strides. Rows is the product of all but the last
+ * dimension. */
 typedef struct { ij_real *x; size_t rank, dim[4]; } ij_tensor;
 
-/* C[m,n] = S + A[m,k] B[k,n]. Element (i,j) of A lies at a[i*a_row + j*a_col], likewise B, so a transpose is an
- * exchange of strides; C is dense with row stride c_row. S[i,j] lies at start[i*start_row + j]: start = C adds to C,
- * start_row = 0 adds a bias to each row, start = NULL is zero. Each element is one chain of multiply-adds over k
- * ascending, in both versions: the results are equal to the last bit.  C must not overlap A or B. */
+/* C[m,n] = S + A[m,k] B[k,n]. Element (i,j) of A lies at a[i*a_row + j*a_col], likewise B, so a
+ * transpose is an exchange of strides; C is dense with row stride c_row. S[i,j] lies at
+ * start[i*start_row + j]: start = C adds to C, start_row = 0 adds a bias to each row, start =
+ * NULL is zero. Each element is one chain of multiply-adds over k ascending, in both versions:
+ * the results are equal to the last bit. C must not overlap A or B. */
 typedef struct {
     size_t m, n, k;
     const ij_real *a; size_t a_row, a_col;
@@ -157,23 +177,28 @@ void ij_matmul_naive(const ij_product *p);
 void ij_matmul(const ij_product *p, const ij_team *team);
 
 /* ---------------------------------------------------------------- masks ----
- * Lists of patch indices, ascending. Context list e*B+b is image b seen through context mask e, target list t*B+b
- * is target block t of image b (the reference's row order). List r starts at index[r * stride]. */
+ * Lists of patch indices, ascending. Context list e*B+b is image b seen through context mask e,
+ * target list t*B+b is target block t of image b (the reference's row order). List r starts at
+ * index[r * stride]. */
 typedef struct { size_t lists, stride, *length, *index; } ij_lists;
 typedef struct { ij_lists context, target; } ij_masks;
 
-/* step is the number of the draw from 0: it seeds the block sizes in reference mode, as the reference's counter
- * does. `images` may be less than batch_size. Fails with IJ_EMASK instead of trying for ever. */
-ij_status ij_masks_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images, ij_error *why);
+/* step is the number of the draw from 0: it seeds the block sizes in reference mode, as the
+ * reference's counter does. `images` may be less than batch_size. Fails with IJ_EMASK instead of
+ * trying for ever. */
+ij_status ij_masks_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images,
+                        ij_error *why);
 
 /* ---------------------------------------------------------------- model ---- */
 typedef struct {                   /* one transformer block: shapes in ijepa.c, ij_list_block() */
-    ij_tensor norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b, norm2_w, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b;
+    ij_tensor norm1_w, norm1_b, qkv_w, qkv_b, proj_w, proj_b;
+    ij_tensor norm2_w, norm2_b, fc1_w, fc1_b, fc2_w, fc2_b;
 } ij_block;
 typedef struct { ij_tensor fc1_w, fc1_b, fc2_w, fc2_b; } ij_head;
 typedef struct {                   /* VisionTransformer */
     size_t depth, heads, patch;
-    ij_tensor pos;                 /* [N,D] of a file that has its own; x is NULL: sines and cosines */
+    /* [N,D] of a file that has its own; x is NULL: sines and cosines */
+    ij_tensor pos;
     ij_tensor patch_w, patch_b;    /* [D,3,p,p] [D] */
     ij_block *block;
     ij_tensor norm_w, norm_b;      /* [D] */
@@ -190,12 +215,14 @@ typedef struct {                   /* VisionTransformerPredictor */
 } ij_predictor;
 typedef struct {                   /* one row of the parameter table */
     char name[56];                 /* the reference's state-dict name */
-    size_t offset;                 /* of its first number in weight, grad, adam_m, adam_v (and target) */
+    /* of its first number in weight, grad, adam_m, adam_v (and target) */
+    size_t offset;
     ij_tensor shape;               /* x is NULL here */
     int predictor;                 /* 0: encoder, 1: predictor */
 } ij_param;
 
-enum { IJ_INFER, IJ_TRAIN, IJ_LOADED };  /* LOADED: as INFER, but without first weights, for a file's to come */
+/* LOADED: as INFER, but without first weights, for a file's to come */
+enum { IJ_INFER, IJ_TRAIN, IJ_LOADED };
 
 typedef struct {
     ij_config config;
@@ -212,8 +239,9 @@ typedef struct {
     ij_rng mask_rng;
     uint64_t step, micro;          /* updates done; forward passes done */
     ij_team team;                  /* set it after init to use threads */
-    /* Optional, set after init: called once an update with all gradients, between backward and the optimizer, to
-     * average them over machines (README: MPI). A loss that is not finite arrives here as such a gradient. */
+    /* Optional, set after init: called once an update with all gradients, between backward and the
+     * optimizer, to average them over machines (README: MPI). A loss that is not finite arrives
+     * here as such a gradient. */
     void (*reduce)(void *arg, ij_real *grad, size_t count);
     void *reduce_arg;
     unsigned char *work; size_t work_size;     /* activations of one step */
@@ -222,18 +250,20 @@ typedef struct {
 /* Bytes for ij_model_init with the same arguments; alignment as malloc's. */
 ij_status ij_model_size(size_t *size, const ij_config *c, int training, ij_error *why);
 /* Lays the model out in mem and draws the first weights from config.seed. mem must outlive it. */
-ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c, int training, ij_error *why);
+ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c, int training,
+                        ij_error *why);
 
 /* ------------------------------------------------------------- training ---- */
 typedef struct {
     double loss, lr, weight_decay, ema, grad_norm;
     double context_tokens, target_tokens;      /* mean length of the lists */
-    double feature_std;            /* of pooled target features over the images of the batch, mean over channels */
+    /* of pooled target features over the images of the batch, mean over channels */
+    double feature_std;
     int updated;                   /* 0: gradients were only accumulated */
 } ij_report;
 
-/* One step of Figure 3 on images [B,3,H,W]: target encoder, context encoder, predictor, loss, backward, AdamW, EMA.
- * IJ_ENAN (loss or gradients not finite) leaves the weights as they were. */
+/* One step of Figure 3 on images [B,3,H,W]: target encoder, context encoder, predictor, loss,
+ * backward, AdamW, EMA. IJ_ENAN (loss or gradients not finite) leaves the weights as they were. */
 ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *masks, ij_report *r,
                         ij_error *why);
 
@@ -243,8 +273,10 @@ size_t ij_steps(const ij_config *c);           /* updates of the whole run */
  * Target-encoder (or any encoder's) output for pictures of any size that is at least one patch:
  * tokens [B,N,D] after the last norm and their mean [B,D], the paper's image representation (A.1).
  * Of the two, NULL: not wanted. The size needs no pixels: x NULL. */
-typedef struct { const ij_real *x; size_t count, height, width; } ij_pictures;     /* [count,3,h,w] */
-typedef struct { void *base; size_t size; } ij_memory;      /* yours to lend: bytes, aligned as malloc's */
+/* [count,3,h,w] */
+typedef struct { const ij_real *x; size_t count, height, width; } ij_pictures;
+/* yours to lend: bytes, aligned as malloc's */
+typedef struct { void *base; size_t size; } ij_memory;
 ij_status ij_encode_size(size_t *size, const ij_encoder *e, const ij_pictures *in, ij_error *why);
 ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const ij_pictures *in,
                     ij_memory work, const ij_team *team, ij_error *why);
@@ -262,7 +294,8 @@ typedef struct {                   /* a binary file of equal records */
     char path[1024];
 } ij_source;
 typedef struct {
-    int kind;                      /* IJ_SCENES: drawn; IJ_PICTURES: PNM; IJ_RECORDS: a binary set */
+    /* IJ_SCENES: drawn; IJ_PICTURES: PNM; IJ_RECORDS: a binary set */
+    int kind;
     const char *name;              /* "CIFAR-10", "folder of PNM", ... */
     size_t count;                  /* images of the part */
     size_t tasks, classes[3];      /* kinds of labels: none, 3 of scenes, else 1; classes of each */
@@ -275,7 +308,8 @@ typedef struct {
     const char **file;             /* [all] of a folder, relative to path */
     int *label;                    /* [tasks,all] */
 } ij_data;
-typedef struct { size_t height, width; uint8_t *rgb; size_t size; } ij_image;  /* rgb [h,w,3], room */
+/* rgb [h,w,3], room */
+typedef struct { size_t height, width; uint8_t *rgb; size_t size; } ij_image;
 
 /* Bytes for ij_data_open. part chooses the half of a train/test pair, or both; where the path has
  * none, every tenth image is the test part. */
@@ -284,7 +318,8 @@ ij_status ij_data_open(ij_data *d, void *mem, size_t size, const char *path, int
                        ij_error *why);
 void      ij_data_close(ij_data *d);
 int       ij_data_label(const ij_data *d, size_t i, size_t task);      /* 0.., or -1: none */
-/* Image i of the part into rgb, which has room for `size` bytes; NULL: only its height and width. */
+/* Image i of the part into rgb, which has room for `size` bytes; NULL: only its height and
+ * width. */
 ij_status ij_data_read(ij_image *to, ij_data *d, size_t i, ij_error *why);
 
 /* An image as the model sees it, planes [3,h,w] of c->crop_size. With rng as in training: a
@@ -348,9 +383,9 @@ ij_status ij_save(const ij_model *m, const char *path, ij_error *why);
  * features, and of the targets (as the loss sees them) and their prediction: */
 typedef struct {
     double loss;                   /* as in training */
-    double skill;                  /* 1 - loss / loss of the best guess that knows only where a patch
-                                      lies (the mean of the batch's other images there); 0 or less:
-                                      nothing but position was learnt */
+    /* 1 - loss / loss of the best guess that knows only where a patch lies (the mean of the batch's
+     * other images there); 0 or less: nothing but position was learnt */
+    double skill;
     double position;               /* share of the targets' variance between positions, 0..1 */
     size_t images;                 /* and of pooled features over so many images: */
     double rank;                   /* RankMe (Garrido et al., ICML 2023), 1..min(n,D) */
@@ -382,7 +417,8 @@ typedef struct {
 /* z-score of every channel by mean and standard deviation of the training rows; a constant channel
  * becomes 0. */
 void ij_standardise(ij_real *train, size_t n, ij_real *test, size_t m, size_t d);
-/* k nearest neighbours by cosine; each votes exp(similarity / temperature). accuracy [tasks], 0..1 */
+/* k nearest neighbours by cosine; each votes exp(similarity / temperature). accuracy [tasks],
+ * 0..1 */
 ij_status ij_knn_size(size_t *size, const ij_scored *s, ij_error *why);
 ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperature, ij_memory work,
                  const ij_team *team, ij_error *why);
@@ -393,77 +429,91 @@ ij_status ij_ridge(double *accuracy, double *chosen, const ij_scored *s, ij_memo
                    const ij_team *team, ij_error *why);
 
 /* ------------------------------------------------ without a system -------
- * An encoder as constants, for flash: `ijepa export --c NAME.h` writes them, int8 or as they are, as an ij_rom called
- * NAME. A matrix [out,in] is w, or q times its row's scale [out]; b [out]. Beside it stands NAME_ARENA, the bytes of RAM
- * that encoding takes:
+ * An encoder as constants, for flash: `ijepa export --c NAME.h` writes them, int8 or as they are,
+ * as an ij_rom called NAME. A matrix [out,in] is w, or q times its row's scale [out]; b [out].
+ * Beside it stands NAME_ARENA, the bytes of RAM that encoding takes:
  *
  *     static ij_real arena[NAME_ARENA / sizeof(ij_real)];
  *     static ij_real feature[NAME_DIM];
  *     ij_rom_encode(feature, &NAME, rgb, arena, sizeof arena, &why);
  *
- * The numbers are those of ij_encode on the same weights (q times scale), to the last bit; but for an ARM or RISC-V
- * without floating point, or with -DIJEPA_ROM_INTEGER, what meets an int8 matrix is rounded to 8 bits too. The arena holds two residual
- * streams, one head's keys and values, and one layer's activations of IJ_ROM_ROWS patches (int8: and as many rows of a
- * weight matrix as floats); what is asked for again, the first norm, is made again. Some 3 KB of stack come on top. */
+ * The numbers are those of ij_encode on the same weights (q times scale), to the last bit; but for
+ * an ARM or RISC-V without floating point, or with -DIJEPA_ROM_INTEGER, what meets an int8 matrix
+ * is rounded to 8 bits too. The arena holds two residual streams, one head's keys and values, and
+ * one layer's activations of IJ_ROM_ROWS patches (int8: and as many rows of a weight matrix as
+ * floats); what is asked for again, the first norm, is made again. Some 3 KB of stack come on top.
+ */
 typedef struct { const ij_real *w; const int8_t *q; const ij_real *scale, *b; } ij_rom_matrix;
-typedef struct { const ij_real *norm1_w, *norm1_b, *norm2_w, *norm2_b; ij_rom_matrix qkv, proj, fc1, fc2; } ij_rom_block;
+typedef struct {
+    const ij_real *norm1_w, *norm1_b, *norm2_w, *norm2_b;
+    ij_rom_matrix qkv, proj, fc1, fc2;
+} ij_rom_block;
 typedef struct {
     size_t height, width, patch, dim, depth, heads, hidden;        /* hidden: F */
     int int8, whole_pos;
     ij_real scale[3], shift[3];    /* a byte of colour becomes byte * scale - shift */
-    const ij_real *pos;            /* [gw,D/2] [gh,D/2]: the columns' half, the rows'; with whole_pos [N,D] */
+    /* [gw,D/2] [gh,D/2]: the columns' half, the rows'; with whole_pos [N,D] */
+    const ij_real *pos;
     ij_rom_matrix patch_embed;     /* [D,3pp] */
     const ij_rom_block *block;     /* [depth] */
     const ij_real *norm_w, *norm_b;
 } ij_rom;
 enum { IJ_ROM_ROWS = 4 };
 #define IJ_ROM_MAX(a, b) ((a) > (b) ? (a) : (b))
-#define IJ_ROM_ARENA(n, d, heads, hidden, pixels, int8) (sizeof(ij_real) * (size_t)(2 * (n) * ((d) + (d) / (heads)) + \
-    IJ_ROM_ROWS * ((d) + 2 + IJ_ROM_MAX(IJ_ROM_MAX(hidden, pixels), (n) + 2 * ((d) / (heads)))) + \
-    ((int8) ? IJ_ROM_ROWS * IJ_ROM_MAX(IJ_ROM_MAX(hidden, pixels), d) : 0)))
-size_t ij_rom_arena(const ij_rom *m);
-/* feature [D]: the mean of the tokens of rgb [height,width,3]; the tokens [N,D] themselves lie at the arena's beginning.
- * IJ_EMEM, "need X bytes, have Y", if the arena (aligned as ij_real) is too small: then nothing is touched. */
-ij_status ij_rom_encode(ij_real *feature, const ij_rom *m, const uint8_t *rgb, void *arena, size_t size, ij_error *why);
-/* Such an encoder in memory: the target encoder of m, which must stay as it is: only what is rounded is copied. */
-ij_status ij_rom_size(size_t *size, const ij_model *m, int int8, ij_error *why);
-ij_status ij_rom_init(ij_rom *r, void *mem, size_t size, const ij_model *m, int int8, ij_error *why);
+#define IJ_ROM_ARENA(n, d, heads, hidden, pixels, int8)                                            \
+    (sizeof(ij_real) * (size_t)(2 * (n) * ((d) + (d) / (heads)) + IJ_ROM_ROWS * ((d) + 2 +         \
+     IJ_ROM_MAX(IJ_ROM_MAX(hidden, pixels), (n) + 2 * ((d) / (heads))) +                           \
+     ((int8) ? IJ_ROM_MAX(IJ_ROM_MAX(hidden, pixels), d) : 0))))
+/* feature [D]: the mean of the tokens of rgb [height,width,3]; the tokens [N,D] themselves lie
+ * at the arena's beginning. IJ_EMEM, "need X bytes, have Y", if the arena (aligned as ij_real)
+ * is too small: then nothing is touched. */
+ij_status ij_rom_encode(ij_real *feature, const ij_rom *m, const uint8_t *rgb, void *arena,
+                        size_t size, ij_error *why);
 
-/* Learns classes from a few features [D] each, one after another; a new class may come at any time. ridge 0: the class
- * whose mean direction is nearest (cosine). Above 0: ridge regression to one-hot labels by recursive least squares, after
- * every feature the solution for all so far, up to rounding: in float ridge should not be below a 100,000th of a feature's
- * squared length. The constant and the weights are shrunk alike. IJ_FEW_SIZE: bytes; ridge there is 0 or 1. */
-typedef struct { size_t dim, most, classes; ij_real *w, *p, *gain; } ij_few;       /* [most,D+1], [D+1,D+1] lower half, [D+1] */
-#define IJ_FEW_SIZE(d, most, ridge) (sizeof(ij_real) * (size_t)(((d) + 1) * (most) + ((ridge) ? ((d) + 1) * ((d) + 4) / 2 : 0)))
-ij_status ij_few_init(ij_few *f, void *mem, size_t size, size_t dim, size_t most, double ridge, ij_error *why);
-ij_status ij_few_learn(ij_few *f, const ij_real *feature, size_t label);       /* IJ_EARG: label >= most; IJ_ENAN: not finite */
-size_t ij_few_guess(const ij_few *f, const ij_real *feature);                  /* of the classes up to the largest learnt */
+/* Learns classes from a few features [D] each, one after another; a new class may come at any
+ * time. ridge 0: the class whose mean direction is nearest (cosine). Above 0: ridge regression
+ * to one-hot labels by recursive least squares, after every feature the solution for all so far,
+ * up to rounding: in float ridge should not be below a 100,000th of a feature's squared length.
+ * The constant and the weights are shrunk alike. IJ_FEW_SIZE: bytes; ridge there is 0 or 1. */
+/* w [most,D+1]  p [D+1,D+1], its lower half  gain [D+1] */
+typedef struct { size_t dim, most, classes; ij_real *w, *p, *gain; } ij_few;
+#define IJ_FEW_SIZE(d, most, ridge)                                                                \
+    (sizeof(ij_real) * (size_t)(((d) + 1) * (most) + ((ridge) ? ((d) + 1) * ((d) + 4) / 2 : 0)))
+ij_status ij_few_init(ij_few *f, void *mem, size_t size, size_t dim, size_t most, double ridge,
+                      ij_error *why);
+/* IJ_EARG: label >= most; IJ_ENAN: not finite */
+ij_status ij_few_learn(ij_few *f, const ij_real *feature, size_t label);
+/* One of the classes up to the largest learnt. */
+size_t ij_few_guess(const ij_few *f, const ij_real *feature);
 
 #ifdef __cplusplus
 }
 #endif
 
-/* Limits: images of one batch have one size; sizes are size_t and checked; safetensors headers up to 100 MB, tensors of
- * rank 8; PNM up to 2^28 pixels; folders 16 deep, paths of 1,000 bytes. matmul keeps about 110 KB (AVX: 220,
- * AVX-512: 430) of packed blocks on the stack: IJ_NC and IJ_KC in ijepa.c. Activations and weights on large pages
- * (Linux: madvise) are worth a few per cent.
+/* Limits: images of one batch have one size; sizes are size_t and checked; safetensors headers up
+ * to 100 MB, tensors of rank 8; PNM up to 2^28 pixels; folders 16 deep, paths of 1,000 bytes.
+ * matmul keeps about 110 KB (AVX: 220, AVX-512: 430) of packed blocks on the stack: IJ_NC and IJ_KC
+ * in ijepa.c. Activations and weights on large pages (Linux: madvise) are worth a few per cent.
  *
- * Checkpoint format 1: a setting that a file does not have takes its default (2026-11-29).
+ * Checkpoint format 1. 2026-11-29: a setting that a file lacks takes its default; one that is gone
+ * (mask_target_input) is passed over at its default, otherwise refused by name.
  *
  * MIT License
  *
  * Copyright (c) 2026 the ijepa authors
  *
- * Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
- * documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
- * rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
- * persons to whom the Software is furnished to do so, subject to the following conditions:
+ * Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+ * associated documentation files (the "Software"), to deal in the Software without restriction,
+ * including without limitation the rights to use, copy, modify, merge, publish, distribute,
+ * sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
+ * furnished to do so, subject to the following conditions:
  *
- * The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
- * Software.
+ * The above copyright notice and this permission notice shall be included in all copies or
+ * substantial portions of the Software.
  *
- * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
- * WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
- * COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
- * OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
+ * NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+ * NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM,
+ * DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+ * OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
 #endif
