@@ -1920,7 +1920,7 @@ ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *mask
     return ij_update(m, r, why);                                /* AdamW, EMA */
 }
 
-/* ============================================= Part II, the tools ================================================ */
+/* ==================================== Part II, the tools ===================================== */
 
 /* ---- modes of masks ----------------------------------------------------------------------------
  * What each mode has of its own. A new one is a row here, a number in ijepa.h and a name among the
@@ -1933,7 +1933,8 @@ typedef struct {
     ij_status (*check)(const ij_config *c, ij_error *why); /* of what only it asks for; or NULL */
     ij_status (*rehearse)(ij_masks *m, const ij_config *c, ij_error *why);
     size_t contexts;            /* of an image, at most */
-} ij_mask_kind;                 /* rehearse, or NULL: whether masks can be drawn, before a long run */
+/* rehearse, or NULL: whether masks can be drawn, before a long run */
+} ij_mask_kind;
 
 /* Largest number of patches of a block: over all sizes that some scale and aspect of the ranges can
  * give. */
@@ -1972,13 +1973,15 @@ static ij_status ij_reference_rehearse(ij_masks *m, const ij_config *c, ij_error
         least = IJ_MIN(least, IJ_MIN(t[0] * t[1], e[0] * e[1]));
     }
     if (least > c->min_keep) return IJ_OK;
-    return ij_fail(why, IJ_EMASK, "masks: on a %zux%zu grid the smallest block has %zu patches; each must "
+    return ij_fail(why, IJ_EMASK,
+                   "masks: on a %zux%zu grid the smallest block has %zu patches; each must "
                    "hold more than min_keep = %zu: lower min_keep or raise pred_mask_scale and "
-                   "enc_mask_scale", ij_gh(c), ij_gw(c), least, c->min_keep);
+                   "enc_mask_scale", ij_gh(c), ij_gw(c), least,
+                   c->min_keep);
 }
 
-static ij_status ij_paper_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images,
-                               ij_error *why)
+static ij_status ij_paper_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step,
+                               size_t images, ij_error *why)
 {
     (void)step;
     return ij_masks_paper(m, c, rng, images, IJ_MASK_ROUNDS, why);
@@ -1990,12 +1993,13 @@ static ij_status ij_paper_rehearse(ij_masks *m, const ij_config *c, ij_error *wh
     ij_rng rng;
     ij_status status = IJ_OK;
     ij_rng_seed(&rng, 0);
-    for (int i = 0; i < 256 && !status; i++) status = ij_masks_paper(m, c, &rng, 1, IJ_MASK_ROUNDS / 10, why);
+    for (int i = 0; i < 256 && !status; i++)
+        status = ij_masks_paper(m, c, &rng, 1, IJ_MASK_ROUNDS / 10, why);
     return status;
 }
 
-static ij_status ij_split_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images,
-                               ij_error *why)
+static ij_status ij_split_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step,
+                               size_t images, ij_error *why)
 {
     (void)step;
     (void)why;
@@ -2013,10 +2017,13 @@ static void ij_random_most(size_t *context, size_t *target, const ij_config *c)
 static ij_status ij_random_check(const ij_config *c, ij_error *why)
 {
     const double patches = (double)ij_patches(c), each = floor(patches * c->pred_mask_scale[1]);
-    if (patches * c->pred_mask_scale[0] >= 1 && (double)c->num_pred_masks * each < patches) return IJ_OK;
-    return ij_fail(why, IJ_EARG, "pred_mask_scale is %g,%g, expected %zu random targets of at least one of "
-                   "%g patches, and some left", c->pred_mask_scale[0], c->pred_mask_scale[1],
-                   c->num_pred_masks, patches);
+    if (patches * c->pred_mask_scale[0] >= 1 && (double)c->num_pred_masks * each < patches)
+        return IJ_OK;
+    return ij_fail(why, IJ_EARG,
+                   "pred_mask_scale is %g,%g, expected %zu random targets of at least one of "
+                   "%g patches, and some left",
+                   c->pred_mask_scale[0], c->pred_mask_scale[1], c->num_pred_masks,
+                   patches);
 }
 
 static void ij_quadrants_most(size_t *context, size_t *target, const ij_config *c)
@@ -2027,7 +2034,8 @@ static void ij_quadrants_most(size_t *context, size_t *target, const ij_config *
 static ij_status ij_quadrants_check(const ij_config *c, ij_error *why)
 {
     if (c->num_pred_masks == 3 && ij_gh(c) > 1 && ij_gw(c) > 1) return IJ_OK;
-    return ij_fail(why, IJ_EARG, "num_pred_masks is %zu, expected 3, and a grid of at least 2x2, for quadrants",
+    return ij_fail(why, IJ_EARG,
+                   "num_pred_masks is %zu, expected 3, and a grid of at least 2x2, for quadrants",
                    c->num_pred_masks);
 }
 
@@ -2038,7 +2046,8 @@ static const ij_mask_kind ij_mask_mode[] = {
     [IJ_MASK_RASTERIZED] = { ij_split_draw, ij_quadrants_most, ij_quadrants_check, NULL, 1 },
 };
 
-static ij_status ij_masks_of_mode(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images, ij_error *why)
+static ij_status ij_masks_of_mode(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step,
+                                  size_t images, ij_error *why)
 {
     return ij_mask_mode[c->mask_mode].draw(m, c, rng, step, images, why);
 }
@@ -2053,14 +2062,15 @@ static ij_status ij_masks_rehearse(ij_masks *m, const ij_config *c, ij_error *wh
  * One table of names serves checkpoints, config files, the command line and its help. The program
  * adds the options of its commands as rows of the same form (see ij_option).                     */
 
-enum { IJ_SET_SIZE, IJ_SET_SIDES, IJ_SET_REAL, IJ_SET_PAIR, IJ_SET_RANGE, IJ_SET_TRIPLE, IJ_SET_BOOL,
-       IJ_SET_CHOICE, IJ_SET_TEXT, IJ_SET_FLAG, IJ_SET_MODEL };        /* the last three: options */
+enum { IJ_SET_SIZE, IJ_SET_SIDES, IJ_SET_REAL, IJ_SET_PAIR, IJ_SET_RANGE, IJ_SET_TRIPLE,
+       IJ_SET_BOOL, IJ_SET_CHOICE };
+enum { IJ_SET_TEXT = IJ_SET_CHOICE + 1, IJ_SET_FLAG, IJ_SET_MODEL };       /* of options only */
 static const size_t ij_values[] = { 1, 2, 1, 2, 2, 3, 1, 1 };         /* numbers of each kind */
 
 typedef struct {
     const char *name;
     int kind;
-    size_t place;               /* in ij_config, or in the program's ij_options, which begin with one */
+    size_t place;               /* in ij_config, or in ij_options, which begin with one */
     double low, high;
     const char *choice[4];
     const char *commands;       /* that take it; no command's name is a part of another's */
@@ -2260,7 +2270,8 @@ static size_t ij_scan_reals(double x[3], const char *text)
     return 0;
 }
 
-static size_t ij_distance(const char *a, const char *b)        /* edits from one name to the other */
+/* edits from one name to the other */
+static size_t ij_distance(const char *a, const char *b)
 {
     size_t row[64], n = strlen(b);
     if (n > 62) return n;
@@ -2283,14 +2294,18 @@ static const char *ij_nearer(const char *best, const char *other, const char *as
     return ij_distance(asked, other) < ij_distance(asked, best) ? other : best;
 }
 
-static int ij_whole(double x) { return x >= 0 && x <= 9e15 && x <= (double)SIZE_MAX && !(floor(x) < x); }
+static int ij_whole(double x)
+{
+    return x >= 0 && x <= 9e15 && x <= (double)SIZE_MAX && !(floor(x) < x);
+}
 
 /* Reads the text of a row's value and keeps it, or says what was expected. */
 static ij_status ij_named_set(const ij_named *row, void *base, const char *value, ij_error *why)
 {
     static const char *const expected[] = {
         "a whole number", "one or two whole numbers", "a number", "two numbers a,b",
-        "two numbers a,b", "three numbers a,b,c", "true or false" };
+        "two numbers a,b", "three numbers a,b,c",
+        "true or false" };
     double x[3] = { 0, 0, 0 };
     size_t count = ij_scan_reals(x, value), chosen = 0;
     char choices[IJ_TEXT] = "";
@@ -2312,7 +2327,8 @@ static ij_status ij_named_set(const ij_named *row, void *base, const char *value
             x[0] = (double)chosen;
             count = 1;
         }
-        snprintf(choices + used, sizeof choices - used, "%s%s", used ? " or " : "", row->choice[chosen]);
+        snprintf(choices + used, sizeof choices - used, "%s%s", used ? " or " : "",
+                 row->choice[chosen]);
     }
     if (count != ij_values[row->kind])
         return ij_fail(why, IJ_EARG, "%s is \"%.60s\", expected %s", row->name, value,
@@ -2333,7 +2349,8 @@ static ij_status ij_config_set_model(ij_config *c, const char *value, ij_error *
         return IJ_OK;
     }
     return ij_fail(why, IJ_EARG, "model_name is %s, expected vit_tiny, vit_small, vit_base, "
-                   "vit_large, vit_huge or vit_giant", value);
+                   "vit_large, vit_huge or vit_giant",
+                   value);
 }
 
 ij_status ij_config_set(ij_config *c, const char *name, const char *value, ij_error *why)
@@ -2359,24 +2376,30 @@ ij_status ij_config_check(const ij_config *c, ij_error *why)
         for (size_t k = 0; k < ij_values[row->kind]; k++) {
             const double low = row->kind == IJ_SET_RANGE && k ? x[0] : row->low;
             if (!(x[k] >= low && x[k] <= row->high))     /* NaN fails too */
-                return ij_fail(why, IJ_EARG, "%s is %g, expected %g..%g", row->name, x[k], low, row->high);
+                return ij_fail(why, IJ_EARG, "%s is %g, expected %g..%g", row->name, x[k], low,
+                               row->high);
         }
     }
     const size_t width[2] = { c->embed_dim, c->pred_emb_dim };
     for (int i = 0; i < 2; i++)
         if (width[i] % 4 || width[i] % c->num_heads)
-            return ij_fail(why, IJ_EARG, "%s is %zu, expected a multiple of 4 and of num_heads = %zu",
-                           i ? "pred_emb_dim" : "embed_dim", width[i], c->num_heads);
+            return ij_fail(why, IJ_EARG,
+                           "%s is %zu, expected a multiple of 4 and of num_heads = %zu",
+                           i ? "pred_emb_dim" : "embed_dim", width[i],
+                           c->num_heads);
     if (c->patch_size > c->crop_size[0] || c->patch_size > c->crop_size[1])
-        return ij_fail(why, IJ_EARG, "patch_size is %zu, expected at most the crop_size", c->patch_size);
+        return ij_fail(why, IJ_EARG, "patch_size is %zu, expected at most the crop_size",
+                       c->patch_size);
     if (!c->pred_depth && c->objective != IJ_JOINT)
-        return ij_fail(why, IJ_EARG, "pred_depth is 0, expected 1 or more where patches are predicted");
+        return ij_fail(why, IJ_EARG,
+                       "pred_depth is 0, expected 1 or more where patches are predicted");
     if (!ij_hidden(c))
         return ij_fail(why, IJ_EARG, "embed_dim * mlp_ratio is %g, expected at least 1",
                        (double)c->embed_dim * c->mlp_ratio);
     const ij_mask_kind *mode = &ij_mask_mode[c->mask_mode];
     if (c->num_enc_masks > mode->contexts)
-        return ij_fail(why, IJ_EARG, "num_enc_masks is %zu, expected %zu for these masks", c->num_enc_masks,
+        return ij_fail(why, IJ_EARG, "num_enc_masks is %zu, expected %zu for these masks",
+                       c->num_enc_masks,
                        mode->contexts);
     return mode->check ? mode->check(c, why) : IJ_OK;
 }
@@ -2397,10 +2420,12 @@ ij_status ij_config_read(ij_config *c, const char *path, ij_error *why)
         line[strcspn(line, "#\r\n")] = 0;
         if (s || !line[strspn(line, " \t")]) continue;
         const int found = sscanf(line, " %63[^ \t=] = %127[^\n]%n", key, value, &used);
-        for (size_t end = strlen(value); found == 2 && strchr(" \t", value[end - 1]);) value[--end] = 0;
+        for (size_t end = strlen(value); found == 2 && strchr(" \t", value[end - 1]);)
+            value[--end] = 0;
         if (found != 2 || line[used])
             s = ij_fail(why, IJ_EDATA, "%.200s: line %zu: \"%.40s\", expected key = value "
-                        "(the published settings are --preset paper)", path, n, line);
+                        "(the published settings are --preset paper)", path, n,
+                        line);
         else if (ij_config_set(c, key, value, &inner))
             s = ij_fail(why, IJ_EARG, "%.200s: line %zu: %.250s", path, n, inner.text);
     }
@@ -4017,7 +4042,8 @@ static const struct { const char *name; size_t bits; } ij_dtype[] = {
     { "U8", 8 },                                        /* so far in the order of IJ_F64... */
     { "BOOL", 8 }, { "I8", 8 }, { "F8_E5M2", 8 }, { "F8_E4M3", 8 }, { "F8_E8M0", 8 },
     { "F8_E4M3FNUZ", 8 }, { "F8_E5M2FNUZ", 8 }, { "I16", 16 }, { "U16", 16 }, { "U32", 32 },
-    { "U64", 64 }, { "C64", 64 }, { "F4", 4 }, { "F6_E2M3", 6 }, { "F6_E3M2", 6 } };
+    { "U64", 64 }, { "C64", 64 }, { "F4", 4 }, { "F6_E2M3", 6 },
+    { "F6_E3M2", 6 } };
 enum { IJ_DTYPES = sizeof ij_dtype / sizeof *ij_dtype };
 enum { IJ_REAL = sizeof(real) == 8 ? IJ_F64 : IJ_F32 };
 enum { IJ_HEADER_MOST = 100000000, IJ_DEPTH = 16 };
@@ -4040,7 +4066,8 @@ static void ij_json_fail(ij_json *j, const char *expected)
     if (at < j->n) snprintf(found, sizeof found, c > 32 && c < 127 ? "%c" : "0x%02x", c);
     if (!j->status)
         j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: expected %s, found %s",
-                            j->path, at, expected, found);
+                            j->path, at, expected,
+                            found);
 }
 
 /* The text becomes n bytes of f from `at` on; `to` has room for one more. */
@@ -4176,7 +4203,8 @@ static void ij_file_entry(ij_entry *e, ij_json *j, const char *name)
     j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: tensor \"%.60s\": %.0f bytes "
                         "of data, shape %.*s %s needs %.0f", j->path,
                         (size_t)(at[OFFSETS] - j->text), e->name, (double)e->end - (double)e->begin,
-                        shape, at[SHAPE], e->type, (double)bytes);
+                        shape, at[SHAPE], e->type,
+                        (double)bytes);
 }
 
 static void ij_file_header(ij_file *f, ij_json *j)
@@ -4217,7 +4245,8 @@ static ij_status ij_file_tiles(ij_file *f, uint64_t data, ij_error *why)
     for (size_t i = 1; i < f->entries; i++)
         if (!ij_entry_by_name(&e[i - 1], &e[i]))
             return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" is there twice",
-                           f->path, e[i].name);
+                           f->path,
+                           e[i].name);
     ij_sort(e, f->entries, sizeof *e, ij_entry_by_place);
     for (size_t i = 0; i < f->entries; at = e[i++].end)
         if (e[i].begin != at)
@@ -4226,7 +4255,8 @@ static ij_status ij_file_tiles(ij_file *f, uint64_t data, ij_error *why)
                            (double)at);
     if (at == data) return IJ_OK;
     return ij_fail(why, IJ_EDATA, "%.200s: %.0f bytes of data, the header says %.0f", f->path,
-                   (double)data, (double)at);
+                   (double)data,
+                   (double)at);
 }
 
 /* Opens the file; finds where its data begins, and how many bytes that has. */
@@ -4252,7 +4282,8 @@ static ij_status ij_file_start(ij_file *f, uint64_t *data, ij_error *why)
     if (!found && header) found = "a file cut short";
     if (!found) found = *b == '{' ? shards : "something else";
     return ij_fail(why, IJ_EDATA, "%.200s: byte 0: expected safetensors, found %s (header of %.17g "
-                   "bytes, file of %ld)", f->path, found, (double)n, end);
+                   "bytes, file of %ld)", f->path, found, (double)n,
+                   end);
 }
 
 /* Of Hugging Face's config.json only the heads, and the sides of images that are not square, are
@@ -4393,7 +4424,8 @@ ij_status ij_file_read(ij_real *to, const ij_file *f, const ij_entry *e, ij_erro
     const uint64_t at = f->data + e->begin;
     if (e->dtype == IJ_OTHER)
         return ij_fail(why, IJ_EDATA, "%.200s: tensor \"%.60s\": dtype %s is not read", f->path,
-                       e->name, e->type);
+                       e->name,
+                       e->type);
     const size_t size = ij_dtype[e->dtype].bits / 8;
     if (at > LONG_MAX || fseek(f->stream, (long)at, SEEK_SET))
         return ij_fail(why, IJ_EFILE, "%.200s: byte %.0f cannot be reached", f->path, (double)at);
@@ -4402,7 +4434,8 @@ ij_status ij_file_read(ij_real *to, const ij_file *f, const ij_entry *e, ij_erro
         n = same ? e->count : IJ_MIN(sizeof buffer / size, e->count - i);
         if (fread(same ? (void *)to : buffer, size, n, f->stream) != n)
             return ij_fail(why, IJ_EFILE, "%.200s: tensor \"%.60s\" cannot be read: the file ends",
-                           f->path, e->name);
+                           f->path,
+                           e->name);
         for (size_t k = 0; k < n && !same; k++)
             to[i + k] = (real)ij_number(e->dtype, ij_little(buffer + k * size, size));
     }
@@ -4502,10 +4535,12 @@ ij_status ij_save(const ij_model *m, const char *path, ij_error *why)
     char aside[IJ_PATH], text[IJ_TEXT];
     if (m->micro % m->config.accumulate)
         return ij_fail(why, IJ_EARG, "%.200s: a checkpoint between the passes of one update would "
-                       "lose gradients", path);
+                       "lose gradients",
+                       path);
     if (m->params > IJ_HEADER_MOST / 1000)
         return ij_fail(why, IJ_EARG, "%.200s: %zu parameters are more than a header has room for",
-                       path, m->params);
+                       path,
+                       m->params);
     FILE *f = ij_begin(aside, path, "wb", why);
     if (!f) return IJ_EFILE;
     ij_saving s = { f, 0, 0 };
@@ -4594,7 +4629,8 @@ static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
                        f->path);
     if (!f->heads)
         return ij_fail(why, IJ_EDATA, "%.200s: num_attention_heads must be in a config.json beside "
-                       "it", f->path);
+                       "it",
+                       f->path);
     c->num_heads = f->heads;
     while (side * side < n && side < 1 << 16) side++;
     c->crop_size[0] = f->image[1] ? (size_t)f->image[0] : side * c->patch_size;
@@ -4624,7 +4660,8 @@ ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
     *c = ij_config_default();
     if (f->kind == IJ_KIND_NONE)
         return ij_fail(why, IJ_EDATA, "%.200s: no I-JEPA: neither metadata \"ijepa\" nor Hugging "
-                       "Face's patch embedding", f->path);
+                       "Face's patch embedding",
+                       f->path);
     if (f->kind == IJ_KIND_HUGGING_FACE) s = ij_load_sizes(c, f, why);
     if (s) return s;
     if (version && strcmp(version, "1"))
@@ -4655,7 +4692,8 @@ static ij_status ij_load_tensor(const ij_tensor *t, const ij_file *f, const char
         if (!same)
             return ij_fail(why, IJ_EDATA, "%.200s: tensor %.90s: %s of %zu numbers, rank %zu, "
                            "expected %zu numbers, rank %zu", f->path, e->name, e->type, e->count,
-                           e->rank, ij_count(t) / pieces, t->rank);
+                           e->rank, ij_count(t) / pieces,
+                           t->rank);
         if (read) s = ij_file_read(t->x + k * e->count, f, e, why);
     }
     return s;
@@ -4717,7 +4755,8 @@ ij_status ij_load(ij_model *m, const ij_file *f, ij_error *why)
         const int hex = strlen(rng) == 625 * 8 && sscanf(rng + 8 * i, "%8x", &word) == 1;
         if (!hex || (i == 624 && word > 624))
             return ij_fail(why, IJ_EDATA, "%.200s: metadata: mask_rng is not 625 words in "
-                           "hexadecimal", f->path);
+                           "hexadecimal",
+                           f->path);
         state[i] = word;
     }
     const ij_status s = ij_load_tensors(m, f, "target_encoder", why);
@@ -4854,7 +4893,8 @@ static void ij_count_right(ij_probe_work *w, size_t first, size_t end, size_t st
         const size_t rows = IJ_MIN(IJ_BLOCK, (end - w->first + step - 1) / step);
         const ij_product p = {
             .m = rows, .n = s->n, .k = s->d, .c = w->similar, .c_row = s->n,
-            .a = ij_row(s, w->first), .a_row = s->d, .a_col = 1, .b = s->train, .b_row = 1, .b_col = s->d,
+            .a = ij_row(s, w->first), .a_row = s->d, .a_col = 1,
+            .b = s->train, .b_row = 1, .b_col = s->d,
         };
         if (w->k) ij_matmul(&p, team);
         ij_each(team, rows, vote, w);
@@ -5611,16 +5651,22 @@ size_t ij_few_guess(const ij_few *f, const ij_real *feature)
     return best;
 }
 
-/* ---- the program -------------------------------------------------------------------------------------------------
- * ijepa COMMAND: they are listed in ij_command. From here on memory is allocated, errors end the process, and results
- * go to stdout, progress to stderr. Exit 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.                    */
+/* ---- the program -------------------------------------------------------------------------------
+ * ijepa COMMAND: they are listed in ij_command. From here on memory is allocated, errors end the
+ * process, and results go to stdout, progress to stderr. Exit 0, 1 for a failure, 2 for wrong
+ * usage, 130 after Ctrl-C. */
 #ifdef IJEPA_MAIN
 
 /* Views of an image in a batch. */
 static size_t ij_views(const ij_config *c) { return c->objective == IJ_JOINT ? 2 : 1; }
 
 static volatile sig_atomic_t ij_interrupted;
-static void ij_on_signal(int number) { ij_interrupted = 1, signal(number, SIG_DFL); }        /* a second one ends at once */
+/* a second one ends at once */
+static void ij_on_signal(int number)
+{
+    ij_interrupted = 1;
+    signal(number, SIG_DFL);
+}
 
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
@@ -5677,9 +5723,9 @@ static ij_masks ij_masks_for(const ij_config *c)
 
 static const struct { const char *name, *help, *settings; } ij_preset[] = {
     { "scenes", "the built-in scenes, what `make run` trains",
-      "patch_size=8 embed_dim=64 depth=4 num_heads=4 pred_emb_dim=32 pred_depth=2 patch_init_std=0.2 "
-      "crop_scale=1,1 batch_size=32 pred_mask_scale=0.2,0.3 num_pred_masks=3 min_keep=1 "
-      "epochs=30 warmup=2 lr=0.002 ema=0.98,1" },
+      "patch_size=8 embed_dim=64 depth=4 num_heads=4 pred_emb_dim=32 pred_depth=2 "
+      "patch_init_std=0.2 crop_scale=1,1 batch_size=32 pred_mask_scale=0.2,0.3 num_pred_masks=3 "
+      "min_keep=1 epochs=30 warmup=2 lr=0.002 ema=0.98,1" },
     { "cifar", "CIFAR-10 and the like: 32 pixels, an hour on two cores",
       "embed_dim=128 depth=4 num_heads=4 pred_emb_dim=64 pred_depth=2 patch_init_std=0.14 "
       "average_top_k_layers=5 crop_scale=0.4,1 vicreg=0.05 batch_size=16 "
@@ -5703,9 +5749,13 @@ typedef struct {
 } ij_options;
 typedef int ij_command_run(ij_options *o);
 static ij_command_run ij_train, ij_probe, ij_features_command, ij_export_command, ij_show_command,
-                      ij_predict_command, ij_report_command, ij_masks_command, ij_render, ij_info, ij_bench;
+    ij_predict_command, ij_report_command, ij_masks_command, ij_render, ij_info, ij_bench;
 
-static const struct { const char *name; ij_command_run *run; const char *use, *help; } ij_command[] = {
+static const struct {
+    const char *name;
+    ij_command_run *run;
+    const char *use, *help;
+} ij_command[] = {
     { "train", ij_train, "train [--data PATH] --out DIR",
       "learn from images; writes DIR/latest.safetensors and DIR/log.csv" },
     { "probe", ij_probe, "probe --model FILE [--data PATH]",
@@ -5756,13 +5806,16 @@ static const ij_named ij_option[] = {
       "settings from a file of key = value lines" },
     { "model_name", IJ_SET_MODEL, IJ_AT(c), IJ_ANY, { 0 },
       "vit_tiny, _small, _base, _large, _huge, _giant: four settings at once" },
-    { "threads", IJ_SET_SIZE, IJ_AT(threads), IJ_WORKS, { 0 }, "threads; 0: one per processor" },
+    { "threads", IJ_SET_SIZE, IJ_AT(threads), IJ_WORKS, { 0 },
+      "threads; 0: one per processor" },
     { "images", IJ_SET_SIZE, IJ_AT(images), IJ_MODELS " masks render", { 0 },
       "at most so many images (probe: of each part); 0: default" },
-    { "context_tokens", IJ_SET_SIZE, IJ_AT(context_tokens), "bench", { 0 }, "fixed tokens per context" },
+    { "context_tokens", IJ_SET_SIZE, IJ_AT(context_tokens), "bench", { 0 },
+      "fixed tokens per context" },
     { "target_tokens", IJ_SET_SIZE, IJ_AT(target_tokens), "bench", { 0 },
       "fixed tokens per target block" },
-    { "targets", IJ_SET_SIZE, IJ_AT(targets), "bench", { 0 }, "target blocks (num_pred_masks)" },
+    { "targets", IJ_SET_SIZE, IJ_AT(targets), "bench", { 0 },
+      "target blocks (num_pred_masks)" },
     { "repeat", IJ_SET_SIZE, IJ_AT(repeat), "bench", { 0 }, "timed repetitions" },
     { "json", IJ_SET_FLAG, IJ_AT(json), "bench", { 0 }, "one JSON object a line" },
     { "panels", IJ_SET_TEXT, IJ_AT(panels), "show", { 0 },
@@ -5782,7 +5835,8 @@ static const ij_named ij_option[] = {
     { "resume", IJ_SET_FLAG, IJ_AT(resume), "train", { 0 }, "go on from DIR/latest.safetensors" },
     { "dry-run", IJ_SET_FLAG, IJ_AT(dry_run), "train", { 0 },
       "print size, work, memory and time, then stop" },
-    { "help", IJ_SET_FLAG, IJ_AT(help), IJ_WORKS " export masks render info", { 0 }, "this text" },
+    { "help", IJ_SET_FLAG, IJ_AT(help), IJ_WORKS " export masks render info", { 0 },
+      "this text" },
 #undef IJ_AT
 };
 enum { IJ_OPTIONS = sizeof ij_option / sizeof *ij_option, IJ_ROWS = IJ_OPTIONS + IJ_SETTINGS };
@@ -5797,7 +5851,8 @@ static const ij_named *ij_named_of(const char *command, size_t i)
 static void ij_help(const ij_options *o)
 {
     static const char *const value[] = { [IJ_SET_SIZE] = "N", [IJ_SET_TEXT] = "TEXT",
-                                         [IJ_SET_MODEL] = "NAME", [IJ_SET_FLAG] = "" };
+                                         [IJ_SET_MODEL] = "NAME",
+                                         [IJ_SET_FLAG] = "" };
     char text[IJ_TEXT];
     if (!o->command) {
         printf("ijepa: self-supervised learning from images with I-JEPA\n\n");
@@ -5821,7 +5876,8 @@ static void ij_help(const ij_options *o)
     }
     if (!strstr(IJ_ANY, o->command)) return;
     printf("\nPresets:\n");
-    for (size_t i = 0; i < IJ_PRESETS; i++) printf("  %-22s %s\n", ij_preset[i].name, ij_preset[i].help);
+    for (size_t i = 0; i < IJ_PRESETS; i++)
+        printf("  %-22s %s\n", ij_preset[i].name, ij_preset[i].help);
 }
 
 static void ij_use_settings(ij_config *c, const char *at)      /* "key=value key=value" */
@@ -5846,7 +5902,8 @@ static void ij_use_preset(ij_config *c, const char *name)
     ij_die(2, "no preset is called %s; there are:%s", name, names);
 }
 
-/* The place of the row of this name that the command takes; ends with the nearest if it takes none. */
+/* The place of the row of this name that the command takes; ends with the nearest if it takes
+ * none. */
 static size_t ij_find_row(const char *command, const char *name)
 {
     const char *near = "help";
@@ -5860,7 +5917,8 @@ static size_t ij_find_row(const char *command, const char *name)
     return 0;
 }
 
-/* --name value or --name=value. Settings of the model wait for a second pass, after preset and file. */
+/* --name value or --name=value. Settings of the model wait for a second pass, after preset and
+ * file. */
 static void ij_parse_arguments(ij_options *o, int argc, char **argv, int settings)
 {
     ij_error why;
@@ -5907,10 +5965,12 @@ static void ij_pick_preset(ij_options *o)
     ij_must(ij_data_read(&first, &d, 0, &why), &why);
     o->picked = 1;
     o->preset = d.kind == IJ_SCENES ? "scenes" : "cifar";
-    fprintf(stderr, "preset: %s, for images of %zu x %zu (--preset NAME takes another)\n", o->preset,
-            first.width, first.height);
+    fprintf(stderr, "preset: %s, for images of %zu x %zu (--preset NAME takes another)\n",
+            o->preset, first.width,
+            first.height);
     if (IJ_MAX(first.height, first.width) > 48)
-        fprintf(stderr, "preset: it trains on 32 x 32 pixels: data/results.md has settings for larger ones\n");
+        fprintf(stderr, "preset: it trains on 32 x 32 pixels: data/results.md has settings for "
+                        "larger ones\n");
     ij_data_close(&d);
     free(mem);
 }
@@ -5921,7 +5981,8 @@ static ij_command_run *ij_parse(ij_options *o, int argc, char **argv)
     ij_error why;
     size_t k = 0;
     *o = (ij_options){ .c = ij_config_default() };
-    if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+    if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") ||
+        !strcmp(argv[1], "help")) {
         ij_help(o);
         exit(argc < 2 ? 2 : 0);
     }
@@ -5929,9 +5990,11 @@ static ij_command_run *ij_parse(ij_options *o, int argc, char **argv)
     const char *near = ij_command[0].name;
     for (size_t i = 0; i < IJ_COMMANDS; i++) near = ij_nearer(near, ij_command[i].name, o->command);
     while (strcmp(ij_command[k].name, near)) k++;
-    if (strcmp(o->command, near)) ij_die(2, "no command is called %s; the nearest is %s", o->command, near);
+    if (strcmp(o->command, near))
+        ij_die(2, "no command is called %s; the nearest is %s", o->command, near);
     ij_parse_arguments(o, argc, argv, 0);
-    if (!strcmp(near, "train") && !o->preset && !o->config && !o->help && (!o->resume || o->configured))
+    if (!strcmp(near, "train") && !o->preset && !o->config && !o->help &&
+        (!o->resume || o->configured))
         ij_pick_preset(o);
     if (o->preset) ij_use_preset(&o->c, o->preset);
     if (o->config) ij_must(ij_config_read(&o->c, o->config, &why), &why);
@@ -5982,8 +6045,10 @@ static ij_images ij_images_open(const char *path, int part, const ij_config *c, 
     s.slots = slots;
     s.c = *c;
     s.slot = ij_zeros(ij_mul(slots, sizeof *s.slot));
-    s.images = ij_alloc(ij_mul(ij_mul(slots, 3 * sizeof(real)), ij_mul(c->crop_size[0], c->crop_size[1])));
-    if (slots > 1 && s.d->kind == IJ_SCENES) {          /* for one slot, each is drawn when it is read */
+    s.images =
+        ij_alloc(ij_mul(ij_mul(slots, 3 * sizeof(real)), ij_mul(c->crop_size[0], c->crop_size[1])));
+    /* for one slot, each is drawn when it is read */
+    if (slots > 1 && s.d->kind == IJ_SCENES) {
         ij_must(ij_data_read(&s.slot->full, s.d, 0, &why), &why);
         s.drawn = ij_alloc(ij_mul(s.count, s.slot->full.height * s.slot->full.width * 3));
         ij_each(team, s.count, ij_scene_task, &s);
@@ -6081,10 +6146,10 @@ enum { IJ_TRAINED, IJ_RANDOM, IJ_PIXELS };
 
 enum { IJ_PIXEL_SIDE = 32, IJ_FEATURE_BATCH = 64 };
 
-/* Features of up to `most` images, evenly spread: of one or two models the mean of the tokens, or all of them if tokens is
- * their number; of pixels, 32x32 at most. */
-static ij_features ij_features_from(ij_images *s, const ij_model *const model[2], int pixels, size_t most, size_t tokens,
-                                    const ij_team *team)
+/* Features of up to `most` images, evenly spread: of one or two models the mean of the tokens,
+ * or all of them if tokens is their number; of pixels, 32x32 at most. */
+static ij_features ij_features_from(ij_images *s, const ij_model *const model[2], int pixels,
+                                    size_t most, size_t tokens, const ij_team *team)
 {
     ij_error why;
     const ij_config *c = &model[0]->config;
@@ -6100,7 +6165,8 @@ static ij_features ij_features_from(ij_images *s, const ij_model *const model[2]
     f.width[IJ_TRAINED] = f.width[IJ_RANDOM] = c->embed_dim * (tokens ? tokens : 1);
     f.width[IJ_PIXELS] = 3 * p.c.crop_size[0] * p.c.crop_size[1];
     for (int i = 0; i < 3; i++)
-        if (i < 2 ? model[i] != NULL : pixels) f.x[i] = ij_alloc(ij_mul(ij_mul(f.n, f.width[i]), sizeof(real)));
+        if (i < 2 ? model[i] != NULL : pixels)
+            f.x[i] = ij_alloc(ij_mul(ij_mul(f.n, f.width[i]), sizeof(real)));
     p.images = ij_alloc(s->slots * f.width[IJ_PIXELS] * sizeof(real));
     ij_pictures in = { s->images, s->slots, c->crop_size[0], c->crop_size[1] };
     const ij_memory work = ij_encode_memory(&model[0]->target_encoder, &in);
@@ -6114,12 +6180,15 @@ static ij_features ij_features_from(ij_images *s, const ij_model *const model[2]
         ij_each(team, batch, ij_centre_task, s);
         if (pixels) {
             ij_each(team, batch, ij_centre_task, &p);
-            memcpy(f.x[IJ_PIXELS] + at * f.width[IJ_PIXELS], p.images, batch * f.width[IJ_PIXELS] * sizeof(real));
+            memcpy(f.x[IJ_PIXELS] + at * f.width[IJ_PIXELS], p.images,
+                   batch * f.width[IJ_PIXELS] * sizeof(real));
         }
         for (size_t i = 0; i < 2 && model[i]; i++) {
             real *to = f.x[i] + at * f.width[i];
             in.count = batch;
-            ij_must(ij_encode(tokens ? to : NULL, tokens ? NULL : to, &model[i]->target_encoder, &in, work, team, &why), &why);
+            ij_must(ij_encode(tokens ? to : NULL, tokens ? NULL : to, &model[i]->target_encoder,
+                              &in, work, team, &why),
+                    &why);
         }
         ij_count_shown("features", at + batch, f.n, &shown);
     }
@@ -6128,8 +6197,8 @@ static ij_features ij_features_from(ij_images *s, const ij_model *const model[2]
     return f;
 }
 
-static ij_features ij_features_of(const char *path, int part, const ij_model *const model[2], int pixels, size_t most,
-                                  size_t tokens, const ij_team *team)
+static ij_features ij_features_of(const char *path, int part, const ij_model *const model[2],
+                                  int pixels, size_t most, size_t tokens, const ij_team *team)
 {
     ij_images s = ij_images_open(path, part, &model[0]->config, IJ_FEATURE_BATCH, team);
     const ij_features f = ij_features_from(&s, model, pixels, most, tokens, team);
@@ -6156,11 +6225,16 @@ static void ij_score(double percent[3], const ij_scored *s, size_t k, const ij_t
 static double ij_alike(const real *a, const real *b, size_t d)
 {
     double ab = 0, aa = 0, bb = 0;
-    for (size_t c = 0; c < d; c++) ab += (double)a[c] * (double)b[c], aa += (double)a[c] * (double)a[c], bb += (double)b[c] * (double)b[c];
+    for (size_t c = 0; c < d; c++) {
+        ab += (double)a[c] * (double)b[c];
+        aa += (double)a[c] * (double)a[c];
+        bb += (double)b[c] * (double)b[c];
+    }
     return ab / sqrt(IJ_MAX(aa * bb, 1e-300));
 }
 
-/* The three main components of features z [n,D] as red, green and blue [n,3]: two standard deviations from dark to bright. */
+/* The three main components of features z [n,D] as red, green and blue [n,3]: two standard
+ * deviations from dark to bright. */
 static void ij_pca_colours(uint8_t *rgb, const real *z, size_t n, size_t d)
 {
     ij_error why;
@@ -6169,10 +6243,16 @@ static void ij_pca_colours(uint8_t *rgb, const real *z, size_t n, size_t d)
     ij_must(ij_pca(scores, 3, z, n, d, work, &why), &why);
     for (size_t k = 0; k < 3; k++) {
         double square = 0;
-        for (size_t i = 0; i < n; i++) square += (double)scores[i * 3 + k] * (double)scores[i * 3 + k];
+        for (size_t i = 0; i < n; i++)
+            square += (double)scores[i * 3 + k] * (double)scores[i * 3 + k];
         const double high = 2 * sqrt(square / (double)n);
         for (size_t i = 0; i < n; i++)
-            rgb[i * 3 + k] = (uint8_t)(255 * IJ_MAX(0, IJ_MIN(((double)scores[i * 3 + k] / IJ_MAX(high, 1e-30) + 1) / 2, 1)) + 0.5);
+            rgb[i * 3 + k] =
+                (uint8_t)(255 * IJ_MAX(0, IJ_MIN(((double)scores[i * 3 + k] / IJ_MAX(high, 1e-30) +
+                                                  1) /
+                                                     2,
+                                                 1)) +
+                          0.5);
     }
     free(work.base);
     free(scores);
@@ -6218,7 +6298,8 @@ static void ij_draft_close(const ij_draft *d)
     ij_must(ij_commit(d->f, d->aside, d->path, &why), &why);
 }
 
-static int ij_write_png(const char *path, const uint8_t *rgb, size_t h, size_t w)      /* 0: errno says why not */
+/* 0: errno says why not */
+static int ij_write_png(const char *path, const uint8_t *rgb, size_t h, size_t w)
 {
     uint8_t *png = ij_alloc(ij_png_size(h, w));
     FILE *f = fopen(path, "wb");
@@ -6244,8 +6325,10 @@ static void ij_write_npy(const ij_item *item)
     for (size_t i = 0, used = 0; i < item->rank; i++)
         used += (size_t)snprintf(shape + used, sizeof shape - used, "%zu, ", item->dim[i]);
     snprintf(head, sizeof head, "{'descr': '<%c%d', 'fortran_order': False, 'shape': (%s), }",
-             item->dtype < IJ_I64 ? 'f' : 'i', (int)(ij_dtype[item->dtype].bits / 8), shape);
-    const int n = ((int)strlen(head) + 74) / 64 * 64 - 10;      /* with 10 bytes before it: whole 64s */
+             item->dtype < IJ_I64 ? 'f' : 'i', (int)(ij_dtype[item->dtype].bits / 8),
+             shape);
+    /* with 10 bytes before it: whole 64s */
+    const int n = ((int)strlen(head) + 74) / 64 * 64 - 10;
     FILE *f = ij_open_or_die(item->name, "wb");
     fprintf(f, "\x93NUMPY\1%c%c%c%-*s\n", 0, n & 255, n >> 8, n - 1, head);
     ij_put_data(f, item);
@@ -6256,8 +6339,8 @@ static const char ij_log_head[] =
     "epoch,itr,loss,mask-A,mask-B,time (ms),lr,weight decay,ema,grad norm,feature std\n";
 static const char ij_health_head[] = "step,loss,skill,position,rank,feature std,cosine,verdict\n";
 
-/* The log of a resumed run keeps its head and the lines up to the checkpoint. One with other columns, of an earlier
- * version, is put aside as NAME.old. */
+/* The log of a resumed run keeps its head and the lines up to the checkpoint. One with other
+ * columns, of an earlier version, is put aside as NAME.old. */
 static void ij_log_cut(const char *path, const char *head, uint64_t lines)
 {
     char line[512] = "", old[1110];
@@ -6291,19 +6374,24 @@ static double ij_matmul_rate(const ij_team *team)      /* GFLOP/s of a product o
     return 2.0 * N * N * N / IJ_MAX(best, 1e-9) / 1e9;
 }
 
-/* Mean tokens of a context and of a target block over 16 draws; *work: the most that a step or ij_watch on one of them needs. */
+/* Mean tokens of a context and of a target block over 16 draws; *work: the most that a step or
+ * ij_watch on one of them needs. */
 static void ij_mean_tokens(double *context, double *target, size_t *work, const ij_config *c)
 {
     ij_error why;
     ij_masks lists = ij_masks_for(c);
     ij_rng rng;
-    *context = *target = 0, *work = 0;
+    *context = *target = 0;
+    *work = 0;
     ij_rng_seed(&rng, c->seed);
     for (uint64_t i = 0; i < 16; i++) {
         ij_must(ij_masks_draw(&lists, c, &rng, i, c->batch_size, &why), &why);
-        for (size_t k = 0; k < lists.context.lists; k++) *context += (double)lists.context.length[k] / (double)lists.context.lists / 16;
-        for (size_t k = 0; k < lists.target.lists; k++) *target += (double)lists.target.length[k] / (double)lists.target.lists / 16;
-        for (ij_part p = { 0, ij_part_images(c), c->batch_size }; p.first < p.batch; p.first += p.images) {
+        for (size_t k = 0; k < lists.context.lists; k++)
+            *context += (double)lists.context.length[k] / (double)lists.context.lists / 16;
+        for (size_t k = 0; k < lists.target.lists; k++)
+            *target += (double)lists.target.length[k] / (double)lists.target.lists / 16;
+        for (ij_part p = { 0, ij_part_images(c), c->batch_size }; p.first < p.batch;
+             p.first += p.images) {
             p.images = IJ_MIN(p.images, p.batch - p.first);
             const ij_counts n = ij_count_part(NULL, c, &lists, &p);
             ij_arena part = { NULL, 0, 0 };
@@ -6329,42 +6417,58 @@ static void ij_dry_run(const ij_config *c, const ij_images *data, const ij_team 
     ij_mean_tokens(&context, &target, &work, c);
     const double flops = ij_flops(c, (size_t)(context + 0.5), (size_t)(target + 0.5));
     const double total = (double)ij_steps(c) * (double)c->batch_size * (double)c->accumulate;
-    printf("encoder      %zu parameters\npredictor    %zu parameters\n", m.encoder_size, (m.size - m.encoder_size));
-    printf("images       %zu in the training part, %.0f seen in %zu updates\n", images, total, ij_steps(c));
-    printf("tokens       %.1f per context, %.1f per target block, %zu per image\n", context, target, ij_rows(&m.encoder_pos));
-    printf("work         %.1f MFLOP per image, %.3g TFLOP in all\n", flops / 1e6, flops * total / 1e12);
+    printf("encoder      %zu parameters\npredictor    %zu parameters\n", m.encoder_size,
+           (m.size - m.encoder_size));
+    printf("images       %zu in the training part, %.0f seen in %zu updates\n", images, total,
+           ij_steps(c));
+    printf("tokens       %.1f per context, %.1f per target block, %zu per image\n", context, target,
+           ij_rows(&m.encoder_pos));
+    printf("work         %.1f MFLOP per image, %.3g TFLOP in all\n", flops / 1e6,
+           flops * total / 1e12);
     memory -= m.work_size - work;
-    memory += c->batch_size * ij_views(c) * pixels * (sizeof(real) + 1) + images * sizeof(size_t) + ij_watch_size(c);
+    memory += c->batch_size * ij_views(c) * pixels * (sizeof(real) + 1) + images * sizeof(size_t) +
+              ij_watch_size(c);
     if (data->drawn) memory += images * data->slot->full.height * data->slot->full.width * 3;
     printf("memory       %.1f MiB\n", (double)memory / 1048576);
     printf("time         about %.0f s at %.0f GFLOP/s\n", flops * total / rate / 1e9, rate);
 }
 
-static void ij_progress(const ij_model *m, const ij_report *r, double start, uint64_t from, double *shown, int last)
+static void ij_progress(const ij_model *m, const ij_report *r, double start, uint64_t from,
+                        double *shown, int last)
 {
-    const double now = ij_seconds(), done = (double)(m->step - from), steps = (double)ij_steps(&m->config);
+    const double now = ij_seconds(), done = (double)(m->step - from),
+                 steps = (double)ij_steps(&m->config);
     const int terminal = ij_terminal();
     if (!last && now - *shown < (terminal ? 0.2 : 10)) return;
     const double per = done > 0 ? (now - start) / done : 0, left = per * (steps - (double)m->step);
     *shown = now;
-    fprintf(stderr, "%sepoch %.2f  step %zu/%.0f  loss %.4f  std %.3f  %.0f images/s  %.0f s left%s", terminal ? "\r" : "",
-            (double)m->step / (double)m->config.ipe, (size_t)m->step, steps, r->loss, r->feature_std,
-            per > 0 ? (double)(m->config.batch_size * m->config.accumulate) / per : 0, left, terminal && !last ? "   " : "\n");
+    fprintf(stderr,
+            "%sepoch %.2f  step %zu/%.0f  loss %.4f  std %.3f  %.0f images/s  %.0f s left%s",
+            terminal ? "\r" : "", (double)m->step / (double)m->config.ipe, (size_t)m->step, steps,
+            r->loss, r->feature_std,
+            per > 0 ? (double)(m->config.batch_size * m->config.accumulate) / per : 0, left,
+            terminal && !last ? "   " : "\n");
     fflush(stderr);
 }
 
-static ij_file ij_open_model(const char *path, ij_config *c)            /* c: its settings, NULL if not wanted */
+/* c: its settings, NULL if not wanted */
+static ij_file ij_open_model(const char *path, ij_config *c)
 {
     ij_error why;
     ij_file f;
     size_t size;
     char *file = ij_alloc(1100);
     snprintf(file, 1100, "%.1000s", path);
-    static const char *const usual[3] = { "latest.safetensors", "model.safetensors", "model.safetensors.index.json" };
+    static const char *const usual[3] = { "latest.safetensors", "model.safetensors",
+                                          "model.safetensors.index.json" };
     for (size_t i = 0; ij_is_folder(path) && i < 3; i++) {
         FILE *there = fopen(ij_path(file, path, usual[i]), "rb");
         if (there) { fclose(there); break; }
-        if (i == 2) ij_die(1, "%s: holds no latest.safetensors, model.safetensors or model.safetensors.index.json", path);
+        if (i == 2)
+            ij_die(1,
+                   "%s: holds no latest.safetensors, model.safetensors or "
+                   "model.safetensors.index.json",
+                   path);
     }
     ij_must(ij_file_size(&size, file, &why), &why);
     ij_must(ij_file_open(&f, ij_alloc(size), size, file, &why), &why);
@@ -6388,7 +6492,10 @@ static void ij_resume_config(ij_file *f, ij_config *c, const char *latest, int g
 }
 
 /* Every epoch, or tenth of the run. */
-static uint64_t ij_watch_every(const ij_config *c) { return IJ_MAX(1, IJ_MIN(c->ipe, ij_steps(c) / 10)); }
+static uint64_t ij_watch_every(const ij_config *c)
+{
+    return IJ_MAX(1, IJ_MIN(c->ipe, ij_steps(c) / 10));
+}
 
 typedef struct {
     ij_model m;
@@ -6399,7 +6506,8 @@ typedef struct {
     const char *out;
 } ij_run;
 
-static FILE *ij_open_log(char path[1100], const ij_options *o, const char *name, const char *head, uint64_t lines)
+static FILE *ij_open_log(char path[1100], const ij_options *o, const char *name, const char *head,
+                         uint64_t lines)
 {
     ij_path(path, o->out, name);
     if (o->resume) ij_log_cut(path, head, lines);
@@ -6408,7 +6516,8 @@ static FILE *ij_open_log(char path[1100], const ij_options *o, const char *name,
     return f;
 }
 
-/* Data, model and folder for a run, new or resumed. Nothing is written before everything is known to be in order. */
+/* Data, model and folder for a run, new or resumed. Nothing is written before everything is
+ * known to be in order. */
 static void ij_train_start(ij_run *t, ij_options *o)
 {
     ij_error why;
@@ -6417,19 +6526,28 @@ static void ij_train_start(ij_run *t, ij_options *o)
     if (o->out) {
         FILE *old = fopen(ij_path(t->latest, o->out, "latest.safetensors"), "rb");
         if (old && !o->resume && !o->dry_run)
-            ij_die(1, "%s: a run is there already: --resume goes on with it, or choose another --out", t->latest);
+            ij_die(1,
+                   "%s: a run is there already: --resume goes on with it, or choose another --out",
+                   t->latest);
         if (old) fclose(old);
     }
-    if (o->resume) ij_resume_config(&f, c, t->latest, (o->preset && !o->picked) || o->config || o->configured);
+    if (o->resume)
+        ij_resume_config(&f, c, t->latest, (o->preset && !o->picked) || o->config || o->configured);
     ij_must(ij_config_check(c, &why), &why);
     t->team = ij_team_start(o->threads);
-    t->s = ij_images_open(o->data, o->test ? IJ_WHOLE : IJ_TRAIN_PART, c, c->batch_size * ij_views(c), &t->team);
+    t->s = ij_images_open(o->data, o->test ? IJ_WHOLE : IJ_TRAIN_PART, c,
+                          c->batch_size * ij_views(c),
+                          &t->team);
     const size_t update = c->batch_size * c->accumulate, ipe = t->s.count / update;
     if (!ipe)
-        ij_die(1, "%s: %zu images in the training part, fewer than one update's batch_size * accumulate = %zu",
-               o->data, t->s.count, update);
+        ij_die(1,
+               "%s: %zu images in the training part, fewer than one update's batch_size * "
+               "accumulate = %zu", o->data, t->s.count,
+               update);
     if (o->resume && ipe != c->ipe)
-        ij_die(1, "%s: %zu updates in an epoch, the run to be resumed has %zu: other images?", o->data, ipe, c->ipe);
+        ij_die(1, "%s: %zu updates in an epoch, the run to be resumed has %zu: other images?",
+               o->data, ipe,
+               c->ipe);
     c->ipe = ipe;
     fprintf(stderr, "data: %s: %s, %zu training images\n", o->data, t->s.d->name, t->s.count);
     if (o->dry_run) {
@@ -6454,63 +6572,76 @@ static void ij_train_start(ij_run *t, ij_options *o)
     fprintf(out, "%s\n%s\n", o->data, o->test ? o->test : "");
     ij_close_or_die(out, t->log_path);
     t->log = ij_open_log(t->log_path, o, "log.csv", ij_log_head, t->m.step);
-    t->health = ij_open_log(t->health_path, o, "health.csv", ij_health_head,
-                            t->m.step < ij_steps(c) ? t->m.step / ij_watch_every(c) + 1 : UINT64_MAX);
+    t->health =
+        ij_open_log(t->health_path, o, "health.csv", ij_health_head,
+                    t->m.step < ij_steps(c) ? t->m.step / ij_watch_every(c) + 1 : UINT64_MAX);
 }
 
-/* One forward and backward pass on the next batch. Order, crops and masks follow from the seed and its number. */
+/* One forward and backward pass on the next batch. Order, crops and masks follow from the seed
+ * and its number. */
 static ij_report ij_train_pass(ij_run *t, size_t *order, uint64_t *ordered)
 {
     ij_error why;
     ij_report r;
     ij_model *m = &t->m;
     const ij_config *c = &m->config;
-    const uint64_t batches = c->ipe * c->accumulate, epoch = m->micro / batches, at = m->micro % batches;
+    const uint64_t batches = c->ipe * c->accumulate, epoch = m->micro / batches,
+                   at = m->micro % batches;
     if (epoch != *ordered) {                            /* drop_last: a new order for each epoch */
         ij_rng rng;
         ij_rng_seed(&rng, c->seed + epoch);
         ij_rng_permutation(&rng, order, t->s.count);
         *ordered = epoch;
     }
-    for (size_t i = 0; i < t->s.slots; i++) ij_images_read(&t->s, i, order[at * c->batch_size + i % c->batch_size]);
+    for (size_t i = 0; i < t->s.slots; i++)
+        ij_images_read(&t->s, i, order[at * c->batch_size + i % c->batch_size]);
     uint64_t state = c->seed;
     t->s.stream = ij_mix(&state) + m->micro * t->s.slots;
     ij_each(&t->team, t->s.slots, ij_augment_task, &t->s);
     ij_must(ij_masks_draw(&m->masks, c, &m->mask_rng, m->micro, c->batch_size, &why), &why);
     const ij_status status = ij_train_step(m, t->s.images, &m->masks, &r, &why);
     if (status == IJ_ENAN)
-        ij_die(1, "step %zu: %s; the last checkpoint is as it was: try a lower --lr, or --clip_grad 1",
-               (size_t)m->step + 1, ij_status_string(status));
+        ij_die(1,
+               "step %zu: %s; the last checkpoint is as it was: try a lower --lr, or --clip_grad 1",
+               (size_t)m->step + 1,
+               ij_status_string(status));
     ij_must(status, &why);
     return r;
 }
 
-/* pca_STEP.png: main components of the target features of six training images side by side, a pixel for each patch, and once
- * pca_images.png, these images. Training goes on if they cannot be written. */
+/* pca_STEP.png: main components of the target features of six training images side by side, a
+ * pixel for each patch, and once pca_images.png, these images. Training goes on if they cannot
+ * be written. */
 enum { IJ_WATCHED = 6 };
 static void ij_train_picture(ij_run *t)
 {
     ij_error why;
     char name[40], path[1100];
     const ij_config *c = &t->m.config;
-    const size_t n = ij_rows(&t->m.encoder_pos), d = c->embed_dim, h = c->crop_size[0], w = c->crop_size[1], p = c->patch_size, gw = w / p;
+    const size_t n = ij_rows(&t->m.encoder_pos), d = c->embed_dim, h = c->crop_size[0],
+                 w = c->crop_size[1], p = c->patch_size, gw = w / p;
     const size_t row = IJ_WATCHED * (gw + 1), wide = IJ_WATCHED * (w + p);
     const ij_pictures in = { t->s.images, 1, h, w };
     const ij_memory work = ij_encode_memory(&t->m.target_encoder, &in);
     real *token = ij_alloc(IJ_WATCHED * n * d * sizeof *token);
-    uint8_t *rgb = ij_alloc(IJ_WATCHED * n * 3), *all = ij_alloc(n / gw * row * 3), *images = ij_alloc(h * wide * 3);
-    memset(all, 255, n / gw * row * 3), memset(images, 255, h * wide * 3);
+    uint8_t *rgb = ij_alloc(IJ_WATCHED * n * 3), *all = ij_alloc(n / gw * row * 3),
+            *images = ij_alloc(h * wide * 3);
+    memset(all, 255, n / gw * row * 3);
+    memset(images, 255, h * wide * 3);
     for (size_t k = 0; k < IJ_WATCHED; k++) {
         const uint8_t *rgb_in = ij_images_middle(&t->s, k, IJ_WATCHED);
         for (size_t y = 0; y < h; y++)
             memcpy(images + (y * wide + k * (w + p)) * 3, rgb_in + y * w * 3, w * 3);
-        ij_must(ij_encode(token + k * n * d, NULL, &t->m.target_encoder, &in, work, &t->team, &why), &why);
+        ij_must(ij_encode(token + k * n * d, NULL, &t->m.target_encoder, &in, work, &t->team, &why),
+                &why);
     }
     ij_pca_colours(rgb, token, IJ_WATCHED * n, d);
-    for (size_t i = 0; i < IJ_WATCHED * n; i++) memcpy(all + (i % n / gw * row + i / n * (gw + 1) + i % gw) * 3, rgb + i * 3, 3);
+    for (size_t i = 0; i < IJ_WATCHED * n; i++)
+        memcpy(all + (i % n / gw * row + i / n * (gw + 1) + i % gw) * 3, rgb + i * 3, 3);
     snprintf(name, sizeof name, "pca_%zu.png", (size_t)t->m.step);
     int good = ij_write_png(ij_path(path, t->out, name), all, n / gw, row);
-    if (good && !t->m.step) good = ij_write_png(ij_path(path, t->out, "pca_images.png"), images, h, wide);
+    if (good && !t->m.step)
+        good = ij_write_png(ij_path(path, t->out, "pca_images.png"), images, h, wide);
     if (!good) fprintf(stderr, "%s: %s\n", path, strerror(errno));
     free(work.base);
     free(token);
@@ -6535,7 +6666,8 @@ static ij_health ij_train_health(ij_run *t, size_t most)
     for (size_t k = 0; k < batches; k++) {
         real *mean = pooled + k * images * d;
         ij_health h = { 0 };
-        for (size_t i = 0; i < t->s.slots; i++) ij_images_spread(&t->s, i, k * images + i % images, seen);
+        for (size_t i = 0; i < t->s.slots; i++)
+            ij_images_spread(&t->s, i, k * images + i % images, seen);
         t->s.stream = k * t->s.slots;
         ij_each(&t->team, t->s.slots, ij_augment_task, &t->s);
         ij_must(ij_masks_draw(&m->masks, c, &rng, k, images, &why), &why);
@@ -6556,7 +6688,8 @@ static ij_health ij_train_health(ij_run *t, size_t most)
 static const char *ij_train_verdict(const ij_model *m, const ij_health *h)
 {
     const ij_config *c = &m->config;
-    if (c->batch_size < 2) return "no verdict: in batches of one image there is nothing to compare with";
+    if (c->batch_size < 2)
+        return "no verdict: in batches of one image there is nothing to compare with";
     if (!m->step) return "too early to say: these are the first weights";
     return ij_verdict(h, c->objective, (double)m->step > c->warmup * (double)c->ipe);
 }
@@ -6567,11 +6700,16 @@ static void ij_train_watch(ij_run *t)
     const ij_health h = ij_train_health(t, IJ_MIN(512, t->s.count / 8));
     const char *verdict = ij_train_verdict(&t->m, &h);
     const int calm = strchr("htn", *verdict) != NULL, terminal = ij_terminal();
-    fprintf(t->health, "%zu,%.6f,%.5f,%.5f,%.4f,%.5g,%.5f,%s\n", (size_t)t->m.step, h.loss, h.skill, h.position,
-            h.rank, h.feature_std, h.cosine, verdict);
-    fprintf(stderr, "%sepoch %.2f  loss %.4f  skill %.3f  position %.3f  rank %.1f  std %.3f  cosine %.2f%s\n%s%s",
-            terminal ? "\r" : "", (double)t->m.step / (double)t->m.config.ipe, h.loss, h.skill, h.position, h.rank,
-            h.feature_std, h.cosine, terminal ? "          " : "", calm ? "" : verdict, calm ? "" : "\n");
+    fprintf(t->health, "%zu,%.6f,%.5f,%.5f,%.4f,%.5g,%.5f,%s\n", (size_t)t->m.step, h.loss, h.skill,
+            h.position, h.rank, h.feature_std, h.cosine,
+            verdict);
+    fprintf(stderr,
+            "%sepoch %.2f  loss %.4f  skill %.3f  position %.3f  rank %.1f  std %.3f  cosine "
+            "%.2f%s\n%s%s",
+            terminal ? "\r" : "", (double)t->m.step / (double)t->m.config.ipe, h.loss, h.skill,
+            h.position, h.rank, h.feature_std, h.cosine, terminal ? "          " : "",
+            calm ? "" : verdict,
+            calm ? "" : "\n");
     ij_train_picture(t);
 }
 
@@ -6611,9 +6749,11 @@ static int ij_train(ij_options *o)
         do r = ij_train_pass(&t, order, &ordered);
         while (!r.updated);
         const size_t done = (size_t)m->step, epoch = done / c->ipe;
-        fprintf(t.log, "%zu,%zu,%.6f,%.2f,%.2f,%.2f,%.6g,%.6g,%.8g,%.5g,%.5g\n", (done - 1) / c->ipe + 1,
-                (done - 1) % c->ipe, r.loss, r.context_tokens, r.target_tokens,
-                1000 * (ij_seconds() - begin), r.lr, r.weight_decay, r.ema, r.grad_norm, r.feature_std);
+        fprintf(t.log, "%zu,%zu,%.6f,%.2f,%.2f,%.2f,%.6g,%.6g,%.8g,%.5g,%.5g\n",
+                (done - 1) / c->ipe + 1, (done - 1) % c->ipe, r.loss, r.context_tokens,
+                r.target_tokens, 1000 * (ij_seconds() - begin), r.lr, r.weight_decay, r.ema,
+                r.grad_norm,
+                r.feature_std);
         if (done % ij_watch_every(c) == 0 || done == steps) ij_train_watch(&t);
         if (done % c->ipe == 0 && o->keep_every && epoch % o->keep_every == 0) {
             snprintf(kept, sizeof kept, "epoch_%zu.safetensors", epoch);
@@ -6679,8 +6819,8 @@ static int ij_probe(ij_options *o)
     for (size_t t = 0; t < a.tasks; t++) a.classes[t] = IJ_MAX(a.classes[t], b.classes[t]);
     fprintf(stderr, "scoring: %zu training and %zu test images\n", a.n, b.n);
     for (int i = 0; i < 3; i++) {
-        const ij_scored s = { a.n, b.n, a.width[i], a.x[i], b.x[i],
-                              a.tasks, a.label, b.label, a.classes };
+        const ij_scored s = { a.n, b.n, a.width[i], a.x[i], b.x[i], a.tasks, a.label, b.label,
+                              a.classes };
         ij_standardise(s.train, s.n, s.test, s.m, s.d);
         ij_score(percent[0][i], &s, 20, &team);
         ij_score(percent[1][i], &s, 0, &team);
@@ -6692,7 +6832,8 @@ static int ij_probe(ij_options *o)
     }
     for (size_t t = 0; t < a.tasks; t++) {
         printf("%s%-32s %11s %11s %11s %8s\n", t ? "\n" : "", a.task[t], "trained", "random",
-               "pixels", "margin");
+               "pixels",
+               "margin");
         for (int k = 0; k < 2; k++) {
             const double x[3] = { percent[k][0][t], percent[k][1][t], percent[k][2][t] };
             printf("%-32s", score[k]);
@@ -6968,7 +7109,8 @@ static int ij_export_command(ij_options *o)
     const ij_draft header = ij_draft_open(o->header);
     ij_c_header(header.f, name, o->model, &r);
     printf("cosine to the features of the model as it is, %zu images of %s: "
-           "mean %.6f, least %.6f\n", images, data, sum / (double)images, least);
+           "mean %.6f, least %.6f\n", images, data, sum / (double)images,
+           least);
     ij_draft_close(&header);
     fprintf(stderr, "%s\n", o->header);
     return 0;
