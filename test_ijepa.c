@@ -752,7 +752,7 @@ static void gradients_of_loss(const char *name, int loss, int objective)
     c.allow_overlap = 1;
     c.objective = objective;
     c.average_top_k_layers = loss == IJ_LOSS_L2 ? 2 : 0;
-    c.vicreg = loss == IJ_LOSS_L2 ? 3 : 0;
+    c.vicreg = loss == IJ_LOSS_L2 ? 30 : 0;
     if (objective == IJ_GENERATIVE) {
         c.mask_mode = IJ_MASK_RANDOM;
         c.num_enc_masks = 1;
