@@ -6,7 +6,7 @@
  * Part I, the paper:  basics · random numbers · tensor · matmul · layers · attention · transformer · encoder ·
  *                     masks · predictor · loss · optimisation · model · the training step · features
  * Part II, the tools: settings · building a model · features · platform · images · scenes · safetensors ·
- *                     checkpoints · evaluation · gradient check · without a system · the program
+ *                     checkpoints · evaluation · is it learning? · without a system · the program
  * The manual, with the legend of dimensions (B N K T D P H F p), is ijepa.h.
  */
 #if !defined(IJEPA_NO_POSIX)
@@ -628,7 +628,7 @@ static void ij_add(ij_tensor y, ij_tensor x)            /* y += x */
 
 static void ij_copy(ij_tensor y, ij_tensor x)
 {
-    memcpy(y.x, x.x, ij_count(&x) * sizeof(real));
+    for (size_t i = 0; i < ij_count(&x); i++) y.x[i] = x.x[i];
 }
 
 /* Softmax of each row of s [m,n], scaled, in place. */
@@ -1259,16 +1259,16 @@ static void ij_masks_split(ij_masks *m, const ij_config *c, ij_rng *rng, size_t 
     }
 }
 
+/* As the mode draws them: see the table of modes in Part II. */
+static ij_status ij_masks_of_mode(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images, ij_error *why);
+
 ij_status ij_masks_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images, ij_error *why)
 {
     if (!images || images > c->batch_size) return ij_fail(why, IJ_EARG, "masks: %lu images, expected 1..batch_size = %lu",
                                                           (unsigned long)images, (unsigned long)c->batch_size);
     m->context.lists = c->num_enc_masks * images;
     m->target.lists = c->num_pred_masks * images;
-    if (c->mask_mode == IJ_MASK_REFERENCE) return ij_masks_reference(m, c, rng, step, images, why);
-    if (c->mask_mode == IJ_MASK_PAPER) return ij_masks_paper(m, c, rng, images, IJ_MASK_ROUNDS, why);
-    for (size_t b = 0; b < images; b++) ij_masks_split(m, c, rng, images, b);
-    return IJ_OK;
+    return ij_masks_of_mode(m, c, rng, step, images, why);
 }
 
 /* ---- predictor ---------------------------------------------------------------------------------------------------
@@ -1922,6 +1922,133 @@ ij_status ij_train_step(ij_model *m, const ij_real *images, const ij_masks *mask
 
 /* ============================================= Part II, the tools ================================================ */
 
+/* ---- modes of masks ----------------------------------------------------------------------------
+ * What each mode has of its own. A new one is a row here, a number in ijepa.h and a name among the
+ * settings.                                                                                      */
+
+typedef struct {
+    ij_status (*draw)(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images,
+                      ij_error *why);
+    void (*most)(size_t *context, size_t *target, const ij_config *c);     /* patches in a list */
+    ij_status (*check)(const ij_config *c, ij_error *why); /* of what only it asks for; or NULL */
+    ij_status (*rehearse)(ij_masks *m, const ij_config *c, ij_error *why);
+    size_t contexts;            /* of an image, at most */
+} ij_mask_kind;                 /* rehearse, or NULL: whether masks can be drawn, before a long run */
+
+/* Largest number of patches of a block: over all sizes that some scale and aspect of the ranges can
+ * give. */
+static size_t ij_block_most(const ij_config *c, const double scale[2], double a0, double a1)
+{
+    size_t most = 0, low[2], high[2];
+    const double cells = (double)ij_patches(c);
+    for (double keep = floor(cells * scale[0]); keep <= floor(cells * scale[1]); keep++) {
+        ij_block_size(low, c, (keep + 0.5) / cells, a0);        /* lowest and widest */
+        ij_block_size(high, c, (keep + 0.5) / cells, a1);       /* tallest and narrowest */
+        for (size_t h = low[0]; h <= high[0]; h++) {        /* the smallest aspect is the widest */
+            const double half = (double)h - 0.5, a = IJ_MAX(a0, half > 0 ? half * half / keep : a0);
+            size_t s[2];
+            ij_block_size(s, c, (keep + 0.5) / cells, a);
+            most = IJ_MAX(most, h * s[1]);
+        }
+    }
+    return most;
+}
+
+static void ij_blocks_most(size_t *context, size_t *target, const ij_config *c)
+{
+    *context = ij_block_most(c, c->enc_mask_scale, 1, 1);
+    *target = ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]);
+}
+
+/* Block sizes over a fine grid of the single draw that they follow from. */
+static ij_status ij_reference_rehearse(ij_masks *m, const ij_config *c, ij_error *why)
+{
+    size_t least = SIZE_MAX, t[2], e[2];
+    (void)m;
+    for (int i = 0; i < 65536; i++) {
+        const double u = i / 65536.0;
+        ij_block_size(t, c, ij_between(c->pred_mask_scale, u), ij_between(c->aspect_ratio, u));
+        ij_block_size(e, c, ij_between(c->enc_mask_scale, u), 1);
+        least = IJ_MIN(least, IJ_MIN(t[0] * t[1], e[0] * e[1]));
+    }
+    if (least > c->min_keep) return IJ_OK;
+    return ij_fail(why, IJ_EMASK, "masks: on a %zux%zu grid the smallest block has %zu patches; each must "
+                   "hold more than min_keep = %zu: lower min_keep or raise pred_mask_scale and "
+                   "enc_mask_scale", ij_gh(c), ij_gw(c), least, c->min_keep);
+}
+
+static ij_status ij_paper_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images,
+                               ij_error *why)
+{
+    (void)step;
+    return ij_masks_paper(m, c, rng, images, IJ_MASK_ROUNDS, why);
+}
+
+/* 256 images, with a tenth of the rounds that training allows. */
+static ij_status ij_paper_rehearse(ij_masks *m, const ij_config *c, ij_error *why)
+{
+    ij_rng rng;
+    ij_status status = IJ_OK;
+    ij_rng_seed(&rng, 0);
+    for (int i = 0; i < 256 && !status; i++) status = ij_masks_paper(m, c, &rng, 1, IJ_MASK_ROUNDS / 10, why);
+    return status;
+}
+
+static ij_status ij_split_draw(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images,
+                               ij_error *why)
+{
+    (void)step;
+    (void)why;
+    for (size_t b = 0; b < images; b++) ij_masks_split(m, c, rng, images, b);
+    return IJ_OK;
+}
+
+static void ij_random_most(size_t *context, size_t *target, const ij_config *c)
+{
+    const double patches = (double)ij_patches(c);
+    *target = (size_t)(patches * c->pred_mask_scale[1]);
+    *context = ij_patches(c) - c->num_pred_masks * (size_t)(patches * c->pred_mask_scale[0]);
+}
+
+static ij_status ij_random_check(const ij_config *c, ij_error *why)
+{
+    const double patches = (double)ij_patches(c), each = floor(patches * c->pred_mask_scale[1]);
+    if (patches * c->pred_mask_scale[0] >= 1 && (double)c->num_pred_masks * each < patches) return IJ_OK;
+    return ij_fail(why, IJ_EARG, "pred_mask_scale is %g,%g, expected %zu random targets of at least one of "
+                   "%g patches, and some left", c->pred_mask_scale[0], c->pred_mask_scale[1],
+                   c->num_pred_masks, patches);
+}
+
+static void ij_quadrants_most(size_t *context, size_t *target, const ij_config *c)
+{
+    *context = *target = (ij_gh(c) + 1) / 2 * ((ij_gw(c) + 1) / 2);
+}
+
+static ij_status ij_quadrants_check(const ij_config *c, ij_error *why)
+{
+    if (c->num_pred_masks == 3 && ij_gh(c) > 1 && ij_gw(c) > 1) return IJ_OK;
+    return ij_fail(why, IJ_EARG, "num_pred_masks is %zu, expected 3, and a grid of at least 2x2, for quadrants",
+                   c->num_pred_masks);
+}
+
+static const ij_mask_kind ij_mask_mode[] = {
+    [IJ_MASK_REFERENCE] = { ij_masks_reference, ij_blocks_most, NULL, ij_reference_rehearse, 1024 },
+    [IJ_MASK_PAPER] = { ij_paper_draw, ij_blocks_most, NULL, ij_paper_rehearse, 1024 },
+    [IJ_MASK_RANDOM] = { ij_split_draw, ij_random_most, ij_random_check, NULL, 1 },
+    [IJ_MASK_RASTERIZED] = { ij_split_draw, ij_quadrants_most, ij_quadrants_check, NULL, 1 },
+};
+
+static ij_status ij_masks_of_mode(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step, size_t images, ij_error *why)
+{
+    return ij_mask_mode[c->mask_mode].draw(m, c, rng, step, images, why);
+}
+
+static ij_status ij_masks_rehearse(ij_masks *m, const ij_config *c, ij_error *why)
+{
+    const ij_mask_kind *mode = &ij_mask_mode[c->mask_mode];
+    return mode->rehearse ? mode->rehearse(m, c, why) : IJ_OK;
+}
+
 /* ---- settings ----------------------------------------------------------------------------------
  * One table of names serves checkpoints, config files, the command line and its help. The program
  * adds the options of its commands as rows of the same form (see ij_option).                     */
@@ -2042,6 +2169,9 @@ static const ij_named ij_setting[] = {
 #undef IJ_AT
 };
 enum { IJ_SETTINGS = sizeof ij_setting / sizeof *ij_setting };
+
+/* A setting of earlier versions: files that have it as it was, false, are still read. */
+static const char ij_gone[] = "mask_target_input";
 
 static const struct {
     const char *name;
@@ -2214,7 +2344,10 @@ ij_status ij_config_set(ij_config *c, const char *name, const char *value, ij_er
         if (!strcmp(name, ij_setting[i].name)) return ij_named_set(&ij_setting[i], c, value, why);
         near = ij_nearer(near, ij_setting[i].name, name);
     }
-    return ij_fail(why, IJ_EARG, "no setting is called %.60s; the nearest is %s", name, near);
+    if (strcmp(name, ij_gone))
+        return ij_fail(why, IJ_EARG, "no setting is called %.60s; the nearest is %s", name, near);
+    if (!strcmp(value, "false") || !strcmp(value, "0")) return IJ_OK;
+    return ij_fail(why, IJ_EARG, "%s is %.20s: that setting is gone", name, value);
 }
 
 ij_status ij_config_check(const ij_config *c, ij_error *why)
@@ -2238,22 +2371,14 @@ ij_status ij_config_check(const ij_config *c, ij_error *why)
         return ij_fail(why, IJ_EARG, "patch_size is %zu, expected at most the crop_size", c->patch_size);
     if (!c->pred_depth && c->objective != IJ_JOINT)
         return ij_fail(why, IJ_EARG, "pred_depth is 0, expected 1 or more where patches are predicted");
-    const double patches = (double)ij_patches(c);
-    if (c->mask_mode > IJ_MASK_PAPER && c->num_enc_masks != 1)
-        return ij_fail(why, IJ_EARG, "num_enc_masks is %zu, expected 1 for masks without blocks",
-                       c->num_enc_masks);
-    if (c->mask_mode == IJ_MASK_RASTERIZED && (c->num_pred_masks != 3 || ij_gh(c) < 2 || ij_gw(c) < 2))
-        return ij_fail(why, IJ_EARG, "num_pred_masks is %zu, expected 3, and a grid of at least 2x2, "
-                       "for quadrants", c->num_pred_masks);
-    const double each = floor(patches * c->pred_mask_scale[1]);
-    if (c->mask_mode == IJ_MASK_RANDOM &&
-        (patches * c->pred_mask_scale[0] < 1 || (double)c->num_pred_masks * each >= patches))
-        return ij_fail(why, IJ_EARG, "pred_mask_scale is %g,%g, expected %zu random targets of at least "
-                       "one of %g patches, and some left", c->pred_mask_scale[0], c->pred_mask_scale[1],
-                       c->num_pred_masks, patches);
-    if (ij_hidden(c)) return IJ_OK;
-    return ij_fail(why, IJ_EARG, "embed_dim * mlp_ratio is %g, expected at least 1",
-                   (double)c->embed_dim * c->mlp_ratio);
+    if (!ij_hidden(c))
+        return ij_fail(why, IJ_EARG, "embed_dim * mlp_ratio is %g, expected at least 1",
+                       (double)c->embed_dim * c->mlp_ratio);
+    const ij_mask_kind *mode = &ij_mask_mode[c->mask_mode];
+    if (c->num_enc_masks > mode->contexts)
+        return ij_fail(why, IJ_EARG, "num_enc_masks is %zu, expected %zu for these masks", c->num_enc_masks,
+                       mode->contexts);
+    return mode->check ? mode->check(c, why) : IJ_OK;
 }
 
 /* Lines of key = value; # begins a comment. */
@@ -2288,25 +2413,6 @@ ij_status ij_config_read(ij_config *c, const char *path, ij_error *why)
  * Memory for the largest step these settings can ask for, first weights, and the cost in
  * arithmetic. */
 
-/* Largest number of patches of a block: over all sizes that some scale and aspect of the ranges can
- * give. */
-static size_t ij_block_most(const ij_config *c, const double scale[2], double a0, double a1)
-{
-    size_t most = 0, low[2], high[2];
-    const double cells = (double)ij_patches(c);
-    for (double keep = floor(cells * scale[0]); keep <= floor(cells * scale[1]); keep++) {
-        ij_block_size(low, c, (keep + 0.5) / cells, a0);        /* lowest and widest */
-        ij_block_size(high, c, (keep + 0.5) / cells, a1);       /* tallest and narrowest */
-        for (size_t h = low[0]; h <= high[0]; h++) {        /* the smallest aspect is the widest */
-            const double half = (double)h - 0.5, a = IJ_MAX(a0, half > 0 ? half * half / keep : a0);
-            size_t s[2];
-            ij_block_size(s, c, (keep + 0.5) / cells, a);
-            most = IJ_MAX(most, h * s[1]);
-        }
-    }
-    return most;
-}
-
 static void ij_lists_place(ij_lists *l, ij_arena *a, size_t lists, size_t stride)
 {
     l->lists = 0;
@@ -2315,24 +2421,10 @@ static void ij_lists_place(ij_lists *l, ij_arena *a, size_t lists, size_t stride
     l->index = ij_take(a, ij_mul(lists, stride), sizeof(size_t));
 }
 
-/* Largest number of patches of a context, and of a target. */
-static void ij_masks_most(size_t *k, size_t *t, const ij_config *c)
-{
-    const double cells = (double)ij_patches(c);
-    if (c->mask_mode == IJ_MASK_RASTERIZED) *k = *t = (ij_gh(c) + 1) / 2 * ((ij_gw(c) + 1) / 2);
-    else if (c->mask_mode == IJ_MASK_RANDOM) {
-        *t = (size_t)(cells * c->pred_mask_scale[1]);
-        *k = ij_patches(c) - c->num_pred_masks * (size_t)(cells * c->pred_mask_scale[0]);
-    } else {
-        *t = ij_block_most(c, c->pred_mask_scale, c->aspect_ratio[0], c->aspect_ratio[1]);
-        *k = ij_block_most(c, c->enc_mask_scale, 1, 1);
-    }
-}
-
 static void ij_masks_place(ij_masks *m, ij_arena *a, const ij_config *c)
 {
     size_t k, t;
-    ij_masks_most(&k, &t, c);
+    ij_mask_mode[c->mask_mode].most(&k, &t, c);
     ij_lists_place(&m->context, a, ij_mul(c->num_enc_masks, c->batch_size), k);
     ij_lists_place(&m->target, a, ij_mul(c->num_pred_masks, c->batch_size), t);
 }
@@ -2341,7 +2433,7 @@ static ij_counts ij_counts_most(const ij_config *c)
 {
     size_t k, t;
     ij_counts n;
-    ij_masks_most(&k, &t, c);
+    ij_mask_mode[c->mask_mode].most(&k, &t, c);
     n.batch = c->batch_size;
     n.images = ij_part_images(c);
     n.contexts = ij_mul(n.images, c->num_enc_masks);
@@ -2440,32 +2532,6 @@ static void ij_model_draw(ij_model *m)
     if (m->training) memcpy(m->target, m->weight, m->encoder_size * sizeof(real));
 }
 
-/* That masks can be drawn is found out before a long run is: reference mode's block sizes over a
- * fine grid of its single draw, paper mode on 256 images with a tenth of the rounds that training
- * allows. */
-static ij_status ij_masks_check(ij_masks *m, const ij_config *c, ij_error *why)
-{
-    size_t least = SIZE_MAX, t[2], e[2];
-    for (int i = 0; i < 65536 && c->mask_mode == IJ_MASK_REFERENCE; i++) {
-        const double u = i / 65536.0;
-        ij_block_size(t, c, ij_between(c->pred_mask_scale, u), ij_between(c->aspect_ratio, u));
-        ij_block_size(e, c, ij_between(c->enc_mask_scale, u), 1);
-        least = IJ_MIN(least, IJ_MIN(t[0] * t[1], e[0] * e[1]));
-    }
-    if (least <= c->min_keep)
-        return ij_fail(why, IJ_EMASK,
-                       "masks: on a %zux%zu grid the smallest block has %zu patches; each must "
-                       "hold more than min_keep = %zu: lower min_keep or raise pred_mask_scale and "
-                       "enc_mask_scale", ij_gh(c), ij_gw(c), least,
-                       c->min_keep);
-    ij_rng rng;
-    ij_rng_seed(&rng, 0);
-    ij_status status = IJ_OK;
-    for (int i = 0; i < 256 && c->mask_mode == IJ_MASK_PAPER && !status; i++)
-        status = ij_masks_paper(m, c, &rng, 1, IJ_MASK_ROUNDS / 10, why);
-    return status;
-}
-
 ij_status ij_model_size(size_t *size, const ij_config *c, int training, ij_error *why)
 {
     const ij_status s = ij_config_check(c, why);
@@ -2502,7 +2568,7 @@ ij_status ij_model_init(ij_model *m, void *mem, size_t size, const ij_config *c,
     if (training != IJ_TRAIN) return IJ_OK;
     ij_positions(m->predictor_pos, ij_gh(c), ij_gw(c));
     ij_rng_seed(&m->mask_rng, c->seed);
-    return ij_masks_check(&m->masks, c, why);
+    return ij_masks_rehearse(&m->masks, c, why);
 }
 
 #ifdef IJEPA_MAIN
@@ -3540,11 +3606,13 @@ ij_status ij_data_read(ij_image *to, ij_data *d, size_t i, ij_error *why)
  * Random-resized crop, as torchvision draws it and Pillow resizes it; no colour, no blur (the
  * paper's point). */
 
-/* One axis of Pillow's antialiased bilinear filter, to the bit: in each line, `in` pixels of so
- * many bytes become `out`, by the weights of a triangle as numbers with a fixed point. */
+/* One axis of Pillow's antialiased bilinear filter, to the bit: in each of `lines`, which begin
+ * `stride` bytes apart, `in` steps of so many bytes become `out`. A step out is a mean of steps in,
+ * weighted by a triangle, in numbers with a fixed point. */
 typedef struct { size_t in, out, lines, stride; } ij_axis;
 
-static size_t ij_axis_taps(const ij_axis *x)
+/* Of how many at most. */
+static size_t ij_axis_most(const ij_axis *x)
 {
     return (size_t)ceil(IJ_MAX((double)x->in / (double)x->out, 1)) * 2 + 1;
 }
@@ -3587,7 +3655,7 @@ static void ij_resize(const ij_image *to, const ij_image *from, const ij_box *b,
 {
     const ij_axis across = { b->width, to->width, b->height, 3 * from->width };
     const ij_axis down = { b->height, to->height, 1, 0 };
-    int32_t *weight = ij_take(a, ij_axis_taps(&across) + ij_axis_taps(&down), sizeof *weight);
+    int32_t *weight = ij_take(a, ij_axis_most(&across) + ij_axis_most(&down), sizeof *weight);
     uint8_t *middle = ij_take(a, ij_mul(b->height, to->width), 3);
     if (!a->base) return;
     ij_resample(middle, from->rgb + (b->y * from->width + b->x) * 3, &across, 3, weight);
@@ -3603,7 +3671,7 @@ static double ij_uniform_float(ij_rng *rng, double low, double high)
     return (double)(float)(ij_rng_uniform(rng) * (double)range + (double)l);
 }
 
-/* In the middle, and at least a pixel of the image: the largest box of a possible shape. */
+/* That box cut to the image, at least a pixel, and moved to its middle. */
 static ij_box ij_central(ij_box b, const ij_image *from)
 {
     b.height = IJ_MAX(IJ_MIN(b.height, from->height), 1);
@@ -3686,8 +3754,8 @@ static void ij_color_jitter(uint8_t *rgb, size_t pixels, double strength, double
             sum += x[k] / 3;
         }
         for (size_t k = 0; k < 3; k++) {    /* hue turns what differs from the grey axis */
-            const double turned = sum + (x[k] - sum) * cos(hue) +
-                (x[(k + 1) % 3] - x[(k + 2) % 3]) * sin(hue) / sqrt(3);
+            const double turned = sum +
+                (x[k] - sum) * cos(hue) + (x[(k + 1) % 3] - x[(k + 2) % 3]) * sin(hue) / sqrt(3);
             const double v = bright * (mean + contrast * (y + chroma * turned - mean));
             rgb[k] = (uint8_t)(IJ_MAX(0, IJ_MIN(v, 255)) + 0.5);
         }
@@ -4386,7 +4454,7 @@ static size_t ij_param_places(ij_place to[4], const ij_model *m, const ij_param 
     return n;
 }
 
-static ij_tensor ij_one(const ij_tensor *pos)           /* [1,N,D] of [N,D] */
+static ij_tensor ij_pos_table(const ij_tensor *pos)     /* [1,N,D] of [N,D] */
 {
     const ij_tensor t = { pos->x, 3, { 1, pos->dim[0], pos->dim[1], 0 } };
     return t;
@@ -4412,7 +4480,8 @@ static void ij_save_tensor(ij_saving *s, const char *part, const char *name, con
 
 static void ij_save_tensors(ij_saving *s, const ij_model *m)
 {
-    const ij_tensor pos = ij_one(&m->encoder_pos), predictor_pos = ij_one(&m->predictor_pos);
+    const ij_tensor pos = ij_pos_table(&m->encoder_pos);
+    const ij_tensor predictor_pos = ij_pos_table(&m->predictor_pos);
     if (m->training) {
         ij_save_tensor(s, "encoder", "pos_embed", &pos);
         ij_save_tensor(s, "target_encoder", "pos_embed", &pos);
@@ -4546,12 +4615,11 @@ static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
     return IJ_OK;
 }
 
-/* A setting that the file does not have keeps its default. mask_target_input is gone: false is what
- * is done without it. */
+/* A setting that the file does not have keeps its default. */
 ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
 {
     ij_error inner;
-    const char *version = ij_file_meta(f, "ijepa"), *gone = ij_file_meta(f, "mask_target_input");
+    const char *version = ij_file_meta(f, "ijepa");
     ij_status s = IJ_OK;
     *c = ij_config_default();
     if (f->kind == IJ_KIND_NONE)
@@ -4562,12 +4630,10 @@ ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
     if (version && strcmp(version, "1"))
         return ij_fail(why, IJ_EDATA, "%.200s: checkpoint version %.20s, expected 1", f->path,
                        version);
-    if (gone && strcmp(gone, "false") && strcmp(gone, "0"))
-        return ij_fail(why, IJ_EDATA, "%.200s: metadata: mask_target_input is %.20s: that setting "
-                       "is gone", f->path, gone);
-    for (size_t i = 0; i < IJ_SETTINGS && version; i++) {
-        const char *value = ij_file_meta(f, ij_setting[i].name);
-        if (value && ij_config_set(c, ij_setting[i].name, value, &inner))
+    for (size_t i = 0; i <= IJ_SETTINGS && version; i++) {
+        const char *name = i < IJ_SETTINGS ? ij_setting[i].name : ij_gone;
+        const char *value = ij_file_meta(f, name);
+        if (value && ij_config_set(c, name, value, &inner))
             return ij_fail(why, IJ_EDATA, "%.200s: metadata: %.250s", f->path, inner.text);
     }
     if (!ij_config_check(c, &inner)) return IJ_OK;
@@ -4614,7 +4680,7 @@ static ij_status ij_load_tensors(ij_model *m, const ij_file *f, const char *enco
  * size. */
 static ij_status ij_load_positions(ij_model *m, const ij_file *f, ij_error *why)
 {
-    const ij_tensor pos = ij_one(&m->file_pos);
+    const ij_tensor pos = ij_pos_table(&m->file_pos);
     double most = 0;
     const ij_status s = ij_load_tensor(&pos, f, "encoder", "pos_embed", 1, why);
     for (size_t i = 0; i < ij_count(&pos) && !s; i++) {
@@ -5593,6 +5659,20 @@ static ij_model ij_model_for(const ij_config *c, int weights)
     return m;
 }
 
+/* Room for the masks of a batch. */
+static ij_masks ij_masks_for(const ij_config *c)
+{
+    ij_error why;
+    ij_masks masks;
+    ij_arena a = { NULL, 0, 0 };
+    ij_must(ij_config_check(c, &why), &why);
+    ij_masks_place(&masks, &a, c);
+    a = (ij_arena){ ij_alloc(a.used), a.used, 0 };
+    ij_masks_place(&masks, &a, c);
+    ij_must(ij_masks_rehearse(&masks, c, &why), &why);
+    return masks;
+}
+
 /* ---- options ---- */
 
 static const struct { const char *name, *help, *settings; } ij_preset[] = {
@@ -5983,6 +6063,14 @@ static void ij_augment_task(void *arg, size_t slot)
 /* The image to be scored. */
 static void ij_centre_task(void *arg, size_t slot) { ij_images_view(arg, slot, NULL); }
 
+/* Picture i of n spread evenly over the set: its bytes [h,w,3]; s->images has its planes. */
+static const uint8_t *ij_images_middle(ij_images *s, size_t i, size_t n)
+{
+    ij_images_spread(s, 0, i, n);
+    ij_centre_task(s, 0);
+    return s->slot->small;
+}
+
 typedef struct {                /* of a set: x[] is NULL, what was not asked for, or [n,width] */
     real *x[3];
     size_t n, width[3], tasks, classes[3];
@@ -6168,36 +6256,24 @@ static const char ij_log_head[] =
     "epoch,itr,loss,mask-A,mask-B,time (ms),lr,weight decay,ema,grad norm,feature std\n";
 static const char ij_health_head[] = "step,loss,skill,position,rank,feature std,cosine,verdict\n";
 
-/* The log of a resumed run keeps the lines up to the checkpoint. */
-static void ij_log_cut(const char *path, uint64_t steps)
+/* The log of a resumed run keeps its head and the lines up to the checkpoint. One with other columns, of an earlier
+ * version, is put aside as NAME.old. */
+static void ij_log_cut(const char *path, const char *head, uint64_t lines)
 {
-    char line[512];
+    char line[512] = "", old[1110];
     FILE *from = fopen(path, "r");
     if (!from) return;
+    if (fgets(line, sizeof line, from) && strcmp(line, head)) {
+        fclose(from);
+        snprintf(old, sizeof old, "%s.old", path);
+        if (ij_replace(path, old)) ij_die(1, "%s: %s", old, strerror(errno));
+        return;
+    }
     const ij_draft to = ij_draft_open(path);
-    for (uint64_t n = 0; n <= steps && fgets(line, sizeof line, from); n++) fputs(line, to.f);
+    fputs(line, to.f);
+    for (uint64_t n = 0; n < lines && fgets(line, sizeof line, from); n++) fputs(line, to.f);
     fclose(from);
     ij_draft_close(&to);
-}
-
-/* The n numbers in column `name` of a CSV file, NaN where there is none; a line without an end is still under way. */
-static double *ij_csv(size_t *n, const char *folder, const char *file, const char *name)
-{
-    char path[1100], line[512];
-    size_t column = 0, room = 0;
-    double *v = NULL;
-    *n = 0;
-    FILE *csv = fopen(ij_path(path, folder, file), "r");
-    const char *at = csv && fgets(line, sizeof line, csv) ? strstr(line, name) : NULL;
-    for (const char *c = line; at && c < at; c++) column += *c == ',';
-    while (at && fgets(line, sizeof line, csv) && strchr(line, '\n')) {
-        const char *c = line;
-        for (size_t k = 0; k < column && c; k++) c = strchr(c, ','), c += c != NULL;
-        if (*n == room && !(v = realloc(v, (room = 2 * room + 64) * sizeof *v))) ij_die(1, "out of memory: %s", path);
-        v[(*n)++] = c && *c != ',' ? strtod(c, NULL) : (double)NAN;
-    }
-    if (csv) fclose(csv);
-    return v;
 }
 
 static double ij_matmul_rate(const ij_team *team)      /* GFLOP/s of a product of middling shape */
@@ -6219,14 +6295,9 @@ static double ij_matmul_rate(const ij_team *team)      /* GFLOP/s of a product o
 static void ij_mean_tokens(double *context, double *target, size_t *work, const ij_config *c)
 {
     ij_error why;
-    ij_masks lists;
+    ij_masks lists = ij_masks_for(c);
     ij_rng rng;
-    ij_arena room = { NULL, 0, 0 };
     *context = *target = 0, *work = 0;
-    ij_masks_place(&lists, &room, c);
-    room = (ij_arena){ ij_alloc(room.used), room.used, 0 };
-    ij_masks_place(&lists, &room, c);
-    ij_must(ij_masks_check(&lists, c, &why), &why);
     ij_rng_seed(&rng, c->seed);
     for (uint64_t i = 0; i < 16; i++) {
         ij_must(ij_masks_draw(&lists, c, &rng, i, c->batch_size, &why), &why);
@@ -6241,7 +6312,6 @@ static void ij_mean_tokens(double *context, double *target, size_t *work, const 
             *work = IJ_MAX(*work, part.used);           /* no more is ever touched */
         }
     }
-    free(room.base);
 }
 
 /* Nothing of the model's size is allocated. */
@@ -6332,7 +6402,7 @@ typedef struct {
 static FILE *ij_open_log(char path[1100], const ij_options *o, const char *name, const char *head, uint64_t lines)
 {
     ij_path(path, o->out, name);
-    if (o->resume) ij_log_cut(path, lines);
+    if (o->resume) ij_log_cut(path, head, lines);
     FILE *f = ij_open_or_die(path, o->resume ? "a" : "w");
     if (!fseek(f, 0, SEEK_END) && !ftell(f)) fputs(head, f);
     return f;
@@ -6431,9 +6501,9 @@ static void ij_train_picture(ij_run *t)
     uint8_t *rgb = ij_alloc(IJ_WATCHED * n * 3), *all = ij_alloc(n / gw * row * 3), *images = ij_alloc(h * wide * 3);
     memset(all, 255, n / gw * row * 3), memset(images, 255, h * wide * 3);
     for (size_t k = 0; k < IJ_WATCHED; k++) {
-        ij_images_spread(&t->s, 0, k, IJ_WATCHED);
-        ij_centre_task(&t->s, 0);
-        for (size_t y = 0; y < h; y++) memcpy(images + (y * wide + k * (w + p)) * 3, t->s.slot->small + y * w * 3, w * 3);
+        const uint8_t *rgb_in = ij_images_middle(&t->s, k, IJ_WATCHED);
+        for (size_t y = 0; y < h; y++)
+            memcpy(images + (y * wide + k * (w + p)) * 3, rgb_in + y * w * 3, w * 3);
         ij_must(ij_encode(token + k * n * d, NULL, &t->m.target_encoder, &in, work, &t->team, &why), &why);
     }
     ij_pca_colours(rgb, token, IJ_WATCHED * n, d);
@@ -6561,6 +6631,22 @@ static int ij_train(ij_options *o)
 
 /* ---- features and scores ---- */
 
+/* The target encoder with the matrices that int8 makes of its own. */
+static void ij_round_matrices(ij_model *m)
+{
+    int8_t *q = ij_alloc(m->encoder_size);
+    for (size_t i = 0; i < m->encoder_params; i++) {
+        const ij_tensor *t = &m->param[i].shape;
+        const size_t in = ij_count(t) / t->dim[0];
+        real scale, *w = m->target + m->param[i].offset;
+        for (size_t row = 0; row < t->dim[0] && t->rank > 1; row++, w += in) {
+            ij_quantise(q, &scale, w, 1, in);
+            for (size_t k = 0; k < in; k++) w[k] = (real)q[k] * scale;
+        }
+    }
+    free(q);
+}
+
 static ij_model ij_trained(const ij_options *o)
 {
     ij_error why;
@@ -6573,18 +6659,7 @@ static ij_model ij_trained(const ij_options *o)
     ij_model m = ij_model_for(&c, IJ_LOADED);
     ij_must(ij_load_encoder(&m, &f, context ? "encoder" : "target_encoder", &why), &why);
     ij_file_close(&f);
-    if (!o->int8 || o->header) return m;
-    int8_t *q = ij_alloc(m.encoder_size);
-    for (size_t i = 0; i < m.encoder_params; i++) {     /* matrices, row by row */
-        const ij_tensor *t = &m.param[i].shape;
-        const size_t in = ij_count(t) / t->dim[0];
-        real scale, *w = m.target + m.param[i].offset;
-        for (size_t row = 0; row < t->dim[0] && t->rank > 1; row++, w += in) {
-            ij_quantise(q, &scale, w, 1, in);
-            for (size_t k = 0; k < in; k++) w[k] = (real)q[k] * scale;
-        }
-    }
-    free(q);
+    if (o->int8 && !o->header) ij_round_matrices(&m);
     return m;
 }
 
@@ -6905,72 +6980,104 @@ static int ij_export_command(ij_options *o)
 }
 
 /* ---- pictures ----
- * Images down, panels across. A panel is a function of one point of one image, in pixels of the training size. */
+ * Images down, panels across. A panel paints the points of an image by their patch, or is a
+ * picture of its own. */
 
-typedef struct {
-    const ij_model *m;          /* NULL: only what needs no model */
-    ij_model model;
-    ij_config c;
-    size_t columns, column[64], which[64];      /* the panels: of ij_panels, and of several of one function */
-    size_t images, gw, n, patch;        /* patches in a row, in all; the chosen one */
-    uint8_t *rgb;               /* [images,h,w,3] */
-    real *tokens, *attention;   /* [images,N,D] [images,heads,N] */
-    uint8_t *pca;               /* [images,N,3] */
-    char *predicted;            /* [images,N] is this patch predicted? */
-    uint8_t *made[4];           /* [images,h,w,3] see ij_show_predicted */
-    ij_lists context, target;
-    double *seen;               /* [2,N] share of 200 draws in which a patch is context, or a target */
-} ij_show;
-typedef struct { size_t image, patch, y, x, which; } ij_point;         /* which of several panels of one function */
-typedef void ij_panel(uint8_t rgb[3], const ij_show *s, const ij_point *at);    /* rgb: the image's there */
-static const uint8_t ij_target_colour[4][3] = { { 230, 80, 60 }, { 60, 140, 230 }, { 60, 180, 90 }, { 220, 170, 40 } };
-
-/* Black, violet, red, orange, pale yellow for 0..1. */
-static void ij_heat(uint8_t rgb[3], double x)
+static ij_lists ij_lists_for(size_t lists, size_t stride)       /* of no patches yet */
 {
-    static const double stop[5][3] = { { 0, 0, 4 }, { 87, 16, 110 }, { 188, 55, 84 }, { 249, 142, 9 }, { 252, 255, 164 } };
-    const double at = IJ_MAX(0, IJ_MIN(x, 1)) * 4;
-    const int i = IJ_MIN((int)at, 3);
-    for (int c = 0; c < 3; c++) rgb[c] = (uint8_t)(stop[i][c] + (stop[i + 1][c] - stop[i][c]) * (at - i) + 0.5);
+    const size_t indices = ij_mul(lists, stride * sizeof(size_t));
+    return (ij_lists){ lists, stride, ij_zeros(lists * sizeof(size_t)), ij_alloc(indices) };
 }
 
 static int ij_listed(const ij_lists *l, size_t list, size_t patch)
 {
-    for (size_t j = 0; j < l->length[list]; j++) if (l->index[list * l->stride + j] == patch) return 1;
+    for (size_t j = 0; j < l->length[list]; j++)
+        if (l->index[list * l->stride + j] == patch) return 1;
     return 0;
 }
 
-static void ij_panel_image(uint8_t rgb[3], const ij_show *s, const ij_point *at) { (void)rgb, (void)s, (void)at; }
+/* The last block of image b of a batch that has the patch, counted from 1; 0: none. */
+static size_t ij_block_with(const ij_lists *l, size_t batch, size_t b, size_t patch)
+{
+    for (size_t blocks = l->lists / batch; blocks; blocks--)
+        if (ij_listed(l, (blocks - 1) * batch + b, patch)) return blocks;
+    return 0;
+}
+
+enum { IJ_COLUMNS = 64, IJ_GAP = 4, IJ_FIT = 2000, IJ_TERMINAL = 200, IJ_DRAWS = 200 };
+typedef struct ij_show ij_show;
+typedef struct { size_t image, patch, which; } ij_point;
+typedef struct {
+    const char *name;
+    void (*paint)(uint8_t rgb[3], const ij_show *s, const ij_point *at);    /* rgb: the image's */
+    int needs;                  /* a sum of the below */
+    size_t which;               /* picture, if nothing paints */
+    size_t columns;             /* 0: one for each head */
+} ij_panel;
+enum { IJ_NEEDS_MASKS = 1, IJ_NEEDS_MODEL = 2, IJ_NEEDS_PREDICTOR = 4 };
+
+struct ij_show {
+    ij_model m;                 /* if there is one */
+    ij_config c;
+    size_t columns, which[IJ_COLUMNS];
+    const ij_panel *panel[IJ_COLUMNS];
+    size_t images, h, w, bytes;         /* bytes of an image */
+    size_t gw, n, patch;        /* patches in a row, in all; the chosen one */
+    uint8_t *picture[5];        /* [images,h,w,3] the images, and see ij_show_predicted */
+    real *tokens, *attention;   /* [images,N,D] [images,heads,N] */
+    uint8_t *pca;               /* [images,N,3] */
+    ij_masks masks;
+    double *seen;               /* [2,N] share of draws in which a patch is context, or a target */
+};
+
+/* Black, violet, red, orange, pale yellow for 0..1. */
+static void ij_heat(uint8_t rgb[3], double x)
+{
+    static const double stop[5][3] = {
+        { 0, 0, 4 }, { 87, 16, 110 }, { 188, 55, 84 }, { 249, 142, 9 }, { 252, 255, 164 }
+    };
+    const double at = IJ_MAX(0, IJ_MIN(x, 1)) * 4;
+    const int i = IJ_MIN((int)at, 3);
+    for (int c = 0; c < 3; c++)
+        rgb[c] = (uint8_t)(stop[i][c] + (stop[i + 1][c] - stop[i][c]) * (at - i) + 0.5);
+}
 
 static void ij_panel_context(uint8_t rgb[3], const ij_show *s, const ij_point *at)
 {
-    if (!ij_listed(&s->context, at->image, at->patch)) rgb[0] = rgb[1] = rgb[2] = 128;
+    if (!ij_listed(&s->masks.context, at->image, at->patch)) memset(rgb, 128, 3);
 }
 
 static void ij_panel_targets(uint8_t rgb[3], const ij_show *s, const ij_point *at)
 {
+    static const uint8_t colour[4][3] = {
+        { 230, 80, 60 }, { 60, 140, 230 }, { 60, 180, 90 }, { 220, 170, 40 }
+    };
+    const ij_lists *l = &s->masks.target;
     int hit = 0;
-    for (size_t t = 0; t < s->target.lists / s->images; t++)
-        if (ij_listed(&s->target, t * s->images + at->image, at->patch)) {
-            for (int c = 0; c < 3; c++) rgb[c] = (uint8_t)((rgb[c] + ij_target_colour[t % 4][c]) / 2);
-            hit = 1;
-        }
+    for (size_t t = 0; t < l->lists / s->images; t++) {
+        if (!ij_listed(l, t * s->images + at->image, at->patch)) continue;
+        for (int c = 0; c < 3; c++) rgb[c] = (uint8_t)((rgb[c] + colour[t % 4][c]) / 2);
+        hit = 1;
+    }
     for (int c = 0; c < 3 && !hit; c++) rgb[c] = (uint8_t)(96 + rgb[c] / 8);
 }
 
 static void ij_panel_coverage(uint8_t rgb[3], const ij_show *s, const ij_point *at)
 {
-    ij_heat(rgb, s->seen ? s->seen[at->which * s->n + at->patch] : ij_listed(at->which ? &s->target : &s->context, at->image, at->patch));
+    ij_heat(rgb, s->seen[at->which * s->n + at->patch]);
 }
 
-static void ij_panel_pca(uint8_t rgb[3], const ij_show *s, const ij_point *at) { memcpy(rgb, s->pca + (at->image * s->n + at->patch) * 3, 3); }
+static void ij_panel_pca(uint8_t rgb[3], const ij_show *s, const ij_point *at)
+{
+    memcpy(rgb, s->pca + (at->image * s->n + at->patch) * 3, 3);
+}
 
 static void ij_panel_similarity(uint8_t rgb[3], const ij_show *s, const ij_point *at)
 {
     const size_t d = s->c.embed_dim;
     const real *image = s->tokens + at->image * s->n * d;
     ij_heat(rgb, (ij_alike(image + s->patch * d, image + at->patch * d, d) + 1) / 2);
-    if (at->patch == s->patch) rgb[0] = rgb[1] = rgb[2] = 255;
+    if (at->patch == s->patch) memset(rgb, 255, 3);
 }
 
 static void ij_panel_attention(uint8_t rgb[3], const ij_show *s, const ij_point *at)
@@ -6981,42 +7088,46 @@ static void ij_panel_attention(uint8_t rgb[3], const ij_show *s, const ij_point 
     ij_heat(rgb, (double)(p[at->patch] / most));
 }
 
-static void ij_panel_made(uint8_t rgb[3], const ij_show *s, const ij_point *at)
-{
-    const size_t h = s->c.crop_size[0], w = s->c.crop_size[1];
-    if (s->predicted[at->image * s->n + at->patch]) memcpy(rgb, s->made[at->which] + ((at->image * h + at->y) * w + at->x) * 3, 3);
-}
+static const ij_panel ij_panels[] = {
+    { "image", NULL, 0, 0, 1 },
+    { "context", ij_panel_context, IJ_NEEDS_MASKS, 0, 1 },
+    { "targets", ij_panel_targets, IJ_NEEDS_MASKS, 0, 1 },
+    { "coverage", ij_panel_coverage, IJ_NEEDS_MASKS, 0, 2 },        /* context, targets */
+    { "pca", ij_panel_pca, IJ_NEEDS_MODEL, 0, 1 },
+    { "similarity", ij_panel_similarity, IJ_NEEDS_MODEL, 0, 1 },
+    { "attention", ij_panel_attention, IJ_NEEDS_MODEL, 0, 0 },
+    { "montage", NULL, IJ_NEEDS_PREDICTOR, 1, 1 },
+    { "nearest", NULL, IJ_NEEDS_PREDICTOR, 2, 1 },
+    { "sketch", NULL, IJ_NEEDS_PREDICTOR, 3, 1 },
+    { "traced", NULL, IJ_NEEDS_PREDICTOR, 4, 1 },
+};
+enum { IJ_PANELS = sizeof ij_panels / sizeof *ij_panels };
 
-/* needs: 1 masks, 2 a model, 3 both, and its predictor. `attention` is a panel for each head, `coverage` one for context and one for targets. */
-static const struct { const char *name; ij_panel *panel; int needs; size_t which; } ij_panels[] = {
-    { "image", ij_panel_image, 0, 0 }, { "context", ij_panel_context, 1, 0 }, { "targets", ij_panel_targets, 1, 0 }, { "coverage", ij_panel_coverage, 1, 0 },
-    { "pca", ij_panel_pca, 2, 0 }, { "similarity", ij_panel_similarity, 2, 0 }, { "attention", ij_panel_attention, 2, 0 },
-    { "montage", ij_panel_made, 3, 0 }, { "nearest", ij_panel_made, 3, 1 }, { "sketch", ij_panel_made, 3, 2 }, { "traced", ij_panel_made, 3, 3 } };
-enum { IJ_PANELS = sizeof ij_panels / sizeof *ij_panels, IJ_COLUMNS = 64, IJ_GAP = 4, IJ_FIT = 2000, IJ_TERMINAL = 200 };
-
-/* Tokens, their first three principal components over all images shown, and the last block's attention, mean over what asks. */
+/* Tokens, their first three principal components over all images shown, and the last block's
+ * attention, mean over what asks. */
 static void ij_show_model(ij_show *s, const real *images, const ij_team *team)
 {
     ij_error why;
-    const ij_config *c = &s->c;
-    const size_t n = s->n, d = c->embed_dim, h = c->crop_size[0], w = c->crop_size[1], heads = c->num_heads;
-    ij_pictures in = { images, 1, h, w };
-    const ij_encoder *e = &s->m->target_encoder;
+    const size_t n = s->n, d = s->c.embed_dim, heads = s->c.num_heads;
+    const ij_encoder *e = &s->m.target_encoder;
+    ij_pictures in = { images, 1, s->h, s->w };
     const ij_memory work = ij_encode_memory(e, &in);
-    s->tokens = ij_alloc(s->images * n * d * sizeof(real)), s->pca = ij_alloc(s->images * n * 3);
-    s->attention = ij_alloc(s->images * heads * n * sizeof(real));
-    for (size_t b = 0; b < s->images; b++) {
+    s->tokens = ij_alloc(s->images * n * d * sizeof(real));
+    s->pca = ij_alloc(s->images * n * 3);
+    real *attention = s->attention = ij_zeros(s->images * heads * n * sizeof(real));
+    for (size_t b = 0; b < s->images; b++, in.x += s->bytes) {
         ij_encoder_pass pass;
         ij_tensor pos;
         ij_arena a = { work.base, work.size, 0 };
-        in.x = images + b * 3 * h * w;
         ij_must(ij_encode(s->tokens + b * n * d, NULL, e, &in, work, team, &why), &why);
-        ij_encode_place(&pass, &pos, &a, e, &in);       /* what is left in the blocks' one place: the last's */
-        for (size_t k = 0; k < heads * n; k++) {
-            real sum = 0;
-            for (size_t i = 0; i < n; i++) sum += pass.stack.block[0].prob[(k / n * n + i) * n + k % n];
-            s->attention[b * heads * n + k] = sum / (real)n;
-        }
+        /* what is left in the blocks' one place: the last's */
+        ij_encode_place(&pass, &pos, &a, e, &in);
+        const real *prob = pass.stack.block[0].prob;    /* [heads,N,N] */
+        for (size_t k = 0; k < heads; k++, attention += n, prob += n * n)
+            for (size_t j = 0; j < n; j++) {
+                for (size_t i = 0; i < n; i++) attention[j] += prob[i * n + j];
+                attention[j] /= (real)n;
+            }
     }
     free(work.base);
     ij_pca_colours(s->pca, s->tokens, s->images * n, d);
@@ -7026,73 +7137,72 @@ static void ij_show_masks(ij_show *s)
 {
     ij_error why;
     ij_config c = s->c;
-    ij_masks masks;
     ij_rng rng;
-    ij_arena a = { NULL, 0, 0 };
     c.batch_size = s->images;
-    ij_masks_place(&masks, &a, &c);
-    a = (ij_arena){ ij_alloc(a.used), a.used, 0 };
-    ij_masks_place(&masks, &a, &c);
-    ij_must(ij_masks_check(&masks, &c, &why), &why);
+    s->masks = ij_masks_for(&c);
     ij_rng_seed(&rng, c.seed);
-    s->seen = ij_zeros(2 * s->n * sizeof *s->seen);
-    for (uint64_t draw = 0; draw < 200; draw++) {       /* the last one is shown */
-        ij_must(ij_masks_draw(&masks, &c, &rng, draw, s->images, &why), &why);
-        for (size_t i = 0; i < 2 * s->n * s->images; i++) {
-            const size_t image = i / (2 * s->n), k = i / s->n % 2;
-            int hit = 0;
-            for (size_t t = 0; t < (k ? c.num_pred_masks : c.num_enc_masks); t++) hit |= ij_listed(k ? &masks.target : &masks.context, t * s->images + image, i % s->n);
-            s->seen[i % (2 * s->n)] += hit / (200.0 * (double)s->images);
-        }
+    for (uint64_t draw = 0; draw < IJ_DRAWS; draw++) {      /* the last one is shown */
+        ij_must(ij_masks_draw(&s->masks, &c, &rng, draw, s->images, &why), &why);
+        for (size_t b = 0; b < s->images; b++)
+            for (size_t i = 0; i < 2 * s->n; i++) {
+                const ij_lists *l = i < s->n ? &s->masks.context : &s->masks.target;
+                if (ij_block_with(l, s->images, b, i % s->n))
+                    s->seen[i] += 1 / ((double)IJ_DRAWS * (double)s->images);
+            }
     }
-    s->context = masks.context, s->target = masks.target;
 }
 
 /* The patches that a hole x,y,w,h (in pixels) touches are one target, the others the context. */
 static void ij_show_hole(ij_show *s, const char *text)
 {
-    unsigned long x, y, w, h;
+    size_t x, y, w, h;
     char rest;
     const size_t p = s->c.patch_size;
-    if (sscanf(text, "%lu,%lu,%lu,%lu%c", &x, &y, &w, &h, &rest) != 4 || !w || !h || w > s->c.crop_size[1] || h > s->c.crop_size[0])
-        ij_die(2, "--hole is %s, expected x,y,width,height in pixels of the %zux%zu image", text, s->c.crop_size[1],
-               s->c.crop_size[0]);
-    ij_lists *l[2] = { &s->context, &s->target };
-    for (int k = 0; k < 2; k++) {
-        *l[k] = (ij_lists){ s->images, s->n, ij_alloc(s->images * sizeof(size_t)), ij_alloc(s->images * s->n * sizeof(size_t)) };
-        for (size_t b = 0; b < s->images; b++) {
-            l[k]->length[b] = 0;
-            for (size_t i = 0; i < s->n; i++) {
-                const size_t py = i / s->gw * p, px = i % s->gw * p;
-                const int inside = py + p > y && py < y + h && px + p > x && px < x + w;
-                if (inside == k) l[k]->index[b * s->n + l[k]->length[b]++] = i;
-            }
+    if (sscanf(text, "%zu,%zu,%zu,%zu%c", &x, &y, &w, &h, &rest) != 4 || !w || !h || w > s->w ||
+        h > s->h)
+        ij_die(2, "--hole is %s, expected x,y,width,height in pixels of the %zux%zu image",
+               text, s->w,
+               s->h);
+    s->masks.context = ij_lists_for(s->images, s->n);
+    s->masks.target = ij_lists_for(s->images, s->n);
+    for (size_t b = 0; b < s->images; b++)
+        for (size_t i = 0; i < s->n; i++) {
+            const size_t py = i / s->gw * p, px = i % s->gw * p;
+            const int inside = py + p > y && py < y + h && px + p > x && px < x + w;
+            ij_lists *l = inside ? &s->masks.target : &s->masks.context;
+            l->index[b * s->n + l->length[b]++] = i;
+            s->seen[inside ? s->n + i : i] = 1;
         }
-        if (!l[k]->length[0]) ij_die(2, "--hole %s leaves no %s", text, k ? "patch inside" : "context");
-    }
+    if (!*s->masks.context.length) ij_die(2, "--hole %s leaves no context", text);
+    if (!*s->masks.target.length) ij_die(2, "--hole %s leaves no patch inside", text);
 }
 
 enum { IJ_REFERENCE = 1000 };
-typedef struct {                /* patches of training images: what a patch's target looks like in pixels */
+/* patches of training images: what a patch's target looks like in pixels */
+typedef struct {
     ij_model m;                 /* with its predictor, one image at a time */
     ij_step step;
-    size_t images, patches, gw, p, h, w;
-    uint8_t *rgb;               /* [images,h,w,3] */
+    size_t patches, bytes;      /* bytes of a patch, 3pp */
+    uint8_t *rgb;               /* [patches,3pp] */
     real *z, *near;             /* [patches,D] targets as the loss sees them; [patches] */
     double *square;             /* [patches] their squared lengths */
-    ij_probe_work fit;          /* ridge regression from a target to the 3pp pixels of its patch */
+    ij_scored asked;            /* ridge regression from a target to the bytes of its patch */
+    ij_probe_work fit;
 } ij_reference;
 
 /* Byte j of a patch (row, column, channel), from the image's first. */
-static size_t ij_patch_byte(const ij_reference *r, size_t patch, size_t j)
+static size_t ij_patch_byte(const ij_config *c, size_t patch, size_t j)
 {
-    return ((patch / r->gw * r->p + j / 3 / r->p) * r->w + patch % r->gw * r->p + j / 3 % r->p) * 3 + j % 3;
+    const size_t p = c->patch_size, y = patch / ij_gw(c) * p, x = patch % ij_gw(c) * p;
+    return ((y + j / 3 / p) * c->crop_size[1] + x + j / 3 % p) * 3 + j % 3;
 }
 
-/* The targets of all patches of an image [3,h,w], through a step laid out for these masks. */
-static void ij_reference_targets(real *z, ij_reference *r, const real *image, const ij_masks *masks)
+/* The targets of all patches of image b, through a step laid out for its masks. */
+static void ij_reference_targets(real *z, ij_reference *r, const real *images,
+                                 const ij_masks *masks, size_t b)
 {
-    if (ij_step_begin(&r->step, &r->m, image, masks, 0, NULL)) ij_die(1, "the hole is larger than the model's memory");
+    ij_error why;
+    ij_must(ij_step_begin(&r->step, &r->m, images, masks, b, &why), &why);
     ij_encode_targets(&r->step, &r->m.team);
     const ij_tensor *t = r->step.loss.target;
     ij_normalise_rows(z, t->x, ij_rows(t), ij_cols(t), 0);
@@ -7103,193 +7213,245 @@ static int ij_predicts_patches(const ij_config *c, const ij_file *f)
     return c->objective != IJ_JOINT && f->kind != IJ_KIND_HUGGING_FACE;
 }
 
-static void ij_reference_read(ij_reference *r, const ij_options *o, size_t targets, const ij_team *team)
+/* A model that takes the masks of what is shown, an image at a time. */
+static void ij_reference_model(ij_reference *r, const ij_show *s, const char *path)
 {
     ij_error why;
     ij_config c;
-    size_t one = 1, first[1] = { 0 };
-    const ij_masks any = { { 1, 1, &one, first }, { 1, 1, &one, first } };
-    ij_file f = ij_open_model(o->model, &c);
-    c.batch_size = c.num_enc_masks = c.num_pred_masks = 1, c.vicreg = 0, c.min_keep = 0, c.mask_mode = IJ_MASK_PAPER;
-    if (!ij_predicts_patches(&c, &f)) ij_die(1, "%s: no predictor of patches: no montage, no sketch", o->model);
+    ij_file f = ij_open_model(path, &c);
+    if (!ij_predicts_patches(&c, &f))
+        ij_die(1, "%s: no predictor of patches: no montage, no sketch", path);
+    c.batch_size = c.num_enc_masks = c.num_pred_masks = 1;
+    c.vicreg = 0;
+    c.min_keep = 0;
+    c.mask_mode = IJ_MASK_PAPER;
     r->m = ij_model_for(&c, IJ_TRAIN);
     ij_must(ij_load(&r->m, &f, &why), &why);
     ij_file_close(&f);
-    const size_t all = ij_rows(&r->m.encoder_pos), pair = ij_mul(targets, 2 * all);
-    const ij_counts most = { .batch = 1, .images = 1, .contexts = 1, .context_tokens = all,
-                             .context_squares = ij_mul(all, all), .seqs = targets, .tokens = pair,
-                             .squares = ij_mul(pair, 2 * all), .queries = targets * all };
-    ij_arena room = { NULL, 0, 0 };
-    ij_step_place(&r->step, &room, &c, &most);
-    r->m.work = ij_alloc(room.used), r->m.work_size = room.used;
-    ij_images data = ij_images_open(o->reference ? o->reference : "scenes:1000", IJ_TRAIN_PART, &c, 1, team);
-    const size_t d = ij_target_dim(&c), n = ij_rows(&r->m.encoder_pos);
-    r->m.team = *team, r->h = c.crop_size[0], r->w = c.crop_size[1], r->p = c.patch_size, r->gw = r->w / r->p;
-    r->images = IJ_MIN(data.count, IJ_REFERENCE), r->patches = r->images * n;
-    r->rgb = ij_alloc(r->images * r->h * r->w * 3), r->z = ij_alloc(r->patches * d * sizeof(real));
-    r->near = ij_alloc(r->patches * sizeof(real)), r->square = ij_alloc(r->patches * sizeof(double));
-    double shown = ij_seconds();
-    for (size_t i = 0; i < r->images; i++) {
-        ij_images_spread(&data, 0, i, r->images);
-        ij_centre_task(&data, 0);
-        memcpy(r->rgb + i * r->h * r->w * 3, data.slot->small, r->h * r->w * 3);
-        ij_reference_targets(r->z + i * n * d, r, data.images, &any);
-        if (ij_interrupted) exit(130);
-        ij_count_shown("reference", i + 1, r->images, &shown);
+    r->m.config.num_pred_masks = s->masks.target.lists / s->images;
+    for (size_t b = 0; b < s->images; b++) {
+        const ij_part part = { b, 1, s->images };
+        const ij_counts n = ij_count_part(NULL, &r->m.config, &s->masks, &part);
+        ij_arena room = { NULL, 0, 0 };
+        ij_step_place(&r->step, &room, &r->m.config, &n);
+        r->m.work_size = IJ_MAX(r->m.work_size, room.used);
     }
-    r->m.config.num_pred_masks = targets;
-    for (size_t i = 0; i < r->patches; i++) {
-        r->square[i] = 0;
-        for (size_t k = 0; k < d; k++) r->square[i] += (double)r->z[i * d + k] * (double)r->z[i * d + k];
-    }
+    r->m.work = ij_alloc(r->m.work_size);
 }
 
-/* Ridge regression, rows [1 | target | pixels]: see ij_ridge. */
+static void ij_reference_read(ij_reference *r, const ij_show *s, const char *path,
+                              const ij_team *team)
+{
+    const ij_config *c = &r->m.config;
+    ij_images data = ij_images_open(path, IJ_TRAIN_PART, c, 1, team);
+    const size_t images = IJ_MIN(data.count, IJ_REFERENCE), n = s->n, d = ij_target_dim(c);
+    double shown = ij_seconds();
+    r->m.team = *team;
+    r->patches = images * n;
+    r->bytes = 3 * c->patch_size * c->patch_size;
+    r->rgb = ij_alloc(r->patches * r->bytes);
+    r->z = ij_alloc(r->patches * d * sizeof(real));
+    r->near = ij_alloc(r->patches * sizeof(real));
+    r->square = ij_zeros(r->patches * sizeof(double));
+    for (size_t i = 0; i < images; i++) {
+        const uint8_t *rgb = ij_images_middle(&data, i, images);
+        for (size_t j = 0; j < n * r->bytes; j++)
+            r->rgb[i * n * r->bytes + j] = rgb[ij_patch_byte(c, j / r->bytes, j % r->bytes)];
+        ij_reference_targets(r->z + i * n * d, r, data.images, &s->masks, 0);
+        if (ij_interrupted) exit(130);
+        ij_count_shown("reference", i + 1, images, &shown);
+    }
+    for (size_t i = 0; i < r->patches * d; i++)
+        r->square[i / d] += (double)r->z[i] * (double)r->z[i];
+}
+
+/* Ridge regression, rows [1 | target | bytes]: see ij_ridge. */
 static void ij_reference_fit(ij_reference *r, const ij_team *team)
 {
-    const size_t d = ij_target_dim(&r->m.config), pixels = 3 * r->p * r->p, n = r->patches / r->images;
+    ij_error why;
     ij_probe_work *w = &r->fit;
-    memset(w, 0, sizeof *w);
-    w->terms = (d / IJ_WIDE + 1) * IJ_WIDE, w->width = ((w->terms + pixels + IJ_WIDE - 1) / IJ_WIDE | 1) * IJ_WIDE, w->n = (double)r->patches;
-    w->z = ij_alloc(IJ_BLOCK * w->width * sizeof(double));
-    w->gram = ij_zeros(2 * w->terms * w->width * sizeof(double)), w->factor = w->gram + w->terms * w->width;
-    for (size_t i = 0; i < r->patches; i += IJ_BLOCK) {
-        ij_gram_work g = { w->gram, 1, w->z, IJ_MIN(IJ_BLOCK, r->patches - i), 0, w->terms, w->width };
-        memset(w->z, 0, IJ_BLOCK * w->width * sizeof(double));
-        for (size_t k = i; k < i + g.depth; k++) {
-            double *row = w->z + (k - i) * w->width;
-            row[0] = 1;
-            for (size_t j = 0; j < d; j++) row[1 + j] = (double)r->z[k * d + j];
-            for (size_t j = 0; j < pixels; j++) row[w->terms + j] = r->rgb[k / n * r->h * r->w * 3 + ij_patch_byte(r, k % n, j)];
-        }
+    const size_t d = ij_target_dim(&r->m.config);
+    size_t size;
+    r->asked = (ij_scored){ .d = d, .tasks = 1, .classes = &r->bytes };
+    ij_must(ij_ridge_size(&size, &r->asked, &why), &why);
+    ij_probe_place(&size, w, (ij_arena){ ij_zeros(size), size, 0 }, &r->asked, 0, &why);
+    w->n = (double)r->patches;
+    for (size_t i = 0; i < r->patches; i++) {
+        const size_t rows = i % IJ_BLOCK + 1;
+        double *row = w->z + (rows - 1) * w->width;
+        row[0] = 1;
+        for (size_t j = 0; j < d; j++) row[1 + j] = (double)r->z[i * d + j];
+        for (size_t j = 0; j < r->bytes; j++) row[w->terms + j] = r->rgb[i * r->bytes + j];
+        if (rows < IJ_BLOCK && i + 1 < r->patches) continue;
+        ij_gram_work g = { w->gram, 1, w->z, rows, 0, w->terms, w->width };
         ij_each(team, (w->terms + IJ_BLOCK - 1) / IJ_BLOCK, ij_gram_task, &g);
     }
     if (!ij_ridge_solve(w, 1e-3, team)) ij_die(1, "the sketch has no solution");
 }
 
 /* Patch i of an image, from a target v [D]: the nearest patch of the reference, and the sketch. */
-static void ij_reference_draw(uint8_t *nearest, uint8_t *sketch, ij_reference *r, const real *v, size_t i)
+static void ij_reference_draw(uint8_t *nearest, uint8_t *sketch, ij_reference *r, real *v, size_t i)
 {
-    const size_t d = ij_target_dim(&r->m.config), n = r->patches / r->images;
+    const size_t d = ij_target_dim(&r->m.config);
     const ij_product dot = { 1, r->patches, d, v, d, 1, r->z, 1, d, r->near, r->patches, NULL, 0 };
     size_t best = 0;
     ij_matmul(&dot, NULL);
     for (size_t k = 1; k < r->patches; k++)
-        if (r->square[k] - 2 * (double)r->near[k] < r->square[best] - 2 * (double)r->near[best]) best = k;
-    for (size_t j = 0; j < 3 * r->p * r->p; j++) {
-        const double *w = r->fit.factor + r->fit.terms + j;
-        double sum = w[0];
-        for (size_t k = 0; k < d; k++) sum += (double)v[k] * w[(k + 1) * r->fit.width];
-        nearest[ij_patch_byte(r, i, j)] = r->rgb[best / n * r->h * r->w * 3 + ij_patch_byte(r, best % n, j)];
-        sketch[ij_patch_byte(r, i, j)] = (uint8_t)IJ_MAX(0, IJ_MIN(sum + 0.5, 255));
+        if (r->square[k] - 2 * (double)r->near[k] < r->square[best] - 2 * (double)r->near[best])
+            best = k;
+    r->asked.test = v;
+    ij_ridge_vote(&r->fit, 0);
+    for (size_t j = 0; j < r->bytes; j++) {
+        const size_t to = ij_patch_byte(&r->m.config, i, j);
+        nearest[to] = r->rgb[best * r->bytes + j];
+        sketch[to] = (uint8_t)IJ_MAX(0, IJ_MIN(r->fit.z[j] + 0.5, 255));
     }
 }
 
-/* What does it predict? Two honest answers, without a second network: each predicted patch is filled with the patch of the
- * reference whose target is nearest to the prediction (made[0]), beside the nearest to the true target (1: as good as it
- * gets); and with ridge regression's pixels for the prediction (2) and for the true target (3). */
-static void ij_show_predicted(ij_show *s, const ij_options *o, const real *images, const ij_team *team)
+/* What does it predict? Two honest answers, without a second network: each predicted patch is
+ * filled with the patch of the reference whose target is nearest to the prediction (picture 1),
+ * beside the nearest to the true target (2: as good as it gets); and with ridge regression's
+ * pixels for the prediction (3) and for the true target (4). */
+static void ij_show_predicted(ij_show *s, const ij_options *o, const real *images,
+                              const ij_team *team)
 {
-    const size_t blocks = s->target.lists / s->images, n = s->n, d = ij_target_dim(&s->c), bytes = 3 * s->c.crop_size[0] * s->c.crop_size[1];
-    ij_reference r;
-    real *predicted = ij_alloc(2 * n * d * sizeof *predicted), *want = predicted + n * d;
-    size_t *count = ij_alloc(n * sizeof *count), *length = ij_alloc(blocks * sizeof *length), *index = ij_alloc(blocks * s->target.stride * sizeof *index);
-    ij_reference_read(&r, o, blocks, team);
+    const ij_lists *target = &s->masks.target;
+    const size_t n = s->n, d = ij_target_dim(&s->c), all = s->images * s->bytes;
+    ij_reference r = { 0 };
+    real *mean = ij_alloc(2 * n * d * sizeof *mean), *want = mean + n * d;
+    size_t *count = ij_alloc(n * sizeof *count);
+    ij_reference_model(&r, s, o->model);
+    ij_reference_read(&r, s, o->reference ? o->reference : "scenes:1000", team);
     ij_reference_fit(&r, team);
-    s->predicted = ij_alloc(s->images * n);
-    for (int k = 0; k < 4; k++) s->made[k] = ij_alloc(s->images * bytes);
+    for (int k = 1; k < 5; k++)
+        s->picture[k] = memcpy(ij_alloc(all), s->picture[0], all);
     for (size_t b = 0; b < s->images; b++) {
-        const ij_masks masks = { { 1, s->context.stride, s->context.length + b, s->context.index + b * s->context.stride },
-                                 { blocks, s->target.stride, length, index } };
-        for (size_t t = 0; t < blocks; t++) {
-            length[t] = s->target.length[t * s->images + b];
-            memcpy(index + t * s->target.stride, s->target.index + (t * s->images + b) * s->target.stride, s->target.stride * sizeof *index);
-        }
-        ij_reference_targets(want, &r, images + b * bytes, &masks);
-        ij_encode_context(&r.step, team), ij_predict(&r.step, team);
-        memset(predicted, 0, n * d * sizeof *predicted), memset(count, 0, n * sizeof *count);
-        for (size_t t = 0, row = 0; t < blocks; t++)
-            for (size_t j = 0; j < length[t]; j++, row++) {
-                const size_t i = index[t * s->target.stride + j];
-                for (size_t k = 0; k < d; k++) predicted[i * d + k] += r.step.predictor.out.x[row * d + k];
+        ij_reference_targets(want, &r, images, &s->masks, b);
+        ij_encode_context(&r.step, team);
+        ij_predict(&r.step, team);
+        const real *out = r.step.predictor.out.x;
+        memset(mean, 0, n * d * sizeof *mean);          /* over the blocks that have a patch */
+        memset(count, 0, n * sizeof *count);
+        for (size_t t = b; t < target->lists; t += s->images)
+            for (size_t j = 0; j < target->length[t]; j++, out += d) {
+                const size_t i = target->index[t * target->stride + j];
+                for (size_t k = 0; k < d; k++) mean[i * d + k] += out[k];
                 count[i]++;
             }
         for (size_t i = 0; i < n; i++) {
-            s->predicted[b * n + i] = count[i] > 0;
-            for (size_t k = 0; k < d && count[i]; k++) predicted[i * d + k] /= (real)count[i];          /* of several blocks: their mean */
-            for (int true_one = 0; true_one < 2 && count[i]; true_one++)
-                ij_reference_draw(s->made[true_one] + b * bytes, s->made[2 + true_one] + b * bytes, &r, (true_one ? want : predicted) + i * d, i);
+            if (!count[i]) continue;
+            for (size_t k = 0; k < d; k++) mean[i * d + k] /= (real)count[i];
+            for (int k = 1; k < 3; k++) {
+                uint8_t *nearest = s->picture[k] + b * s->bytes;
+                uint8_t *sketch = s->picture[k + 2] + b * s->bytes;
+                ij_reference_draw(nearest, sketch, &r, (k == 1 ? mean : want) + i * d, i);
+            }
         }
     }
 }
 
-/* To a file by its name's end, or with half blocks to a terminal of 24-bit colour, every so many pixels if it is too wide. */
+static int ij_ends_with(const char *text, const char *end)
+{
+    const size_t n = strlen(text), m = strlen(end);
+    return n > m && !strcmp(text + n - m, end);
+}
+
+/* To a file by its name's end, or with half blocks to a terminal of 24-bit colour, every so many
+ * pixels if it is too wide. */
 static void ij_show_write(const char *path, const uint8_t *rgb, size_t h, size_t w)
 {
     const size_t each = (w + IJ_TERMINAL - 1) / IJ_TERMINAL;
-    if (path && !strcmp(path + strlen(path) - 4, ".ppm")) {
+    if (path && ij_ends_with(path, ".ppm")) {
         FILE *f = ij_open_or_die(path, "wb");
-        fprintf(f, "P6\n%zu %zu\n255\n", w, h), fwrite(rgb, 1, h * w * 3, f);
+        fprintf(f, "P6\n%zu %zu\n255\n", w, h);
+        fwrite(rgb, 1, h * w * 3, f);
         ij_close_or_die(f, path);
-    } else if (path) {
-        if (!ij_write_png(path, rgb, h, w)) ij_die(1, "%s: %s", path, strerror(errno));
-    } else
-        for (size_t y = 0; y < h; y += 2 * each, printf("\033[0m\n"))
-            for (size_t x = 0; x < w; x += each) {
-                const uint8_t *a = rgb + (y * w + x) * 3, *b = y + each < h ? a + each * w * 3 : a;
-                printf("\033[38;2;%d;%d;%dm\033[48;2;%d;%d;%dm\xe2\x96\x80", a[0], a[1], a[2], b[0], b[1], b[2]);
-            }
+    } else if (path && !ij_write_png(path, rgb, h, w)) ij_die(1, "%s: %s", path, strerror(errno));
+    for (size_t y = 0; !path && y < h; y += 2 * each) {
+        for (size_t x = 0; x < w; x += each) {
+            const uint8_t *a = rgb + (y * w + x) * 3, *b = y + each < h ? a + each * w * 3 : a;
+            printf("\033[38;2;%d;%d;%dm", a[0], a[1], a[2]);
+            printf("\033[48;2;%d;%d;%dm\xe2\x96\x80", b[0], b[1], b[2]);
+        }
+        printf("\033[0m\n");
+    }
 }
 
-/* Takes the panels apart, reads the images, and computes what the panels need. */
-static void ij_show_open(ij_show *s, const ij_options *o, const char *names, size_t images, int part, const ij_team *team)
+/* Adds the columns of a panel, and returns what it needs. */
+static int ij_show_add(ij_show *s, const char *name, size_t length, int model)
 {
-    int predicts = 0, masked = 0;
+    const ij_panel *p = ij_panels;
+    while (p < ij_panels + IJ_PANELS &&
+           (strlen(p->name) != length || strncmp(name, p->name, length)))
+        p++;
+    if (p == ij_panels + IJ_PANELS)
+        ij_die(2, "no panel is called %.*s; see ijepa show --help", (int)length, name);
+    if (p->needs > IJ_NEEDS_MASKS && !model) ij_die(2, "panel %s needs --model", p->name);
+    const size_t columns = p->columns ? p->columns : s->c.num_heads;
+    if (columns > IJ_COLUMNS - s->columns)
+        ij_die(2, "--panels: more than %d panels", (int)IJ_COLUMNS);
+    for (size_t i = 0; i < columns; i++) {
+        s->panel[s->columns] = p;
+        s->which[s->columns++] = p->which + i;
+    }
+    return p->needs;
+}
+
+/* Reads the images, and computes what the panels need. */
+static void ij_show_open(ij_show *s, const ij_options *o, const char *names, size_t images,
+                         int part, const ij_team *team)
+{
+    int needs = 0;
     *s = (ij_show){ .c = o->c };
-    if (o->model) s->model = ij_trained(o), s->m = &s->model, s->c = s->model.config;
-    const size_t h = s->c.crop_size[0], w = s->c.crop_size[1], p = s->c.patch_size;
-    s->gw = w / p, s->n = h / p * s->gw, s->patch = o->patch ? o->patch - 1 : s->n / 2 + s->gw / 2;
+    if (o->model) {
+        s->m = ij_trained(o);
+        s->c = s->m.config;
+    }
+    s->h = s->c.crop_size[0];
+    s->w = s->c.crop_size[1];
+    s->bytes = 3 * s->h * s->w;
+    s->gw = ij_gw(&s->c);
+    s->n = ij_patches(&s->c);
+    s->patch = o->patch ? o->patch - 1 : s->n / 2 + s->gw / 2;
     if (s->patch >= s->n) ij_die(2, "--patch %zu: there are %zu", o->patch, s->n);
-    for (const char *at = names; *at; at += strcspn(at, ","), at += *at == ',') {
+    for (const char *at = names; *at; at += *at == ',') {
         const size_t length = strcspn(at, ",");
-        size_t k = 0;
-        while (k < IJ_PANELS && (strlen(ij_panels[k].name) != length || strncmp(at, ij_panels[k].name, length))) k++;
-        if (k == IJ_PANELS) ij_die(2, "no panel is called %.*s; see ijepa show --help", (int)length, at);
-        predicts |= ij_panels[k].needs == 3, masked |= ij_panels[k].needs % 2;
-        if (ij_panels[k].needs > 1 && !o->model) ij_die(2, "panel %s needs --model", ij_panels[k].name);
-        const size_t many = !strcmp(ij_panels[k].name, "attention") ? s->c.num_heads : !strcmp(ij_panels[k].name, "coverage") ? 2 : 1;
-        if (many > IJ_COLUMNS - s->columns) ij_die(2, "--panels: more than %d panels", (int)IJ_COLUMNS);
-        for (size_t i = 0; i < many; i++) s->column[s->columns] = k, s->which[s->columns++] = ij_panels[k].which + i;
+        needs |= ij_show_add(s, at, length, o->model != NULL);
+        at += length;
     }
     if (!s->columns) ij_die(2, "--panels names no panel");
     ij_images data = ij_images_open(o->data ? o->data : "scenes:100", part, &s->c, 1, team);
     s->images = IJ_MIN(images, data.count);
-    s->rgb = ij_alloc(ij_mul(s->images, h * w * 3));
-    real *pixels = ij_alloc(ij_mul(s->images, 3 * h * w * sizeof *pixels));
+    s->picture[0] = ij_alloc(ij_mul(s->images, s->bytes));
+    real *pixels = ij_alloc(ij_mul(s->images, s->bytes * sizeof *pixels));
     for (size_t i = 0; i < s->images; i++) {
-        ij_images_spread(&data, 0, i, s->images);
-        ij_centre_task(&data, 0);
-        memcpy(s->rgb + i * h * w * 3, data.slot->small, h * w * 3), memcpy(pixels + i * 3 * h * w, data.images, 3 * h * w * sizeof *pixels);
+        memcpy(s->picture[0] + i * s->bytes, ij_images_middle(&data, i, s->images), s->bytes);
+        memcpy(pixels + i * s->bytes, data.images, s->bytes * sizeof *pixels);
     }
+    s->seen = ij_zeros(2 * s->n * sizeof *s->seen);
     if (o->hole) ij_show_hole(s, o->hole);
-    else if (masked) ij_show_masks(s);
-    if (s->m) ij_show_model(s, pixels, team);
-    if (predicts) ij_show_predicted(s, o, pixels, team);
+    else if (needs & (IJ_NEEDS_MASKS | IJ_NEEDS_PREDICTOR)) ij_show_masks(s);
+    if (o->model) ij_show_model(s, pixels, team);
+    if (needs & IJ_NEEDS_PREDICTOR) ij_show_predicted(s, o, pixels, team);
     if (ij_interrupted) exit(130);
     free(pixels);
     ij_data_close(data.d);
 }
 
-/* Paints a panel of an image at rgb, whose rows are `row` bytes apart. */
-static void ij_show_paint(uint8_t *rgb, size_t row, const ij_show *s, size_t image, size_t column, size_t zoom)
+/* Paints a column of an image at rgb, whose rows are `row` bytes apart. */
+static void ij_show_paint(uint8_t *rgb, size_t row, const ij_show *s, size_t image, size_t column,
+                          size_t zoom)
 {
-    const size_t h = s->c.crop_size[0], w = s->c.crop_size[1], p = s->c.patch_size;
-    for (size_t y = 0; y < h * zoom; y++)
-        for (size_t x = 0; x < w * zoom; x++) {
-            const ij_point at = { image, y / zoom / p * s->gw + x / zoom / p, y / zoom, x / zoom, s->which[column] };
-            memcpy(rgb + y * row + 3 * x, s->rgb + ((image * h + at.y) * w + at.x) * 3, 3);
-            if (at.x / p < s->gw && at.y / p < s->n / s->gw) ij_panels[s->column[column]].panel(rgb + y * row + 3 * x, s, &at);
-        }
+    const ij_panel *panel = s->panel[column];
+    const size_t p = s->c.patch_size, which = s->which[column];
+    const uint8_t *from = s->picture[panel->paint ? 0 : which] + image * s->bytes;
+    for (size_t i = 0; i < s->h * zoom * s->w * zoom; i++) {
+        const size_t zy = i / (s->w * zoom), zx = i % (s->w * zoom), y = zy / zoom, x = zx / zoom;
+        const ij_point at = { image, y / p * s->gw + x / p, which };
+        uint8_t *to = rgb + zy * row + 3 * zx;
+        memcpy(to, from + (y * s->w + x) * 3, 3);
+        if (panel->paint && x / p < s->gw && at.patch < s->n) panel->paint(to, s, &at);
+    }
 }
 
 static int ij_show_command(ij_options *o)
@@ -7298,18 +7460,18 @@ static int ij_show_command(ij_options *o)
     ij_show s;
     const char *names = o->model ? "image,context,targets,pca,similarity" : "image,context,targets";
     o->data = o->what;
-    const size_t length = o->out ? strlen(o->out) : 4;
-    if (o->out && (length < 5 || (strcmp(o->out + length - 4, ".png") && strcmp(o->out + length - 4, ".ppm"))))
+    if (o->out && !ij_ends_with(o->out, ".png") && !ij_ends_with(o->out, ".ppm"))
         ij_die(2, "--out %s: expected a name that ends in .png or .ppm", o->out);
     if (o->model && (o->configured || o->preset || o->config))
         ij_die(2, "the model has its settings: give --model or settings");
     if (!o->out && !ij_colours())
         ij_die(2, "--out FILE.png (or .ppm) is needed: standard output is no terminal");
     ij_show_open(&s, o, o->panels ? o->panels : names, o->images ? o->images : 4, IJ_WHOLE, &team);
-    const size_t h = s.c.crop_size[0], w = s.c.crop_size[1];
     size_t zoom = 1;
-    while (o->out && (zoom + 1) * IJ_MAX(h, w) <= 160 && s.columns * (zoom + 1) * w < IJ_FIT) zoom++;
-    const size_t cell_h = h * zoom + IJ_GAP, cell_w = w * zoom + IJ_GAP;
+    while (o->out && (zoom + 1) * IJ_MAX(s.h, s.w) <= 160 &&
+           s.columns * (zoom + 1) * s.w < IJ_FIT)
+        zoom++;
+    const size_t cell_h = s.h * zoom + IJ_GAP, cell_w = s.w * zoom + IJ_GAP;
     const size_t height = s.images * cell_h - IJ_GAP, width = s.columns * cell_w - IJ_GAP;
     uint8_t *rgb = ij_alloc(ij_mul(height, 3 * width));
     memset(rgb, 255, height * width * 3);
@@ -7318,7 +7480,7 @@ static int ij_show_command(ij_options *o)
             ij_show_paint(rgb + (b * cell_h * width + k * cell_w) * 3, 3 * width, &s, b, k, zoom);
     ij_show_write(o->out, rgb, height, width);
     for (size_t k = 0; k < s.columns; k++)
-        fprintf(stderr, "%s%s", k ? " | " : "", ij_panels[s.column[k]].name);
+        fprintf(stderr, "%s%s", k ? " | " : "", s.panel[k]->name);
     fprintf(stderr, "\n");
     return 0;
 }
@@ -7331,25 +7493,27 @@ static int ij_predict_command(ij_options *o)
 }
 
 /* ---- report ----
- * One HTML file with everything inline: no script, nothing fetched, light or dark, narrow or printed. Pictures are as small as
- * the images and enlarged by the browser. */
+ * One HTML file with everything inline: no script, nothing fetched, light or dark, narrow or
+ * printed. Pictures are as small as the images and enlarged by the browser. */
 
-static void ij_html_text(FILE *f, const char *text)
+static void ij_html_text(FILE *f, const char *before, const char *text, const char *after)
 {
+    fputs(before, f);
     for (; *text; text++)
         if (strchr("<>&\"", *text)) fprintf(f, "&#%d;", *text);
         else fputc(*text, f);
+    fputs(after, f);
 }
 
-/* png has two bytes more than n */
+/* A cell of a table. png has two bytes more than n. */
 static void ij_html_data(FILE *f, uint8_t *png, size_t n, const char *what)
 {
     static const char letter[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     png[n] = png[n + 1] = 0;
-    fprintf(f, "<img alt=\"%s\" src=\"data:image/png;base64,", what);
+    fprintf(f, "<td><img alt=\"%s\" src=\"data:image/png;base64,", what);
     for (size_t i = 0; i < n; i += 3) {
         const uint32_t b = (uint32_t)png[i] << 16 | (uint32_t)png[i + 1] << 8 | png[i + 2];
-        fprintf(f, "%c%c%c%c", letter[b >> 18], letter[b >> 12 & 63], i + 1 < n ? letter[b >> 6 & 63] : '=', i + 2 < n ? letter[b & 63] : '=');
+        for (size_t k = 0; k < 4; k++) fputc(i + k > n ? '=' : letter[b >> (18 - 6 * k) & 63], f);
     }
     fprintf(f, "\">");
 }
@@ -7364,45 +7528,78 @@ static void ij_html_png(FILE *f, const uint8_t *rgb, size_t h, size_t w, const c
 /* Those panels of a show that are in `names`, as a table. */
 static void ij_html_show(FILE *f, const ij_show *s, const char *names)
 {
-    const size_t h = s->c.crop_size[0], w = s->c.crop_size[1];
-    uint8_t *rgb = ij_alloc(h * w * 3);
+    uint8_t *rgb = ij_alloc(s->bytes);
     fprintf(f, "<div class=wide><table><tr>");
     for (size_t k = 0; k < s->columns; k++)
-        if (strstr(names, ij_panels[s->column[k]].name)) fprintf(f, k && s->column[k] == s->column[k - 1] ? "<th>" : "<th>%s", ij_panels[s->column[k]].name);
+        if (strstr(names, s->panel[k]->name))
+            fprintf(f, "<th>%s", k && s->panel[k] == s->panel[k - 1] ? "" : s->panel[k]->name);
     for (size_t b = 0; b < s->images; b++) {
         fprintf(f, "<tr>\n");
         for (size_t k = 0; k < s->columns; k++) {
-            if (!strstr(names, ij_panels[s->column[k]].name)) continue;
-            ij_show_paint(rgb, 3 * w, s, b, k, 1);
-            fprintf(f, "<td>"), ij_html_png(f, rgb, h, w, ij_panels[s->column[k]].name);
+            if (!strstr(names, s->panel[k]->name)) continue;
+            ij_show_paint(rgb, 3 * s->w, s, b, k, 1);
+            ij_html_png(f, rgb, s->h, s->w, s->panel[k]->name);
         }
     }
     fprintf(f, "</table></div>\n");
     free(rgb);
 }
 
+/* The finite numbers in column `name` of a CSV file; a line without an end is still under way. */
+static double *ij_csv(size_t *n, const char *folder, const char *file, const char *name)
+{
+    char path[1100], line[512];
+    size_t column = 0, room = 0;
+    double *v = NULL;
+    *n = 0;
+    FILE *csv = fopen(ij_path(path, folder, file), "r");
+    if (!csv) return NULL;
+    const char *at = fgets(line, sizeof line, csv) ? strstr(line, name) : NULL;
+    for (const char *c = line; at && c < at; c++) column += *c == ',';
+    while (at && fgets(line, sizeof line, csv) && strchr(line, '\n')) {
+        const char *c = line;
+        for (size_t k = 0; k < column; k++) {
+            c += strcspn(c, ",");
+            c += *c == ',';
+        }
+        if (*n == room) {
+            room = 2 * room + 64;
+            v = realloc(v, room * sizeof *v);
+            if (!v) ij_die(1, "out of memory: %s", path);
+        }
+        *n += sscanf(c, "%lf", &v[*n]) == 1 && isfinite(v[*n]);
+    }
+    fclose(csv);
+    return v;
+}
+
 /* A column of a CSV file as a curve of at most 300 points, each the mean of those it stands for. */
-static void ij_html_curve(FILE *f, const char *folder, const char *file, const char *name, const char *title)
+static void ij_html_curve(FILE *f, const char *folder, const char *file, const char *name,
+                          const char *title)
 {
     enum { POINTS = 300 };
-    double y[POINTS] = { 0 }, low = HUGE_VAL, high = -HUGE_VAL, ends[2] = { 0, 0 };
-    size_t count[POINTS] = { 0 }, lines, seen = 0;
-    double *v = ij_csv(&lines, folder, file, name);
-    for (size_t i = 0; i < lines; i++) {
-        const size_t k = lines > POINTS ? i * POINTS / lines : i;
-        if (!isfinite(v[i])) continue;
-        y[k] += v[i], count[k]++;
-        if (!seen++) ends[0] = v[i];
-        ends[1] = v[i];
+    double y[POINTS], low = HUGE_VAL, high = -HUGE_VAL;
+    size_t n;
+    double *v = ij_csv(&n, folder, file, name);
+    if (!n) return;
+    const size_t points = IJ_MIN(n, POINTS);
+    for (size_t k = 0, i = 0; k < points; k++) {
+        const size_t first = i;
+        for (y[k] = 0; i * points / n == k; i++) y[k] += v[i];
+        y[k] /= (double)(i - first);
+        low = IJ_MIN(low, y[k]);
+        high = IJ_MAX(high, y[k]);
     }
+    fprintf(f, "<figure><svg viewBox=\"0 0 320 120\" role=img aria-label=\"%s\">", title);
+    fprintf(f, "<polyline points=\"");
+    for (size_t k = 0; k < points; k++) {
+        const double x = (double)k / (double)IJ_MAX(points - 1, 1);
+        const double share = high > low ? (y[k] - low) / (high - low) : 0.5;
+        fprintf(f, "%.1f,%.1f ", 4 + 312.0 * x, 114 - 106 * share);
+    }
+    fprintf(f, "\"/></svg><figcaption>%s: from %.4g to %.4g ", title, v[0], v[n - 1]);
+    fprintf(f, "(axis %.3g to %.3g)</figcaption></figure>\n", low, high);
     free(v);
-    const size_t points = IJ_MIN(lines, POINTS);
-    for (size_t k = 0; k < points; k++) if (count[k]) y[k] /= (double)count[k], low = IJ_MIN(low, y[k]), high = IJ_MAX(high, y[k]);
-    if (!(low <= high)) return;
-    fprintf(f, "<figure><svg viewBox=\"0 0 320 120\" role=img aria-label=\"%s\"><polyline points=\"", title);
-    for (size_t k = 0; k < points; k++)
-        if (count[k]) fprintf(f, "%.1f,%.1f ", 4 + 312.0 * (double)k / (double)IJ_MAX(points - 1, 1), 114 - 106 * (high > low ? (y[k] - low) / (high - low) : 0.5));
-    fprintf(f, "\"/></svg><figcaption>%s: from %.4g to %.4g (axis %.3g to %.3g)</figcaption></figure>\n", title, ends[0], ends[1], low, high);
 }
 
 static void ij_html_file(FILE *f, const char *folder, const char *name, const char *before)
@@ -7412,35 +7609,46 @@ static void ij_html_file(FILE *f, const char *folder, const char *name, const ch
     FILE *in = fopen(ij_path(path, folder, name), "rb");
     if (!in) return;
     uint8_t *png = ij_alloc((size_t)MOST + 2);
-    fprintf(f, "<tr><th>%s<td>", before), ij_html_data(f, png, fread(png, 1, MOST, in), name);
-    fclose(in), free(png);
+    fprintf(f, "<tr><th>%s", before);
+    ij_html_data(f, png, fread(png, 1, MOST, in), name);
+    fclose(in);
+    free(png);
 }
 
-/* The last verdict of health.csv; or the pictures that training left at eight of its lines. */
-static void ij_html_health(FILE *f, const char *folder, int pictures)
+/* The last verdict of health.csv. */
+static void ij_html_verdict(FILE *f, const char *folder)
+{
+    char path[1100], line[512], last[512] = "";
+    size_t lines = 0;
+    FILE *csv = fopen(ij_path(path, folder, "health.csv"), "r");
+    if (!csv) return;
+    for (; fgets(line, sizeof line, csv) && strchr(line, '\n'); lines++) strcpy(last, line);
+    fclose(csv);
+    last[strcspn(last, "\n")] = 0;
+    const char *verdict = strrchr(last, ',');
+    if (lines > 1 && verdict)
+        ij_html_text(f, "<p class=verdict>Is it learning? <strong>", verdict + 1,
+                     "</strong></p>\n");
+}
+
+/* The pictures that training left at eight lines of health.csv. */
+static void ij_html_strips(FILE *f, const char *folder)
 {
     enum { SHOWN = 8 };
-    char path[1100], line[512], last[512] = "", name[40];
-    size_t lines = 0, shown = 0;
-    FILE *csv = fopen(ij_path(path, folder, "health.csv"), "r");
-    while (csv && fgets(line, sizeof line, csv) && strchr(line, '\n')) lines++, strcpy(last, line);
-    const char *verdict = strrchr(last, ',');
-    last[strcspn(last, "\n")] = 0;
-    if (!pictures && lines > 1 && verdict && verdict[1] > '9')
-        fprintf(f, "<p class=verdict>Is it learning? <strong>"), ij_html_text(f, verdict + 1), fprintf(f, "</strong></p>\n");
-    if (csv && pictures) {
-        const size_t span = IJ_MIN(lines - 1, SHOWN) - 1;
-        rewind(csv), fgets(line, sizeof line, csv);
-        fprintf(f, "<table class=strips>"), ij_html_file(f, folder, "pca_images.png", "");
-        for (size_t i = 0; i + 1 < lines && fgets(line, sizeof line, csv); i++) {
-            if (i != shown * (lines - 2) / IJ_MAX(span, 1)) continue;
-            line[strcspn(line, ",")] = 0;
-            snprintf(name, sizeof name, "pca_%.20s.png", line), ij_html_file(f, folder, name, line);
-            shown++;
-        }
-        fprintf(f, "</table>\n");
+    char name[40], at[24];
+    size_t lines;
+    double *step = ij_csv(&lines, folder, "health.csv", "step");
+    if (!lines) return;
+    const size_t last = IJ_MIN(lines, SHOWN) - 1;
+    fprintf(f, "<table class=strips>");
+    ij_html_file(f, folder, "pca_images.png", "");
+    for (size_t k = 0; k <= last; k++) {
+        snprintf(at, sizeof at, "%.0f", step[k * (lines - 1) / IJ_MAX(last, 1)]);
+        snprintf(name, sizeof name, "pca_%s.png", at);
+        ij_html_file(f, folder, name, at);
     }
-    if (csv) fclose(csv);
+    fprintf(f, "</table>\n");
+    free(step);
 }
 
 /* probe.csv as a table. */
@@ -7449,48 +7657,51 @@ static void ij_html_scores(FILE *f, const char *folder)
     char path[1100], line[512];
     FILE *csv = fopen(ij_path(path, folder, "probe.csv"), "r");
     if (!csv) {
-        fprintf(f, "<p>No probe.csv: <code>ijepa probe --model DIR --out DIR/probe.csv</code> writes it.</p>\n");
+        fprintf(f, "<p>No probe.csv: <code>ijepa probe --model DIR --out DIR/probe.csv</code> "
+                   "writes it.</p>\n");
         return;
     }
     fprintf(f, "<div class=wide><table class=numbers>");
     while (fgets(line, sizeof line, csv)) {
         fprintf(f, "<tr>");
-        for (const char *cell = strtok(line, ",\r\n"); cell; cell = strtok(NULL, ",\r\n")) {
-            fprintf(f, "<td>");
-            ij_html_text(f, cell);
-        }
+        for (const char *cell = strtok(line, ",\r\n"); cell; cell = strtok(NULL, ",\r\n"))
+            ij_html_text(f, "<td>", cell, "");
     }
     fprintf(f, "</table></div>\n");
     fclose(csv);
 }
 
-/* A few images, and the nearest of the training part by cosine of pooled features. */
+/* Images of a set, with their pooled features. */
+typedef struct { ij_images images; ij_features x; } ij_gallery;
 enum { IJ_ASKS = 5, IJ_NEAR = 6, IJ_ANSWERS = 1000 };
-typedef struct { ij_images part[2]; ij_features x[2]; } ij_neighbours;     /* what asks, what answers */
 
-static void ij_neighbours_read(ij_neighbours *n, const ij_model *m, const ij_team *team)
+static ij_gallery ij_gallery_read(const char *path, int part, const ij_model *m, size_t most,
+                                  const ij_team *team)
 {
     const ij_model *const model[2] = { m, NULL };
-    for (int k = 0; k < 2; k++) n->x[k] = ij_features_from(&n->part[k], model, 0, k ? IJ_ANSWERS : IJ_ASKS, 0, team);
+    ij_gallery g = { .images = ij_images_open(path, part, &m->config, 1, team) };
+    g.x = ij_features_from(&g.images, model, 0, most, 0, team);
     if (ij_interrupted) exit(130);
+    return g;
 }
 
-static void ij_html_neighbours(FILE *f, ij_neighbours *n)
+/* Each image that asks, and the nearest of the bank by cosine of features. */
+static void ij_html_neighbours(FILE *f, ij_gallery *ask, ij_gallery *bank)
 {
-    const size_t h = n->part[0].c.crop_size[0], w = n->part[0].c.crop_size[1], d = n->x[0].width[0], bank = n->x[1].n;
-    double *cosine = ij_alloc(bank * sizeof *cosine);
-    fprintf(f, "<div class=wide><table><tr><th>image<th colspan=%d>nearest training images\n", (int)IJ_NEAR);
-    for (size_t i = 0; i < n->x[0].n; i++) {
-        for (size_t b = 0; b < bank; b++) cosine[b] = ij_alike(n->x[0].x[0] + i * d, n->x[1].x[0] + b * d, d);
+    const size_t *side = ask->images.c.crop_size, d = ask->x.width[0], n = bank->x.n;
+    double *cosine = ij_alloc(n * sizeof *cosine);
+    fprintf(f, "<div class=wide><table><tr><th>image<th colspan=%d>nearest training images\n",
+            (int)IJ_NEAR);
+    for (size_t i = 0; i < ask->x.n; i++) {
+        const real *x = ask->x.x[0] + i * d;
+        for (size_t b = 0; b < n; b++) cosine[b] = ij_alike(x, bank->x.x[0] + b * d, d);
         fprintf(f, "<tr>");
-        for (size_t k = 0; k <= IJ_NEAR && k <= bank; k++) {
+        ij_html_png(f, ij_images_middle(&ask->images, i, ask->x.n), side[0], side[1], "image");
+        for (size_t k = 0; k < IJ_NEAR && k < n; k++) {
             size_t best = 0;
-            for (size_t b = 1; k && b < bank; b++) best = cosine[b] > cosine[best] ? b : best;
-            if (k) cosine[best] = -HUGE_VAL;
-            ij_images *s = &n->part[k > 0];
-            ij_images_spread(s, 0, k ? best : i, k ? bank : n->x[0].n);
-            ij_centre_task(s, 0);
-            fprintf(f, "<td>"), ij_html_png(f, s->slot->small, h, w, k ? "neighbour" : "image");
+            for (size_t b = 1; b < n; b++) best = cosine[b] > cosine[best] ? b : best;
+            cosine[best] = -HUGE_VAL;
+            ij_html_png(f, ij_images_middle(&bank->images, best, n), side[0], side[1], "neighbour");
         }
     }
     fprintf(f, "</table></div>\n");
@@ -7499,19 +7710,34 @@ static void ij_html_neighbours(FILE *f, ij_neighbours *n)
 
 static void ij_html_begin(FILE *f, const char *what)
 {
-    fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8>"
-               "<meta name=viewport content=\"width=device-width\"><title>I-JEPA: ");
-    ij_html_text(f, what);
-    fprintf(f, "</title><style>"
+    static const char *const style = "</title><style>"
         ":root{color-scheme:light dark}"
         "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem}"
         "img{width:5.5rem;image-rendering:pixelated;display:block}table{border-spacing:.25rem}"
-        "th{font-weight:500;text-align:left}.wide{overflow-x:auto}.numbers td{padding:0 1rem 0 0}"
-        ".strips img{width:min(34rem,78vw)}.verdict{border-left:.3rem solid #c33;padding-left:.6rem}"
-        "figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}svg{border:1px solid #8888}"
-        "polyline{fill:none;stroke:#c33;stroke-width:1.5}figcaption,small{font-size:.85rem}"
-        "pre{white-space:pre-wrap;overflow-wrap:anywhere}@media print{figure,tr{break-inside:avoid}}"
-        "</style>\n");
+        "th{font-weight:500;text-align:left}.wide{overflow-x:auto}"
+        ".numbers td{padding:0 1rem 0 0}.strips img{width:min(34rem,78vw)}"
+        ".verdict{border-left:.3rem solid #c33;padding-left:.6rem}"
+        "figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}"
+        "svg{border:1px solid #8888}polyline{fill:none;stroke:#c33;stroke-width:1.5}"
+        "figcaption,small{font-size:.85rem}pre{white-space:pre-wrap;overflow-wrap:anywhere}"
+        "@media print{figure,tr{break-inside:avoid}}</style>\n";
+    fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8>");
+    ij_html_text(f, "<meta name=viewport content=\"width=device-width\"><title>I-JEPA: ", what,
+                 style);
+}
+
+/* The command that trains this model again. */
+static void ij_html_again(FILE *f, const ij_config *c, const char *data, const char *test)
+{
+    char text[IJ_TEXT];
+    ij_html_text(f, "<h2>Again</h2><pre>ijepa train --data '", data, "'");
+    if (*test) ij_html_text(f, " --test '", test, "'");
+    for (size_t i = 0; i < IJ_SETTINGS; i++) {
+        ij_config_text(text, c, i);
+        if (strcmp(ij_config_name(i), "ipe")) fprintf(f, " --%s %s", ij_config_name(i), text);
+    }
+    fprintf(f, " --out again</pre><p><small>The same numbers to the last digit, on the same "
+               "kind of machine.</small></p></html>\n");
 }
 
 static int ij_report_command(ij_options *o)
@@ -7519,20 +7745,27 @@ static int ij_report_command(ij_options *o)
     static const char *const objective[] = {
         ("I-JEPA hides parts of an image and predicts, from the rest, not their pixels but what a "
          "slowly following copy of the encoder makes of them (Assran et al., CVPR 2023)."),
-        "A generative model: it hides parts of an image and predicts their pixels (figure 2b of the paper).",
-        "A joint embedding: two views of an image are to have one representation (figure 2a of the paper)." };
+        ("A generative model: it hides parts of an image and predicts their pixels (figure 2b of "
+         "the paper)."),
+        ("A joint embedding: two views of an image are to have one representation (figure 2a of "
+         "the paper)."),
+    };
     static const char *const curve[][3] = {
-        { "log.csv", "loss", "loss" }, { "log.csv", "lr", "learning rate" }, { "log.csv", "ema", "EMA momentum" },
-        { "health.csv", "skill", "skill" }, { "health.csv", "position", "position share" },
-        { "health.csv", "rank", "effective rank" }, { "health.csv", "cosine", "cosine between images" } };
-    char path[1100], text[IJ_TEXT], trained[2][1100] = { "", "" };
+        { "log.csv", "loss", "loss" }, { "log.csv", "lr", "learning rate" },
+        { "log.csv", "ema", "EMA momentum" }, { "health.csv", "skill", "skill" },
+        { "health.csv", "position", "position share" }, { "health.csv", "rank", "effective rank" },
+        { "health.csv", "cosine", "cosine between images" },
+    };
+    char path[1100], trained[2][1100] = { "", "" };
     const ij_team team = ij_team_start(o->threads);
     if (!o->what) ij_die(2, "report needs the folder of a run");
     FILE *f = fopen(ij_path(path, o->what, "data.txt"), "r");
-    for (int k = 0; f && k < 2 && fgets(trained[k], 1100, f); k++) trained[k][strcspn(trained[k], "\n")] = 0;
+    for (int k = 0; f && k < 2 && fgets(trained[k], sizeof trained[k], f); k++)
+        trained[k][strcspn(trained[k], "\n")] = 0;
     if (f) fclose(f);
     const char *data = *trained[0] ? trained[0] : "scenes", *test = *trained[1] ? trained[1] : data;
     if (o->data) data = test = o->data;
+    const int apart = test != data, part = apart ? IJ_WHOLE : IJ_TEST_PART;
     ij_config known;
     ij_file model = ij_open_model(o->what, &known);
     const int predicts = ij_predicts_patches(&known, &model);
@@ -7541,72 +7774,64 @@ static int ij_report_command(ij_options *o)
     o->data = test;
     o->reference = data;
     ij_show show;
-    const int part = test != data ? IJ_WHOLE : IJ_TEST_PART;
-    ij_show_open(&show, o, predicts ? "image,context,targets,coverage,pca,similarity,attention,montage,nearest,sketch,traced"
-                                    : "image,context,targets,coverage,pca,similarity,attention", 6, part, &team);
-    ij_neighbours near = { .part = { ij_images_open(test, part, &show.c, 1, &team),
-                             ij_images_open(data, test != data ? IJ_WHOLE : IJ_TRAIN_PART, &show.c, 1, &team) } };
-    ij_neighbours_read(&near, show.m, &team);
-    const ij_config *c = &show.c;
+    const char *panels = "image,context,targets,coverage,pca,similarity,attention,montage,nearest,"
+                         "sketch,traced";
+    if (!predicts) panels = "image,context,targets,coverage,pca,similarity,attention";
+    ij_show_open(&show, o, panels, 6, part, &team);
+    ij_gallery ask = ij_gallery_read(test, part, &show.m, IJ_ASKS, &team);
+    ij_gallery bank = ij_gallery_read(data, apart ? IJ_WHOLE : IJ_TRAIN_PART, &show.m, IJ_ANSWERS,
+                                      &team);
     const ij_draft page = ij_draft_open(ij_path(path, o->what, "report.html"));
     f = page.f;
     ij_html_begin(f, o->what);
-    fprintf(f, "<h1>What this I-JEPA learned</h1>\n<p>%zu blocks of width %zu, patches of %zu pixels, on <code>",
-            c->depth, c->embed_dim, c->patch_size);
-    ij_html_text(f, *trained[0] ? trained[0] : "images that are not on record");
-    fprintf(f, "</code>");
-    if (data != trained[0]) {
-        fprintf(f, ", shown on <code>");
-        ij_html_text(f, data);
-        fprintf(f, "</code>");
-    }
-    fprintf(f, ". %s</p>\n", objective[c->objective]);
-    ij_html_health(f, o->what, 0);
-    fprintf(f, "<h2>Scores</h2><p>How well do frozen features tell the labels, which training never saw? k-NN asks "
-               "the 20 nearest training images; linear is ridge regression. An encoder with random weights and the "
-               "raw pixels are what must be beaten.</p>\n");
+    fprintf(f, "<h1>What this I-JEPA learned</h1>\n<p>%zu blocks of width %zu, patches of %zu "
+               "pixels, on <code>", show.c.depth, show.c.embed_dim,
+               show.c.patch_size);
+    ij_html_text(f, "", *trained[0] ? trained[0] : "images that are not on record", "</code>");
+    if (data != trained[0]) ij_html_text(f, ", shown on <code>", data, "</code>");
+    fprintf(f, ". %s</p>\n", objective[show.c.objective]);
+    ij_html_verdict(f, o->what);
+    fprintf(f, "<h2>Scores</h2><p>How well do frozen features tell the labels, which training "
+               "never saw? k-NN asks the 20 nearest training images; linear is ridge "
+               "regression. An encoder with random weights and the raw pixels are what must be "
+               "beaten.</p>\n");
     ij_html_scores(f, o->what);
     fprintf(f, "<h2>The run</h2>");
     for (size_t i = 0; i < sizeof curve / sizeof *curve; i++)
         ij_html_curve(f, o->what, curve[i][0], curve[i][1], curve[i][2]);
-    fprintf(f, "<p>The loss alone says little: its target moves. <em>Skill</em> holds it against the best guess that "
-               "knows only where a patch lies; at 0 nothing else was learnt. <em>Position share</em> is how much of "
-               "the targets is position. <em>Effective rank</em> counts the dimensions that the features use, "
-               "<em>cosine</em> compares those of different images: near 1, both, all images look alike, which is "
-               "collapse.</p>\n<h3>Features over the run</h3><p>The three main components of the patch features of "
-               "these images as red, green and blue, after so many updates; the first row are the first weights. Each "
-               "row has its own components, so look for shapes, not for colours that stay.</p>\n");
-    ij_html_health(f, o->what, 1);
-    fprintf(f, "<h2>What is hidden</h2><p>Section 3, figure 4: the context is what the encoder sees; target blocks, one "
-               "colour each, are what is to be predicted and are cut out of the context. Coverage: how often a patch is "
-               "context (first) or target (second), over many draws.</p>\n");
+    fprintf(f, "<p>The loss alone says little: its target moves. <em>Skill</em> holds it "
+               "against the best guess that knows only where a patch lies; at 0 nothing else "
+               "was learnt. <em>Position share</em> is how much of the targets is position. "
+               "<em>Effective rank</em> counts the dimensions that the features use, "
+               "<em>cosine</em> compares those of different images: near 1, both, all images "
+               "look alike, which is collapse.</p>\n<h3>Features over the run</h3><p>The three "
+               "main components of the patch features of these images as red, green and blue, "
+               "after so many updates; the first row are the first weights. Each row has its "
+               "own components, so look for shapes, not for colours that stay.</p>\n");
+    ij_html_strips(f, o->what);
+    fprintf(f, "<h2>What is hidden</h2><p>Section 3, figure 4: the context is what the encoder "
+               "sees; target blocks, one colour each, are what is to be predicted and are cut "
+               "out of the context. Coverage: how often a patch is context (first) or target "
+               "(second), over many draws.</p>\n");
     ij_html_show(f, &show, "image,context,targets,coverage");
-    fprintf(f, "<h2>What the features see</h2><p>The three main components of the patch features as red, green and blue: "
-               "patches of one colour are alike to the encoder, in all images. Similarity: cosine to the white patch. "
-               "Attention: where each head of the last block looks.</p>\n");
+    fprintf(f, "<h2>What the features see</h2><p>The three main components of the patch "
+               "features as red, green and blue: patches of one colour are alike to the "
+               "encoder, in all images. Similarity: cosine to the white patch. Attention: "
+               "where each head of the last block looks.</p>\n");
     ij_html_show(f, &show, "image,pca,similarity,attention");
     if (predicts) {
-        fprintf(f, "<h2>What it predicts</h2><p>Section 7, figure 6, without a second network. <em>montage</em>: each "
-                   "hidden patch is filled with the training patch whose target is nearest to the prediction; "
-                   "<em>nearest</em>: nearest to the true target, as good as it gets. <em>sketch</em>: pixels by ridge "
-                   "regression from the prediction; <em>traced</em>: from the true target. What a prediction leaves "
-                   "open, the sketch blurs.</p>\n");
+        fprintf(f, "<h2>What it predicts</h2><p>Section 7, figure 6, without a second network. "
+                   "<em>montage</em>: each hidden patch is filled with the training patch "
+                   "whose target is nearest to the prediction; <em>nearest</em>: nearest to "
+                   "the true target, as good as it gets. <em>sketch</em>: pixels by ridge "
+                   "regression from the prediction; <em>traced</em>: from the true target. "
+                   "What a prediction leaves open, the sketch blurs.</p>\n");
         ij_html_show(f, &show, "image,context,montage,nearest,sketch,traced");
     }
-    fprintf(f, "<h2>Nearest neighbours</h2><p>By cosine of the mean feature: do neighbours share what matters, or only "
-               "their colours?</p>\n");
-    ij_html_neighbours(f, &near);
-    fprintf(f, "<h2>Again</h2><pre>ijepa train --data '");
-    ij_html_text(f, *trained[0] ? trained[0] : "PATH");
-    if (*trained[1]) fprintf(f, "' --test '");
-    ij_html_text(f, trained[1]);
-    fprintf(f, "'");
-    for (size_t i = 0; i < IJ_SETTINGS; i++) {
-        ij_config_text(text, c, i);
-        if (strcmp(ij_config_name(i), "ipe")) fprintf(f, " --%s %s", ij_config_name(i), text);
-    }
-    fprintf(f, " --out again</pre><p><small>The same numbers to the last digit, on the same kind of machine."
-               "</small></p></html>\n");
+    fprintf(f, "<h2>Nearest neighbours</h2><p>By cosine of the mean feature: do neighbours "
+               "share what matters, or only their colours?</p>\n");
+    ij_html_neighbours(f, &ask, &bank);
+    ij_html_again(f, &show.c, *trained[0] ? trained[0] : "PATH", trained[1]);
     ij_draft_close(&page);
     fprintf(stderr, "%s\n", path);
     return 0;
@@ -7617,43 +7842,42 @@ static int ij_report_command(ij_options *o)
 static int ij_masks_command(ij_options *o)
 {
     ij_error why;
+    ij_rng rng;
     char mode[IJ_TEXT];
-    ij_config c = o->c;
-    const size_t show = o->images ? o->images : 4;
-    ij_model m = ij_model_for(&c, IJ_TRAIN);
-    const size_t gh = ij_gh(&c), gw = ij_gw(&c);
-    double context = 0, target = 0;
-    size_t lists[2] = { 0, 0 }, shown = 0;
-    const uint64_t draws = IJ_MAX(100, (show + c.batch_size - 1) / c.batch_size);
-    size_t *seen = ij_zeros(gh * gw * sizeof *seen);
-    printf("c context   1..%zu target block   . neither\n\n", c.num_pred_masks);
-    for (uint64_t step = 0; step < draws; step++) {
-        ij_must(ij_masks_draw(&m.masks, &c, &m.mask_rng, step, c.batch_size, &why), &why);
-        const ij_lists *l[2] = { &m.masks.context, &m.masks.target };
-        for (size_t b = 0; b < c.batch_size && shown < show; b++, shown++)
+    const ij_config *c = &o->c;
+    ij_masks masks = ij_masks_for(c);
+    const ij_lists *context = &masks.context, *target = &masks.target;
+    const size_t gh = ij_gh(c), gw = ij_gw(c);
+    const size_t batch = c->batch_size, show = o->images ? o->images : 4;
+    const size_t draws = IJ_MAX(100, (show + batch - 1) / batch);
+    size_t *seen = ij_zeros(gh * sizeof *seen);         /* tokens of contexts in a row */
+    double contexts = 0, tokens = 0, targets = 0;
+    ij_rng_seed(&rng, c->seed);
+    printf("c context   1..%zu target block   . neither\n\n", c->num_pred_masks);
+    for (size_t draw = 0; draw < draws; draw++) {
+        ij_must(ij_masks_draw(&masks, c, &rng, draw, batch, &why), &why);
+        for (size_t b = 0; b < batch && draw * batch + b < show; b++) {
             for (size_t n = 0; n < gh * gw; n++) {
-                char mark = '.';
-                for (size_t k = 0; k < 2; k++)
-                    for (size_t i = b; i < l[k]->lists; i += c.batch_size)
-                        if (ij_listed(l[k], i, n)) mark = (char)(k ? '1' + (int)(i / c.batch_size % 9) : 'c');
-                printf("%c%s", mark, n % gw == gw - 1 ? n == gh * gw - 1 ? "\n\n" : "\n" : " ");
+                const size_t block = ij_block_with(target, batch, b, n);
+                char mark = ij_block_with(context, batch, b, n) ? 'c' : '.';
+                if (block) mark = (char)('1' + (block - 1) % 9);
+                printf("%c%c", mark, (n + 1) % gw ? ' ' : '\n');
             }
-        for (size_t k = 0; k < 2; k++)
-            for (size_t i = 0; i < l[k]->lists; i++, lists[k]++) {
-                *(k ? &target : &context) += (double)l[k]->length[i];
-                for (size_t j = 0; !k && j < l[k]->length[i]; j++) seen[l[k]->index[i * l[k]->stride + j]]++;
-            }
+            printf("\n");
+        }
+        for (size_t i = 0; i < target->lists; i++)
+            targets += (double)target->length[i];
+        for (size_t i = 0; i < context->lists; i++, contexts++)
+            for (size_t j = 0; j < context->length[i]; j++, tokens++)
+                seen[context->index[i * context->stride + j] / gw]++;
     }
     for (size_t i = 0; i < IJ_SETTINGS; i++)
-        if (!strcmp(ij_config_name(i), "mask_mode")) ij_config_text(mode, &c, i);
-    printf("%zux%zu patches, %s mode, %zu draws of %zu images: context %.1f tokens, target block %.1f\n", gh, gw, mode,
-           (size_t)draws, c.batch_size, context / (double)lists[0], target / (double)lists[1]);
+        if (!strcmp(ij_config_name(i), "mask_mode")) ij_config_text(mode, c, i);
+    printf("%zux%zu patches, %s mode, %zu draws of %zu images: context %.1f tokens, target block "
+           "%.1f\n", gh, gw, mode, draws, batch, tokens / contexts,
+           targets / (double)(draws * target->lists));
     printf("share of contexts that see a row, from the top:");
-    for (size_t r = 0; r < gh; r++) {
-        double sum = 0;
-        for (size_t k = 0; k < gw; k++) sum += (double)seen[r * gw + k];
-        printf(" %.2f", sum / (double)gw / (double)lists[0]);
-    }
+    for (size_t r = 0; r < gh; r++) printf(" %.2f", (double)seen[r] / (double)gw / contexts);
     printf("\n");
     return 0;
 }
@@ -7662,34 +7886,37 @@ static int ij_render(ij_options *o)
 {
     ij_error why;
     const size_t side = o->c.crop_size[0], images = o->images ? o->images : 36;
-    char path[1100], labels_path[1100], name[80];
+    char path[1100], name[80];
     if (!o->out) ij_die(2, "render needs --out DIR");
     if (side > 4096 || !side) ij_die(2, "crop_size must be 1..4096 here");
     ij_must(ij_make_folder(o->out, &why), &why);
     uint8_t *rgb = ij_alloc(side * side * 3);
-    FILE *labels = ij_open_or_die(ij_path(labels_path, o->out, "labels.csv"), "w");
-    fprintf(labels, "file,count,dist,kind\n");
+    const ij_draft labels = ij_draft_open(ij_path(path, o->out, "labels.csv"));
+    fprintf(labels.f, "file,count,dist,kind\n");
     for (size_t i = 0; i < images && !ij_interrupted; i++) {
         int label[IJ_SCENE_TASKS];
         ij_scene(rgb, side, o->c.seed, i, label);
-        snprintf(name, sizeof name, "scene_%06lu.ppm", i);
+        snprintf(name, sizeof name, "scene_%06zu.ppm", i);
         ij_show_write(ij_path(path, o->out, name), rgb, side, side);
-        fprintf(labels, "%s,%d,%d,%d\n", name, label[IJ_SCENE_COUNT], label[IJ_SCENE_DIST], label[IJ_SCENE_KIND]);
+        fprintf(labels.f, "%s,%d,%d,%d\n", name, label[IJ_SCENE_COUNT], label[IJ_SCENE_DIST],
+                label[IJ_SCENE_KIND]);
     }
-    ij_close_or_die(labels, labels_path);
+    ij_draft_close(&labels);
     return ij_interrupted ? 130 : 0;
 }
 
 static int ij_info(ij_options *o)
 {
     if (!o->what) {
-        printf("numbers      %s\nvectors      %d bits\nmatmul tile  %d x %d, %s\nthreads      %zu, one per processor it may use\n",
-               sizeof(real) == 8 ? "double" : "float", (int)(8 * IJ_VL * sizeof(real)), (int)IJ_MR, (int)IJ_NR,
 #ifdef IJ_HAS_FMA
-               "fused multiply-add",
+        const char *const madd = "fused multiply-add";
 #else
-               "multiply, then add",
+        const char *const madd = "multiply, then add";
 #endif
+        printf("numbers      %s\nvectors      %zu bits\nmatmul tile  %d x %d, %s\n"
+               "threads      %zu, one per processor it may use\n",
+               sizeof(real) == 8 ? "double" : "float", 8 * IJ_VL * sizeof(real), (int)IJ_MR,
+               (int)IJ_NR, madd,
                ij_processors());
         return 0;
     }
@@ -7704,13 +7931,15 @@ static int ij_info(ij_options *o)
         total += (double)e->count;
     }
     static const char *const kind[] = { "unknown", "ijepa", "Hugging Face" };
-    static const char *const part[4][2] = { { "target_encoder.norm.weight", " target_encoder" },
-        { "encoder.norm.weight", " encoder" }, { "predictor.predictor_norm.weight", " predictor" },
-        { "opt.m.encoder.norm.weight", " optimizer" } };
+    static const char *const part[4][2] = {
+        { "target_encoder.norm.weight", "target_encoder" }, { "encoder.norm.weight", "encoder" },
+        { "predictor.predictor_norm.weight", "predictor" },
+        { "opt.m.encoder.norm.weight", "optimizer" },
+    };
     printf("%zu tensors, %.0f numbers. Layout: %s. Holds%s", f.entries, total, kind[f.kind],
            f.kind == IJ_KIND_HUGGING_FACE ? " one encoder" : ":");
     for (int i = 0; i < 4; i++)
-        if (ij_file_find(&f, part[i][0])) printf("%s", part[i][1]);
+        if (ij_file_find(&f, part[i][0])) printf(" %s", part[i][1]);
     printf("\n");
     ij_file_close(&f);
     return 0;
@@ -7718,136 +7947,160 @@ static int ij_info(ij_options *o)
 
 /* ---- bench ---- */
 
-static int ij_by_size(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* GFLOP/s of one core's multiply-adds just now: the tile kernel on data that stays in the first-level cache, 20 ms. */
+/* GFLOP/s of one core's multiply-adds just now: the tile kernel on data that stays in the
+ * first-level cache, 20 ms. */
 static double ij_peak_rate(void)
 {
     static real a[IJ_MR * IJ_KC], b[IJ_NR * IJ_KC], c[IJ_MR * IJ_NR];
     const double start = ij_seconds();
-    double tiles = 0, time;
-    do {
+    double tiles = 0, time = 0;
+    for (; time < 0.02; time = ij_seconds() - start, tiles += 100)
         for (int k = 0; k < 100; k++) ij_tile(IJ_KC, a, 1, IJ_MR, b, c, IJ_NR, c, IJ_NR);
-        tiles += 100;
-    } while ((time = ij_seconds() - start) < 0.02);
     return 2.0 * IJ_MR * IJ_NR * IJ_KC * tiles / time / 1e9;
 }
 
 static double ij_median(double *t, size_t n)
 {
-    qsort(t, n, sizeof *t, ij_by_size);
-    return n % 2 ? t[n / 2] : (t[n / 2 - 1] + t[n / 2]) / 2;
-}
-
-/* Repetitions of one measurement: a core's speed changes from second to second where others share it, so its peak is
- * taken beside each. */
-typedef struct { const ij_options *o; size_t repeat, done; double *time, *peak, start, first; } ij_stopwatch;
-
-static void ij_lap_start(ij_stopwatch *w) { w->peak[w->done] = ij_peak_rate(), w->start = ij_seconds(); }
-static void ij_lap_end(ij_stopwatch *w) { w->time[w->done++] = ij_seconds() - w->start; }
-
-/* Medians: milliseconds, images a second, share of the peak of all threads' cores, as a line or as JSON. */
-static void ij_bench_print(ij_stopwatch *w, const char *what, double flops, double images)
-{
-    const ij_options *o = w->o;
-    const double peak = ij_median(w->peak, w->done), seconds = ij_median(w->time, w->done);
-    const double rate = flops / seconds / 1e9, share = rate / peak / (double)o->threads, mib = ij_peak_mib();
-    const double startup = w->first > seconds ? w->first - seconds : 0;     /* what the first step took beyond a step */
-    if (o->json)
-        printf("{\"what\": \"%s\", \"threads\": %zu, \"ms\": %.3f, \"img_per_s\": %.2f, \"gflop_per_img\": %.4f, "
-               "\"gflops\": %.1f, \"peak_gflops\": %.1f, \"share_of_peak\": %.3f, \"startup_ms\": %.1f, \"peak_mib\": %.0f}\n", what,
-               o->threads, 1000 * seconds, images / seconds, flops / images / 1e9, rate, peak, share, 1000 * startup, mib);
-    else
-        printf("%-28s %9.2f ms %10.1f /s %8.1f GFLOP/s %5.1f %% of peak (%.0f x %zu) %6.0f MiB\n", what, 1000 * seconds,
-               images / seconds, rate, 100 * share, peak, o->threads, mib);
-    fflush(stdout);
-    w->done = 0;
-}
-
-static int ij_bench_matmul(ij_stopwatch *w, const ij_team *team)
-{
-    static const size_t shape[][3] = {                          /* rows, in, out */
-        { 1536, 96, 288 }, { 1536, 384, 96 }, { 1024, 192, 192 }, { 1024, 192, 768 }, { 1024, 768, 192 },
-        { 1152, 384, 1152 }, { 1152, 384, 1536 }, { 1152, 1536, 384 },
-        { 784, 768, 2304 }, { 784, 768, 3072 }, { 784, 3072, 768 } };
-    for (size_t i = 0; i < sizeof shape / sizeof *shape && !ij_interrupted; i++) {
-        const size_t t = shape[i][0], in = shape[i][1], out = shape[i][2];
-        real *x = ij_zeros(t * in * sizeof *x), *m = ij_zeros(in * out * sizeof *m), *y = ij_zeros(t * out * sizeof *y);
-        const ij_product p[3] = { { t, out, in, x, in, 1, m, 1, in, y, out, NULL, 0 }, { t, in, out, y, out, 1, m, in, 1, x, in, NULL, 0 },
-                                  { out, in, t, y, 1, out, x, in, 1, m, in, m, in } };
-        static const char *const name[3] = { "y=xW'", "dx=dyW", "dW+=dy'x" };
-        for (int k = 0; k < 3; k++) {
-            char text[64];
-            for (size_t r = 0; r < w->repeat; r++) ij_lap_start(w), ij_matmul(&p[k], team), ij_lap_end(w);
-            snprintf(text, sizeof text, "%zux%zux%zu %s", t, in, out, name[k]);
-            ij_bench_print(w, text, 2.0 * (double)t * (double)in * (double)out, 1);
+    for (size_t i = 1; i < n; i++)
+        for (size_t k = i; k && t[k] < t[k - 1]; k--) {
+            const double x = t[k];
+            t[k] = t[k - 1];
+            t[k - 1] = x;
         }
-        free(x), free(m), free(y);
-    }
-    return ij_interrupted ? 130 : 0;
+    return (t[n / 2] + t[(n - 1) / 2]) / 2;
 }
 
-/* Fixed token counts: list i holds patches i, i+1, ... round the grid. */
-static void ij_bench_lists(ij_lists *l, size_t lists, size_t tokens, size_t patches)
-{
-    *l = (ij_lists){ lists, tokens, ij_alloc(lists * sizeof *l->length), ij_alloc(ij_mul(lists, tokens * sizeof *l->index)) };
-    for (size_t i = 0; i < lists; i++) {
-        l->length[i] = tokens;
-        for (size_t j = 0; j < tokens; j++) l->index[i * tokens + j] = (i * 7 + j) % patches;
-    }
-}
+/* One measurement, of the first that is set: a product, encoding, a training step. A core's speed
+ * changes from second to second where others share it, so its peak is taken beside each lap. */
+typedef struct {
+    const ij_options *o;
+    ij_team team;
+    size_t done;
+    double *time, *peak, first;     /* [laps]; from the start to the end of the first lap */
+    const ij_product *product;
+    ij_memory encoding;
+    ij_model m;
+    ij_pictures in;
+    ij_masks masks;
+    real *pooled;
+} ij_bencher;
 
-/* A model with random images and lists of fixed length, and one timed repetition after another on it. */
-typedef struct { ij_model m; ij_pictures in; real *pooled; ij_masks masks; ij_memory work; int step; } ij_bencher;
-
-static ij_bencher ij_bencher_start(const ij_config *c, size_t context_tokens, size_t target_tokens, int step,
-                                   const ij_team *team)
-{
-    ij_bencher b = { .m = ij_model_for(c, step ? IJ_TRAIN : IJ_INFER), .step = step };
-    b.m.team = *team;
-    const size_t pixels = c->batch_size * ij_views(c) * 3 * c->crop_size[0] * c->crop_size[1];
-    real *images = ij_alloc(pixels * sizeof *images);
-    uint64_t state = 1;
-    for (size_t i = 0; i < pixels; i++) images[i] = (real)((double)(ij_mix(&state) >> 40) / 8388608.0 - 1);
-    b.in = (ij_pictures){ images, c->batch_size, c->crop_size[0], c->crop_size[1] };
-    b.pooled = ij_alloc(c->batch_size * c->embed_dim * sizeof(real));
-    if (!step) b.work = ij_encode_memory(&b.m.target_encoder, &b.in);
-    ij_bench_lists(&b.masks.context, c->num_enc_masks * c->batch_size, context_tokens, ij_patches(c));
-    ij_bench_lists(&b.masks.target, c->num_pred_masks * c->batch_size, target_tokens, ij_patches(c));
-    return b;
-}
-
-static void ij_bencher_lap(ij_bencher *b, ij_stopwatch *w)
+static void ij_bench_lap(ij_bencher *b)
 {
     ij_error why;
     ij_report r;
-    ij_status s;
-    ij_lap_start(w);
-    if (b->step) s = ij_train_step(&b->m, b->in.x, &b->masks, &r, &why);
-    else s = ij_encode(NULL, b->pooled, &b->m.target_encoder, &b->in, b->work, &b->m.team, &why);
-    ij_lap_end(w);
+    ij_status s = IJ_OK;
+    const ij_encoder *e = &b->m.target_encoder;
+    b->peak[b->done] = ij_peak_rate();
+    const double start = ij_seconds();
+    if (b->product) ij_matmul(b->product, &b->team);
+    else if (b->encoding.base)
+        s = ij_encode(NULL, b->pooled, e, &b->in, b->encoding, &b->team, &why);
+    else s = ij_train_step(&b->m, b->in.x, &b->masks, &r, &why);
+    b->time[b->done++] = ij_seconds() - start;
     ij_must(s, &why);
+}
+
+/* Laps, and their medians: milliseconds, images a second, share of the peak of all threads' cores,
+ * as a line or as JSON. */
+static void ij_bench_laps(ij_bencher *b, const char *what, double flops, double images)
+{
+    const size_t threads = b->o->threads;
+    for (b->done = 0; b->done < b->o->repeat;) {
+        if (ij_interrupted) exit(130);
+        ij_bench_lap(b);
+    }
+    const double peak = ij_median(b->peak, b->done), seconds = ij_median(b->time, b->done);
+    const double rate = flops / seconds / 1e9, share = rate / peak / (double)threads;
+    const double ms = 1000 * seconds, startup = 1000 * IJ_MAX(b->first - seconds, 0);
+    if (b->o->json)
+        printf("{\"what\": \"%s\", \"threads\": %zu, \"ms\": %.3f, \"img_per_s\": %.2f, "
+               "\"gflop_per_img\": %.4f, \"gflops\": %.1f, \"peak_gflops\": %.1f, "
+               "\"share_of_peak\": %.3f, \"startup_ms\": %.1f, \"peak_mib\": %.0f}\n", what,
+               threads, ms, images / seconds, flops / images / 1e9, rate, peak, share, startup,
+               ij_peak_mib());
+    else
+        printf("%-28s %9.2f ms %10.1f /s %8.1f GFLOP/s %5.1f %% of peak (%.0f x %zu) %6.0f MiB\n",
+               what, ms, images / seconds, rate, 100 * share, peak, threads,
+               ij_peak_mib());
+    fflush(stdout);
+}
+
+static void ij_bench_matmul(ij_bencher *b)
+{
+    static const char *const name[3] = { "y=xW'", "dx=dyW", "dW+=dy'x" };
+    static const size_t shape[][3] = {                  /* rows, in, out */
+        { 1536, 96, 288 },  { 1536, 384, 96 },   { 1024, 192, 192 },  { 1024, 192, 768 },
+        { 1024, 768, 192 }, { 1152, 384, 1152 }, { 1152, 384, 1536 }, { 1152, 1536, 384 },
+        { 784, 768, 2304 }, { 784, 768, 3072 },  { 784, 3072, 768 },
+    };
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) {
+        const size_t t = shape[i][0], in = shape[i][1], out = shape[i][2];
+        real *x = ij_zeros((t * in + in * out + t * out) * sizeof *x);
+        real *m = x + t * in, *y = m + in * out;
+        const ij_product p[3] = {
+            { t, out, in, x, in, 1, m, 1, in, y, out, NULL, 0 },
+            { t, in, out, y, out, 1, m, in, 1, x, in, NULL, 0 },
+            { out, in, t, y, 1, out, x, in, 1, m, in, m, in },
+        };
+        for (int k = 0; k < 3; k++) {
+            char text[64];
+            snprintf(text, sizeof text, "%zux%zux%zu %s", t, in, out, name[k]);
+            b->product = &p[k];
+            ij_bench_laps(b, text, 2.0 * (double)t * (double)in * (double)out, 1);
+        }
+        free(x);
+    }
+}
+
+/* Fixed token counts: list i holds patches 7i, 7i+1, ... round the grid. */
+static ij_lists ij_bench_lists(size_t lists, size_t tokens, size_t patches)
+{
+    const ij_lists l = ij_lists_for(lists, tokens);
+    for (size_t i = 0; i < lists * tokens; i++) {
+        l.length[i / tokens] = tokens;
+        l.index[i] = (i / tokens * 7 + i % tokens) % patches;
+    }
+    return l;
+}
+
+/* A model, random images, and lists of k tokens for contexts and of t for targets. */
+static void ij_bench_model(ij_bencher *b, int step, size_t k, size_t t)
+{
+    const ij_config *c = &b->o->c;
+    const size_t h = c->crop_size[0], w = c->crop_size[1], n = c->batch_size;
+    const size_t pixels = n * ij_views(c) * 3 * h * w;
+    real *images = ij_alloc(pixels * sizeof *images);
+    uint64_t state = 1;
+    for (size_t i = 0; i < pixels; i++)
+        images[i] = (real)((double)(ij_mix(&state) >> 40) / 8388608.0 - 1);
+    b->m = ij_model_for(c, step ? IJ_TRAIN : IJ_INFER);
+    b->m.team = b->team;
+    b->in = (ij_pictures){ images, n, h, w };
+    b->pooled = ij_alloc(n * c->embed_dim * sizeof(real));
+    if (!step) b->encoding = ij_encode_memory(&b->m.target_encoder, &b->in);
+    b->masks.context = ij_bench_lists(c->num_enc_masks * n, k, ij_patches(c));
+    b->masks.target = ij_bench_lists(c->num_pred_masks * n, t, ij_patches(c));
 }
 
 static int ij_bench(ij_options *o)
 {
     ij_error why;
     ij_config *c = &o->c;
-    if (o->targets) c->num_pred_masks = o->targets;
+    ij_bencher b = { .o = o };
     if (!o->what) ij_die(2, "bench needs step, encode or matmul");
-    const size_t repeat = o->repeat ? o->repeat : 11;
-    ij_stopwatch w = { .o = o, .repeat = repeat };
-    w.time = ij_alloc((repeat + 2) * sizeof(double));
-    w.peak = ij_alloc((repeat + 2) * sizeof(double));
+    if (!o->repeat) o->repeat = 11;
+    b.time = ij_alloc((o->repeat + 2) * sizeof(double));
+    b.peak = ij_alloc((o->repeat + 2) * sizeof(double));
     const double begin = ij_seconds();
-    const ij_team team = ij_team_start(o->threads);
-    if (!strcmp(o->what, "matmul")) return ij_bench_matmul(&w, &team);
+    b.team = ij_team_start(o->threads);
+    if (!strcmp(o->what, "matmul")) {
+        ij_bench_matmul(&b);
+        return 0;
+    }
     const int step = !strcmp(o->what, "step");
     if (!step && strcmp(o->what, "encode")) ij_die(2, "bench knows step, encode and matmul");
+    if (o->targets) c->num_pred_masks = o->targets;
     if (step && o->context_tokens) {                    /* room for lists of any length */
         c->mask_mode = IJ_MASK_PAPER;
         c->enc_mask_scale[0] = 0.85;
@@ -7856,22 +8109,22 @@ static int ij_bench(ij_options *o)
         c->pred_mask_scale[1] = IJ_MAX(c->pred_mask_scale[1], 0.5);
     }
     ij_must(ij_config_check(c, &why), &why);
-    const size_t n = ij_patches(c), k = IJ_MAX(1, IJ_MIN(n, o->context_tokens ? o->context_tokens : n / 4));
+    const size_t n = ij_patches(c);
+    const size_t k = IJ_MAX(1, IJ_MIN(n, o->context_tokens ? o->context_tokens : n / 4));
     const size_t t = IJ_MAX(1, IJ_MIN(n, o->target_tokens ? o->target_tokens : n / 6));
-    ij_bencher b = ij_bencher_start(c, k, t, step, &team);
-    const double ready = ij_seconds();
-    ij_bencher_lap(&b, &w);
-    w.first = ready - begin + w.time[0];                /* from here to the end of the first step */
-    ij_bencher_lap(&b, &w);
-    w.done = 0;                                         /* the first two do not count */
-    for (size_t i = 0; i < repeat && !ij_interrupted; i++) ij_bencher_lap(&b, &w);
-    if (ij_interrupted) return 130;
-    const double flops = step ? ij_flops(c, k, t) : ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
-    ij_bench_print(&w, o->what, (double)c->batch_size * flops, (double)c->batch_size);
+    ij_bench_model(&b, step, k, t);
+    const double ready = ij_seconds(), batch = (double)c->batch_size;
+    ij_bench_lap(&b);
+    b.first = ready - begin + b.time[0];
+    ij_bench_lap(&b);                                   /* the first two do not count */
+    const double flops = step ? ij_flops(c, k, t)
+                              : ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
+    ij_bench_laps(&b, o->what, batch * flops, batch);
     return 0;
 }
 
-/* Before anything else: does this processor have the instructions that the compiler was allowed to use? */
+/* Before anything else: does this processor have the instructions that the compiler was allowed
+ * to use? */
 static void ij_check_machine(void)
 {
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
@@ -7889,7 +8142,8 @@ static void ij_check_machine(void)
     if (!__builtin_cpu_supports("avx512f")) missing = "AVX-512";
 #endif
     if (missing) {
-        fputs("ijepa: this processor lacks ", stderr), fputs(missing, stderr);
+        fputs("ijepa: this processor lacks ", stderr);
+        fputs(missing, stderr);
         fputs(", which this binary was built with: build it here, or with make ARCH=\n", stderr);
         exit(1);
     }

@@ -1,5 +1,4 @@
-/* fuzz.c - libFuzzer over every reader: clang -fsanitize=fuzzer,address,undefined. In the environment READER=N, N in the
- * order below, and for JSON MODEL, a model.safetensors as transformers writes it: a config.json stands beside one.
+/* fuzz.c - libFuzzer over every reader: clang -fsanitize=fuzzer,address,undefined; READER=N in the environment, N in the order below.
  * The bytes become a file in /dev/shm, and the reader gets its path, as in life. */
 #include "../ijepa.c"
 #include <sys/stat.h>
@@ -12,6 +11,32 @@ static void put(const char *name, const uint8_t *x, size_t n)
 {
     FILE *f = fopen(name, "wb");
     if (!f || fwrite(x, 1, n, f) != n || fclose(f)) abort();
+}
+
+/* A model of width 4, 2x2 patches and one block in Hugging Face's layout, all numbers zero. */
+static void hugging_face(const char *name)
+{
+    static const struct { const char *name, *shape; int count; } row[] = { { "embeddings.position_embeddings", "1,4,4", 16 },
+        { "embeddings.patch_embeddings.projection.weight", "4,3,2,2", 48 }, { "embeddings.patch_embeddings.projection.bias", "4", 4 },
+        { "encoder.layer.0.layernorm_before.weight", "4", 4 }, { "encoder.layer.0.layernorm_before.bias", "4", 4 },
+        { "encoder.layer.0.attention.attention.query.weight", "4,4", 16 }, { "encoder.layer.0.attention.attention.query.bias", "4", 4 },
+        { "encoder.layer.0.attention.attention.key.weight", "4,4", 16 }, { "encoder.layer.0.attention.attention.key.bias", "4", 4 },
+        { "encoder.layer.0.attention.attention.value.weight", "4,4", 16 }, { "encoder.layer.0.attention.attention.value.bias", "4", 4 },
+        { "encoder.layer.0.attention.output.dense.weight", "4,4", 16 }, { "encoder.layer.0.attention.output.dense.bias", "4", 4 },
+        { "encoder.layer.0.layernorm_after.weight", "4", 4 }, { "encoder.layer.0.layernorm_after.bias", "4", 4 },
+        { "encoder.layer.0.intermediate.dense.weight", "8,4", 32 }, { "encoder.layer.0.intermediate.dense.bias", "8", 8 },
+        { "encoder.layer.0.output.dense.weight", "4,8", 32 }, { "encoder.layer.0.output.dense.bias", "4", 4 },
+        { "layernorm.weight", "4", 4 }, { "layernorm.bias", "4", 4 } };
+    static char text[8192];
+    size_t n = 8;
+    int at = 0;
+    for (size_t i = 0; i < sizeof row / sizeof *row; at += 2 * row[i++].count)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%c\"%s\":{\"dtype\":\"F16\",\"shape\":[%s],\"data_offsets\":[%d,%d]}", i ? ',' : '{', row[i].name,
+                              row[i].shape, at, at + 2 * row[i].count);
+    text[n++] = '}';
+    for (size_t i = 0; i < 8; i++) text[i] = (char)((uint64_t)(n - 8) >> 8 * i & 255);
+    memset(text + n, 0, (size_t)at);
+    put(name, (const uint8_t *)text, n + (size_t)at);
 }
 
 static void model(const char *name)
@@ -70,22 +95,22 @@ static void pictures(const char *name)
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-    static const char *const name[READERS] = { "a.safetensors", "config.json", "a.ppm", "data_batch_1.bin",
-                                               "train_X.bin", "train-images-idx3-ubyte", "config.txt" };
-    (void)argc;
-    (void)argv;
+    static const char *const name[READERS] = { "a.safetensors", "config.json", "a.ppm", "data_batch_1.bin", "train_X.bin",
+                                         "train-images-idx3-ubyte", "config.txt" };
+    (void)argc, (void)argv;
     reader = getenv("READER") ? atoi(getenv("READER")) : 0;
     snprintf(folder, sizeof folder, "/dev/shm/ijepa-fuzz-%d-%ld", reader, (long)getpid());
     mkdir(folder, 0700);
     for (size_t i = 0; i < READERS; i++) snprintf(path[i], sizeof path[i], "%s/%s", folder, name[i]);
-    if (reader == JSON && (!getenv("MODEL") || symlink(getenv("MODEL"), path[SAFETENSORS]))) abort();
+    if (reader == JSON) hugging_face(path[SAFETENSORS]);         /* what the text stands beside */
+    if (getenv("SEED")) hugging_face(getenv("SEED"));            /* a good file to start from */
     return 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *x, size_t n);
 int LLVMFuzzerTestOneInput(const uint8_t *x, size_t n)
 {
-    static const size_t record[READERS] = { [CIFAR] = 3073, [STL] = 27648 };
+    static const size_t record[READERS] = { 0, 0, 0, 3073, 27648, 0, 0 };
     static uint8_t whole[4 * 27648];
     char labels[128];
     ij_error why;
@@ -106,9 +131,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *x, size_t n)
         else remove(labels);
     }
     if (reader <= JSON) model(path[SAFETENSORS]);
-    else if (reader < CONFIG) {
-        pictures(reader == CIFAR ? folder : path[reader]);
-        pictures(path[reader]);
-    } else ij_config_read(&c, path[CONFIG], &why);
+    else if (reader < CONFIG) pictures(reader == CIFAR ? folder : path[reader]), pictures(path[reader]);
+    else ij_config_read(&c, path[CONFIG], &why);
     return 0;
 }
