@@ -6771,6 +6771,22 @@ static int ij_train(ij_options *o)
 
 /* ---- features and scores ---- */
 
+/* The target encoder with the matrices that int8 makes of its own. */
+static void ij_round_matrices(ij_model *m)
+{
+    int8_t *q = ij_alloc(m->encoder_size);
+    for (size_t i = 0; i < m->encoder_params; i++) {
+        const ij_tensor *t = &m->param[i].shape;
+        const size_t in = ij_count(t) / t->dim[0];
+        real scale, *w = m->target + m->param[i].offset;
+        for (size_t row = 0; row < t->dim[0] && t->rank > 1; row++, w += in) {
+            ij_quantise(q, &scale, w, 1, in);
+            for (size_t k = 0; k < in; k++) w[k] = (real)q[k] * scale;
+        }
+    }
+    free(q);
+}
+
 static ij_model ij_trained(const ij_options *o)
 {
     ij_error why;
@@ -6783,18 +6799,7 @@ static ij_model ij_trained(const ij_options *o)
     ij_model m = ij_model_for(&c, IJ_LOADED);
     ij_must(ij_load_encoder(&m, &f, context ? "encoder" : "target_encoder", &why), &why);
     ij_file_close(&f);
-    if (!o->int8 || o->header) return m;
-    int8_t *q = ij_alloc(m.encoder_size);
-    for (size_t i = 0; i < m.encoder_params; i++) {     /* matrices, row by row */
-        const ij_tensor *t = &m.param[i].shape;
-        const size_t in = ij_count(t) / t->dim[0];
-        real scale, *w = m.target + m.param[i].offset;
-        for (size_t row = 0; row < t->dim[0] && t->rank > 1; row++, w += in) {
-            ij_quantise(q, &scale, w, 1, in);
-            for (size_t k = 0; k < in; k++) w[k] = (real)q[k] * scale;
-        }
-    }
-    free(q);
+    if (o->int8 && !o->header) ij_round_matrices(&m);
     return m;
 }
 

@@ -4027,17 +4027,7 @@ static void test_rom_equals_encode(void)
                               (double)m.target_encoder.block[0].proj_w.x[i]) /
                              (double)r.block[0].proj.scale[i / d]);
         CHECK(worst <= 0.5001 && (!int8 || worst > 0.4), "rounded by %g steps", worst);
-        for (size_t k = 0; k < m.encoder_params && int8; k++) {
-            const ij_param *p = &m.param[k];
-            const size_t out = p->shape.dim[0], in = ij_count(&p->shape) / out;
-            int8_t *q = need(out * in);
-            real *scale = need(out * sizeof *scale);
-            if (p->shape.rank > 1) ij_quantise(q, scale, m.target + p->offset, out, in);
-            for (size_t i = 0; i < out * in && p->shape.rank > 1; i++)
-                m.target[p->offset + i] = (real)q[i] * scale[i / in];
-            free(q);
-            free(scale);
-        }
+        if (int8) ij_round_matrices(&m);
         uint8_t *rgb = need(h * w * 3);
         for (size_t i = 0; i < h * w * 3; i++) rgb[i] = (uint8_t)(random_unit(&state) * 127 + 128);
         real *image = need(3 * h * w * sizeof *image), *token = need(n * d * sizeof *token);

@@ -78,22 +78,21 @@ WEB(void, web_watch)
  * view), [3,WEB_SHOWN,h,w,3] */
 WEB(void, web_batch)
 {
-    static ij_panel *const panel[3] = { ij_panel_image, ij_panel_context, ij_panel_targets };
     const ij_config *c = &run.m.config;
     const size_t w = c->crop_size[1], hw = c->crop_size[0] * w, p = c->patch_size;
-    ij_show s = { .gw = w / p, .n = ij_rows(&run.m.encoder_pos), .images = c->batch_size,
-                  .context = run.m.masks.context, .target = run.m.masks.target };
+    const ij_show s = { .images = c->batch_size, .masks = run.m.masks };
     for (size_t i = 0; i < 3 * WEB_SHOWN * hw; i++) {
         const size_t k = i / hw / WEB_SHOWN, at = i % hw;
         const size_t image = i / hw % WEB_SHOWN % c->batch_size;
         const size_t other = k == 2 && c->objective == IJ_JOINT;
-        const ij_point point = { image, at / w / p * s.gw + at % w / p, at / w, at % w, 0 };
+        const ij_point point = { image, at / w / p * (w / p) + at % w / p, 0 };
         for (size_t j = 0; j < 3; j++) {
             const size_t plane = (image + other * c->batch_size) * 3 + j;
             const double x = (double)run.s.images[plane * hw + at] * c->std[j] + c->mean[j];
             picture[i * 3 + j] = (uint8_t)(255 * IJ_MAX(0, IJ_MIN(x, 1)) + 0.5);
         }
-        if (!other) panel[k](picture + i * 3, &s, &point);
+        if (k == 1) ij_panel_context(picture + i * 3, &s, &point);
+        if (k == 2 && !other) ij_panel_targets(picture + i * 3, &s, &point);
     }
 }
 
