@@ -59,7 +59,7 @@ int main(int argc, char **argv)
     must(ij_masks_draw(&m.masks, &c, &m.mask_rng, m.micro, c.batch_size, &why), &why);
     m.reduce = keep;
     m.reduce_arg = calloc(m.size, sizeof(ij_real));
-    must(ij_train_step(&m, images, &m.masks, &r), &why);
+    must(ij_train_step(&m, images, &m.masks, &r, &why), &why);
     printf("%.17g %.17g %.17g %.17g\n", r.loss, r.lr, r.weight_decay, r.ema);
     print_lists("context", &m.masks.context);
     print_lists("target", &m.masks.target);
