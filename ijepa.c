@@ -2473,7 +2473,7 @@ static void ij_model_place(ij_model *m, ij_arena *a)
 {
     const ij_config *c = &m->config;
     const int train = m->training;
-    ij_listing count = { NULL, 0, 0, NULL, 0 };
+    ij_listing count = { 0 };
     ij_encoder e;
     ij_predictor p;
     e.block = NULL;
@@ -2511,7 +2511,7 @@ static void ij_model_place(ij_model *m, ij_arena *a)
 static void ij_model_name_parts(ij_model *m)
 {
     const ij_config *c = &m->config;
-    ij_listing table = { m->param, 0, 0, NULL, 0 }, target = { NULL, 0, 0, m->target, 0 };
+    ij_listing table = { .param = m->param }, target = { .base = m->target };
     ij_encoder e = m->target_encoder;
     ij_predictor p;
     p.block = NULL;
@@ -2519,7 +2519,7 @@ static void ij_model_name_parts(ij_model *m)
     ij_list_predictor(&table, &p, c);
     ij_list_encoder(&target, &m->target_encoder, c);
     if (!m->training) return;
-    ij_listing weight = { NULL, 0, 0, m->weight, 0 }, grad = { NULL, 0, 0, m->grad, 0 };
+    ij_listing weight = { .base = m->weight }, grad = { .base = m->grad };
     ij_list_encoder(&weight, &m->encoder, c);
     ij_list_predictor(&weight, &m->predictor, c);
     ij_list_encoder(&grad, &m->encoder_grad, c);
@@ -2601,24 +2601,22 @@ static double ij_stack_flops(double depth, double d, double f, double n)
     return depth * 2 * n * (4 * d * d + 2 * d * f + 2 * n * d);
 }
 
-static double ij_encode_flops(const ij_config *c, size_t height, size_t width)
+/* Of one encoder on n patches. */
+static double ij_encode_flops(const ij_config *c, double n)
 {
     const double d = (double)c->embed_dim, p = (double)c->patch_size;
-    const double n = (double)((height / c->patch_size) * (width / c->patch_size));
     return 2 * n * 3 * p * p * d + ij_stack_flops((double)c->depth, d, (double)ij_hidden(c), n);
 }
 
 /* Of one image in one step; the heads of a joint embedding are next to nothing. */
 static double ij_flops(const ij_config *c, size_t context_tokens, size_t target_tokens)
 {
-    const double d = (double)c->embed_dim, p = (double)c->patch_size;
-    const double width = (double)c->pred_emb_dim, t = (double)target_tokens;
-    const double k = (double)context_tokens;
-    const double contexts = (double)c->num_enc_masks, hidden = (double)ij_hidden(c);
-    const double context = 2 * k * 3 * p * p * d + ij_stack_flops((double)c->depth, d, hidden, k);
+    const double d = (double)c->embed_dim, width = (double)c->pred_emb_dim;
+    const double k = (double)context_tokens, t = (double)target_tokens;
+    const double contexts = (double)c->num_enc_masks, context = ij_encode_flops(c, k);
     const double predict = ij_stack_flops((double)c->pred_depth, width, 4 * width, k + t) +
                            2 * t * width * (double)ij_target_dim(c);
-    const double targets = ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
+    const double targets = ij_encode_flops(c, (double)ij_patches(c));
     if (c->objective == IJ_JOINT) return targets + 3 * contexts * context;
     return (c->objective == IJ_GENERATIVE ? 0 : targets) +
            3 * contexts * (context + 2 * k * d * width + (double)c->num_pred_masks * predict);
@@ -5344,7 +5342,7 @@ static uint8_t *ij_png_chunk(uint8_t *to, const char *type, const uint8_t *x, si
 static size_t ij_png_size(size_t height, size_t width)  /* SIZE_MAX: of nothing, or beyond 2 GB */
 {
     const size_t pixels = ij_mul(height, width), raw = ij_mul(pixels, 3) + height;
-    if (!pixels || pixels > 0x7f000000 / 4 || raw > 0x7f000000) return SIZE_MAX;
+    if (!pixels || pixels > 0x7f000000 / 3 || raw > 0x7f000000) return SIZE_MAX;
     return raw + (raw / 65535 + 1) * 5 + 6 + 8 + 25 + 12 + 12;
 }
 
@@ -8259,8 +8257,7 @@ static int ij_bench(ij_options *o)
     ij_bench_lap(&b);
     b.first = ready - begin + b.time[0];
     ij_bench_lap(&b);                                   /* the first two do not count */
-    const double flops = step ? ij_flops(c, k, t)
-                              : ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
+    const double flops = step ? ij_flops(c, k, t) : ij_encode_flops(c, (double)n);
     ij_bench_laps(&b, o->what, batch * flops, batch);
     return 0;
 }
