@@ -1931,9 +1931,9 @@ typedef struct {
                       ij_error *why);
     void (*most)(size_t *context, size_t *target, const ij_config *c);     /* patches in a list */
     ij_status (*check)(const ij_config *c, ij_error *why); /* of what only it asks for; or NULL */
+    /* whether masks can be drawn, before a long run; or NULL */
     ij_status (*rehearse)(ij_masks *m, const ij_config *c, ij_error *why);
     size_t contexts;            /* of an image, at most */
-/* rehearse, or NULL: whether masks can be drawn, before a long run */
 } ij_mask_kind;
 
 /* Largest number of patches of a block: over all sizes that some scale and aspect of the ranges can
@@ -1943,12 +1943,13 @@ static size_t ij_block_most(const ij_config *c, const double scale[2], double a0
     size_t most = 0, low[2], high[2];
     const double cells = (double)ij_patches(c);
     for (double keep = floor(cells * scale[0]); keep <= floor(cells * scale[1]); keep++) {
-        ij_block_size(low, c, (keep + 0.5) / cells, a0);        /* lowest and widest */
-        ij_block_size(high, c, (keep + 0.5) / cells, a1);       /* tallest and narrowest */
+        const double share = (keep + 0.5) / cells;
+        ij_block_size(low, c, share, a0);                   /* lowest and widest */
+        ij_block_size(high, c, share, a1);                  /* tallest and narrowest */
         for (size_t h = low[0]; h <= high[0]; h++) {        /* the smallest aspect is the widest */
             const double half = (double)h - 0.5, a = IJ_MAX(a0, half > 0 ? half * half / keep : a0);
             size_t s[2];
-            ij_block_size(s, c, (keep + 0.5) / cells, a);
+            ij_block_size(s, c, share, a);
             most = IJ_MAX(most, h * s[1]);
         }
     }
@@ -1973,10 +1974,9 @@ static ij_status ij_reference_rehearse(ij_masks *m, const ij_config *c, ij_error
         least = IJ_MIN(least, IJ_MIN(t[0] * t[1], e[0] * e[1]));
     }
     if (least > c->min_keep) return IJ_OK;
-    return ij_fail(why, IJ_EMASK,
-                   "masks: on a %zux%zu grid the smallest block has %zu patches; each must "
-                   "hold more than min_keep = %zu: lower min_keep or raise pred_mask_scale and "
-                   "enc_mask_scale", ij_gh(c), ij_gw(c), least,
+    return ij_fail(why, IJ_EMASK, "masks: on a %zux%zu grid the smallest block has %zu patches; "
+                   "each must hold more than min_keep = %zu: lower min_keep or raise "
+                   "pred_mask_scale and enc_mask_scale", ij_gh(c), ij_gw(c), least,
                    c->min_keep);
 }
 
@@ -2016,13 +2016,11 @@ static void ij_random_most(size_t *context, size_t *target, const ij_config *c)
 
 static ij_status ij_random_check(const ij_config *c, ij_error *why)
 {
-    const double patches = (double)ij_patches(c), each = floor(patches * c->pred_mask_scale[1]);
-    if (patches * c->pred_mask_scale[0] >= 1 && (double)c->num_pred_masks * each < patches)
+    const double patches = (double)ij_patches(c), *scale = c->pred_mask_scale;
+    if (patches * scale[0] >= 1 && (double)c->num_pred_masks * floor(patches * scale[1]) < patches)
         return IJ_OK;
-    return ij_fail(why, IJ_EARG,
-                   "pred_mask_scale is %g,%g, expected %zu random targets of at least one of "
-                   "%g patches, and some left",
-                   c->pred_mask_scale[0], c->pred_mask_scale[1], c->num_pred_masks,
+    return ij_fail(why, IJ_EARG, "pred_mask_scale is %g,%g, expected %zu random targets of at "
+                   "least one of %g patches, and some left", scale[0], scale[1], c->num_pred_masks,
                    patches);
 }
 
@@ -2475,7 +2473,7 @@ static void ij_model_place(ij_model *m, ij_arena *a)
 {
     const ij_config *c = &m->config;
     const int train = m->training;
-    ij_listing count = { NULL, 0, 0, NULL, 0 };
+    ij_listing count = { 0 };
     ij_encoder e;
     ij_predictor p;
     e.block = NULL;
@@ -2513,7 +2511,7 @@ static void ij_model_place(ij_model *m, ij_arena *a)
 static void ij_model_name_parts(ij_model *m)
 {
     const ij_config *c = &m->config;
-    ij_listing table = { m->param, 0, 0, NULL, 0 }, target = { NULL, 0, 0, m->target, 0 };
+    ij_listing table = { .param = m->param }, target = { .base = m->target };
     ij_encoder e = m->target_encoder;
     ij_predictor p;
     p.block = NULL;
@@ -2521,7 +2519,7 @@ static void ij_model_name_parts(ij_model *m)
     ij_list_predictor(&table, &p, c);
     ij_list_encoder(&target, &m->target_encoder, c);
     if (!m->training) return;
-    ij_listing weight = { NULL, 0, 0, m->weight, 0 }, grad = { NULL, 0, 0, m->grad, 0 };
+    ij_listing weight = { .base = m->weight }, grad = { .base = m->grad };
     ij_list_encoder(&weight, &m->encoder, c);
     ij_list_predictor(&weight, &m->predictor, c);
     ij_list_encoder(&grad, &m->encoder_grad, c);
@@ -2603,24 +2601,22 @@ static double ij_stack_flops(double depth, double d, double f, double n)
     return depth * 2 * n * (4 * d * d + 2 * d * f + 2 * n * d);
 }
 
-static double ij_encode_flops(const ij_config *c, size_t height, size_t width)
+/* Of one encoder on n patches. */
+static double ij_encode_flops(const ij_config *c, double n)
 {
     const double d = (double)c->embed_dim, p = (double)c->patch_size;
-    const double n = (double)((height / c->patch_size) * (width / c->patch_size));
     return 2 * n * 3 * p * p * d + ij_stack_flops((double)c->depth, d, (double)ij_hidden(c), n);
 }
 
 /* Of one image in one step; the heads of a joint embedding are next to nothing. */
 static double ij_flops(const ij_config *c, size_t context_tokens, size_t target_tokens)
 {
-    const double d = (double)c->embed_dim, p = (double)c->patch_size;
-    const double width = (double)c->pred_emb_dim, t = (double)target_tokens;
-    const double k = (double)context_tokens;
-    const double contexts = (double)c->num_enc_masks, hidden = (double)ij_hidden(c);
-    const double context = 2 * k * 3 * p * p * d + ij_stack_flops((double)c->depth, d, hidden, k);
+    const double d = (double)c->embed_dim, width = (double)c->pred_emb_dim;
+    const double k = (double)context_tokens, t = (double)target_tokens;
+    const double contexts = (double)c->num_enc_masks, context = ij_encode_flops(c, k);
     const double predict = ij_stack_flops((double)c->pred_depth, width, 4 * width, k + t) +
                            2 * t * width * (double)ij_target_dim(c);
-    const double targets = ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
+    const double targets = ij_encode_flops(c, (double)ij_patches(c));
     if (c->objective == IJ_JOINT) return targets + 3 * contexts * context;
     return (c->objective == IJ_GENERATIVE ? 0 : targets) +
            3 * contexts * (context + 2 * k * d * width + (double)c->num_pred_masks * predict);
@@ -2647,8 +2643,8 @@ ij_status ij_encode_size(size_t *size, const ij_encoder *e, const ij_pictures *i
     ij_arena a = { NULL, 0, 0 };
     const size_t gh = in->height / e->patch, gw = in->width / e->patch;
     if (!gh || !gw || !in->count)
-        return ij_fail(why, IJ_EARG, "%zu images of %zux%zu pixels, expected at least one of one "
-                       "%zux%zu patch", in->count, in->height, in->width, e->patch,
+        return ij_fail(why, IJ_EARG, "%zu images of %zux%zu pixels, expected at least one of "
+                       "one %zux%zu patch", in->count, in->height, in->width, e->patch,
                        e->patch);
     if (e->pos.x && ij_rows(&e->pos) != gh * gw)
         return ij_fail(why, IJ_EARG, "images of %zux%zu pixels have %zu patches, expected %zu, "
@@ -4063,11 +4059,11 @@ static void ij_json_fail(ij_json *j, const char *expected)
     const int c = (unsigned char)*j->s;
     const size_t at = (size_t)(j->s - j->text);
     char found[8] = "the end";
+    if (j->status) return;
     if (at < j->n) snprintf(found, sizeof found, c > 32 && c < 127 ? "%c" : "0x%02x", c);
-    if (!j->status)
-        j->status = ij_fail(j->why, IJ_EDATA, "%.200s: header byte %zu: expected %s, found %s",
-                            j->path, at, expected,
-                            found);
+    j->status = ij_fail(j->why, IJ_EDATA,
+                        "%.200s: header byte %zu: expected %s, found %s", j->path, at, expected,
+                        found);
 }
 
 /* The text becomes n bytes of f from `at` on; `to` has room for one more. */
@@ -4183,8 +4179,10 @@ static void ij_file_entry(ij_entry *e, ij_json *j, const char *name)
         else ij_json_skip(j, 0);
     }
     while (e->type && type < IJ_DTYPES && strcmp(e->type, ij_dtype[type].name)) type++;
-    if (type == IJ_DTYPES) j->s = at[DTYPE];
-    if (type == IJ_DTYPES) ij_json_fail(j, "a dtype of the format");
+    if (type == IJ_DTYPES) {
+        j->s = at[DTYPE];
+        ij_json_fail(j, "a dtype of the format");
+    }
     if (!at[DTYPE] || !at[SHAPE] || ranges != 2)
         ij_json_fail(j, "dtype, shape and two data_offsets before");
     if (j->status) return;
@@ -4244,8 +4242,8 @@ static ij_status ij_file_tiles(ij_file *f, uint64_t data, ij_error *why)
     ij_sort(e, f->entries, sizeof *e, ij_entry_by_name);
     for (size_t i = 1; i < f->entries; i++)
         if (!ij_entry_by_name(&e[i - 1], &e[i]))
-            return ij_fail(why, IJ_EDATA, "%.200s: header: tensor \"%.60s\" is there twice",
-                           f->path,
+            return ij_fail(why, IJ_EDATA,
+                           "%.200s: header: tensor \"%.60s\" is there twice", f->path,
                            e[i].name);
     ij_sort(e, f->entries, sizeof *e, ij_entry_by_place);
     for (size_t i = 0; i < f->entries; at = e[i++].end)
@@ -4254,8 +4252,8 @@ static ij_status ij_file_tiles(ij_file *f, uint64_t data, ij_error *why)
                            "%.0f, expected %.0f", f->path, e[i].name, (double)e[i].begin,
                            (double)at);
     if (at == data) return IJ_OK;
-    return ij_fail(why, IJ_EDATA, "%.200s: %.0f bytes of data, the header says %.0f", f->path,
-                   (double)data,
+    return ij_fail(why, IJ_EDATA,
+                   "%.200s: %.0f bytes of data, the header says %.0f", f->path, (double)data,
                    (double)at);
 }
 
@@ -4281,8 +4279,8 @@ static ij_status ij_file_start(ij_file *f, uint64_t *data, ij_error *why)
     if (*b == 'P' && b[1] > '0' && b[1] < '8') found = "a PNM picture";
     if (!found && header) found = "a file cut short";
     if (!found) found = *b == '{' ? shards : "something else";
-    return ij_fail(why, IJ_EDATA, "%.200s: byte 0: expected safetensors, found %s (header of %.17g "
-                   "bytes, file of %ld)", f->path, found, (double)n,
+    return ij_fail(why, IJ_EDATA, "%.200s: byte 0: expected safetensors, found %s (header of "
+                   "%.17g bytes, file of %ld)", f->path, found, (double)n,
                    end);
 }
 
@@ -4423,8 +4421,8 @@ ij_status ij_file_read(ij_real *to, const ij_file *f, const ij_entry *e, ij_erro
     unsigned char buffer[8192];
     const uint64_t at = f->data + e->begin;
     if (e->dtype == IJ_OTHER)
-        return ij_fail(why, IJ_EDATA, "%.200s: tensor \"%.60s\": dtype %s is not read", f->path,
-                       e->name,
+        return ij_fail(why, IJ_EDATA,
+                       "%.200s: tensor \"%.60s\": dtype %s is not read", f->path, e->name,
                        e->type);
     const size_t size = ij_dtype[e->dtype].bits / 8;
     if (at > LONG_MAX || fseek(f->stream, (long)at, SEEK_SET))
@@ -4433,8 +4431,8 @@ ij_status ij_file_read(ij_real *to, const ij_file *f, const ij_entry *e, ij_erro
     for (size_t i = 0, n; i < e->count; i += n) {
         n = same ? e->count : IJ_MIN(sizeof buffer / size, e->count - i);
         if (fread(same ? (void *)to : buffer, size, n, f->stream) != n)
-            return ij_fail(why, IJ_EFILE, "%.200s: tensor \"%.60s\" cannot be read: the file ends",
-                           f->path,
+            return ij_fail(why, IJ_EFILE,
+                           "%.200s: tensor \"%.60s\" cannot be read: the file ends", f->path,
                            e->name);
         for (size_t k = 0; k < n && !same; k++)
             to[i + k] = (real)ij_number(e->dtype, ij_little(buffer + k * size, size));
@@ -4534,12 +4532,12 @@ ij_status ij_save(const ij_model *m, const char *path, ij_error *why)
 {
     char aside[IJ_PATH], text[IJ_TEXT];
     if (m->micro % m->config.accumulate)
-        return ij_fail(why, IJ_EARG, "%.200s: a checkpoint between the passes of one update would "
-                       "lose gradients",
+        return ij_fail(why, IJ_EARG,
+                       "%.200s: a checkpoint between the passes of one update would lose gradients",
                        path);
     if (m->params > IJ_HEADER_MOST / 1000)
-        return ij_fail(why, IJ_EARG, "%.200s: %zu parameters are more than a header has room for",
-                       path,
+        return ij_fail(why, IJ_EARG,
+                       "%.200s: %zu parameters are more than a header has room for", path,
                        m->params);
     FILE *f = ij_begin(aside, path, "wb", why);
     if (!f) return IJ_EFILE;
@@ -4628,8 +4626,8 @@ static ij_status ij_load_sizes(ij_config *c, const ij_file *f, ij_error *why)
         return ij_fail(why, IJ_EDATA, "%.200s: the patch embedding's shape is not [D,3,p,p]",
                        f->path);
     if (!f->heads)
-        return ij_fail(why, IJ_EDATA, "%.200s: num_attention_heads must be in a config.json beside "
-                       "it",
+        return ij_fail(why, IJ_EDATA,
+                       "%.200s: num_attention_heads must be in a config.json beside it",
                        f->path);
     c->num_heads = f->heads;
     while (side * side < n && side < 1 << 16) side++;
@@ -4659,8 +4657,8 @@ ij_status ij_load_config(ij_config *c, const ij_file *f, ij_error *why)
     ij_status s = IJ_OK;
     *c = ij_config_default();
     if (f->kind == IJ_KIND_NONE)
-        return ij_fail(why, IJ_EDATA, "%.200s: no I-JEPA: neither metadata \"ijepa\" nor Hugging "
-                       "Face's patch embedding",
+        return ij_fail(why, IJ_EDATA, "%.200s: no I-JEPA: neither metadata \"ijepa\" nor "
+                       "Hugging Face's patch embedding",
                        f->path);
     if (f->kind == IJ_KIND_HUGGING_FACE) s = ij_load_sizes(c, f, why);
     if (s) return s;
@@ -4754,8 +4752,8 @@ ij_status ij_load(ij_model *m, const ij_file *f, ij_error *why)
         unsigned word;
         const int hex = strlen(rng) == 625 * 8 && sscanf(rng + 8 * i, "%8x", &word) == 1;
         if (!hex || (i == 624 && word > 624))
-            return ij_fail(why, IJ_EDATA, "%.200s: metadata: mask_rng is not 625 words in "
-                           "hexadecimal",
+            return ij_fail(why, IJ_EDATA,
+                           "%.200s: metadata: mask_rng is not 625 words in hexadecimal",
                            f->path);
         state[i] = word;
     }
@@ -4861,8 +4859,8 @@ static ij_status ij_probe_open(ij_probe_work *w, ij_memory work, const ij_scored
 {
     size_t need;
     if (!s->n || !s->m || !s->d || !s->tasks)
-        return ij_fail(why, IJ_EARG, "%zu training rows, %zu test rows, %zu channels, %zu tasks: "
-                       "expected 1 or more", s->n, s->m, s->d,
+        return ij_fail(why, IJ_EARG, "%zu training rows, %zu test rows, %zu channels, "
+                       "%zu tasks: expected 1 or more", s->n, s->m, s->d,
                        s->tasks);
     for (size_t i = 0; i < s->n + s->m; i++) {
         const char *part = i < s->n ? "training" : "test";
@@ -5086,8 +5084,8 @@ size_t ij_watch_size(const ij_config *c)    /* a model that fits memory has far 
     return (row + ij_target_dim(c)) * sizeof(double) + c->batch_size * row * sizeof(real);
 }
 
-/* Skill of a joint embedding: against the mean of the other images' targets. place: 2P doubles,
- * want [B,P] */
+/* Skill of a joint embedding: against the mean of the other images' targets. want [B,P], place [P]
+ * becomes the sum of their directions */
 static void ij_watch_joint(ij_health *h, const real *want, size_t batch, size_t d, double *place)
 {
     double guess = 0;
@@ -5343,9 +5341,9 @@ static uint8_t *ij_png_chunk(uint8_t *to, const char *type, const uint8_t *x, si
 
 static size_t ij_png_size(size_t height, size_t width)  /* SIZE_MAX: of nothing, or beyond 2 GB */
 {
-    const size_t raw = ij_mul(height, ij_mul(width, 3));
-    if (!raw || raw > 0x7f000000) return SIZE_MAX;
-    return raw + height + ((raw + height) / 65535 + 1) * 5 + 6 + 8 + 25 + 12 + 12;
+    const size_t pixels = ij_mul(height, width), raw = ij_mul(pixels, 3) + height;
+    if (!pixels || pixels > 0x7f000000 / 3 || raw > 0x7f000000) return SIZE_MAX;
+    return raw + (raw / 65535 + 1) * 5 + 6 + 8 + 25 + 12 + 12;
 }
 
 /* rgb [h,w,3] as a file in memory: `to` has room for ij_png_size() bytes; returns how many. */
@@ -8259,8 +8257,7 @@ static int ij_bench(ij_options *o)
     ij_bench_lap(&b);
     b.first = ready - begin + b.time[0];
     ij_bench_lap(&b);                                   /* the first two do not count */
-    const double flops = step ? ij_flops(c, k, t)
-                              : ij_encode_flops(c, c->crop_size[0], c->crop_size[1]);
+    const double flops = step ? ij_flops(c, k, t) : ij_encode_flops(c, (double)n);
     ij_bench_laps(&b, o->what, batch * flops, batch);
     return 0;
 }

@@ -41,11 +41,11 @@ extern "C" {
  * -DIJEPA_DOUBLE      numbers are double: for tests of exactness, half the speed
  * -DIJEPA_NO_POSIX    no threads, no directories, no fsync: only the C library
  * -DIJEPA_MAIN        the command-line program (main) as well
- * -DIJEPA_INFER_ONLY  only what stands below under "without a system", and ij_matmul: no stdio, no
- *                     malloc; of libc memcpy and memset, of libm sqrt and sqrtf, and with
- *                     gcc -ffreestanding none of these (clang for ARM asks its builtins for
- *                     __aeabi_mem*). Double, and float that is kept wider (x87), take exp and
- *                     erfc too.
+ * -DIJEPA_INFER_ONLY  only what stands below under "without a system", ij_matmul and the texts of
+ *                     ij_status: no stdio, no malloc; of libc memcpy and memset, of libm sqrt and
+ *                     sqrtf, and with gcc -ffreestanding none of these (clang for ARM asks its
+ *                     builtins for __aeabi_mem*). Double, and float that is kept wider (x87),
+ *                     take exp and erfc too.
  * Compile with -std=c99 -ffp-contract=off: otherwise the last bits are the compiler's. Never with
  * -ffast-math. */
 #ifdef IJEPA_DOUBLE
@@ -66,7 +66,8 @@ typedef enum {
 
 enum { IJ_TEXT = 128 };            /* room for any setting as text */
 
-/* One line that says what is wrong: file, place, expected, found. Written on every failure. */
+/* One line that says what is wrong: file, place, expected, found. Written on every failure; who
+ * does not want it gives NULL. */
 typedef struct { char text[512]; } ij_error;
 
 const char *ij_status_string(ij_status s);
@@ -152,8 +153,7 @@ typedef void ij_task(void *arg, size_t index);
 typedef struct {
     void (*run)(void *pool, size_t count, ij_task *task, void *arg);
     void *pool;
-    /* how many tasks run at once: only a hint for cutting the work */
-    size_t threads;
+    size_t threads;                /* how many tasks run at once: a hint for cutting the work */
 } ij_team;
 
 /* --------------------------------------------------------------- tensor ----
@@ -197,8 +197,7 @@ typedef struct {                   /* one transformer block: shapes in ijepa.c, 
 typedef struct { ij_tensor fc1_w, fc1_b, fc2_w, fc2_b; } ij_head;
 typedef struct {                   /* VisionTransformer */
     size_t depth, heads, patch;
-    /* [N,D] of a file that has its own; x is NULL: sines and cosines */
-    ij_tensor pos;
+    ij_tensor pos;                 /* [N,D] of a file with its own; x is NULL: sines and cosines */
     ij_tensor patch_w, patch_b;    /* [D,3,p,p] [D] */
     ij_block *block;
     ij_tensor norm_w, norm_b;      /* [D] */
@@ -215,8 +214,7 @@ typedef struct {                   /* VisionTransformerPredictor */
 } ij_predictor;
 typedef struct {                   /* one row of the parameter table */
     char name[56];                 /* the reference's state-dict name */
-    /* of its first number in weight, grad, adam_m, adam_v (and target) */
-    size_t offset;
+    size_t offset;                 /* of its numbers in weight, grad, adam_m, adam_v (and target) */
     ij_tensor shape;               /* x is NULL here */
     int predictor;                 /* 0: encoder, 1: predictor */
 } ij_param;
@@ -273,10 +271,11 @@ size_t ij_steps(const ij_config *c);           /* updates of the whole run */
  * Target-encoder (or any encoder's) output for pictures of any size that is at least one patch:
  * tokens [B,N,D] after the last norm and their mean [B,D], the paper's image representation (A.1).
  * Of the two, NULL: not wanted. The size needs no pixels: x NULL. */
-/* [count,3,h,w] */
-typedef struct { const ij_real *x; size_t count, height, width; } ij_pictures;
-/* yours to lend: bytes, aligned as malloc's */
-typedef struct { void *base; size_t size; } ij_memory;
+typedef struct {
+    const ij_real *x;              /* [count,3,height,width] */
+    size_t count, height, width;
+} ij_pictures;
+typedef struct { void *base; size_t size; } ij_memory;     /* yours to lend, aligned as malloc's */
 ij_status ij_encode_size(size_t *size, const ij_encoder *e, const ij_pictures *in, ij_error *why);
 ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const ij_pictures *in,
                     ij_memory work, const ij_team *team, ij_error *why);
@@ -308,8 +307,11 @@ typedef struct {
     const char **file;             /* [all] of a folder, relative to path */
     int *label;                    /* [tasks,all] */
 } ij_data;
-/* rgb [h,w,3], room */
-typedef struct { size_t height, width; uint8_t *rgb; size_t size; } ij_image;
+typedef struct {
+    size_t height, width;
+    uint8_t *rgb;                  /* [height,width,3] */
+    size_t size;                   /* bytes there is room for */
+} ij_image;
 
 /* Bytes for ij_data_open. part chooses the half of a train/test pair, or both; where the path has
  * none, every tenth image is the test part. */
@@ -417,8 +419,8 @@ typedef struct {
 /* z-score of every channel by mean and standard deviation of the training rows; a constant channel
  * becomes 0. */
 void ij_standardise(ij_real *train, size_t n, ij_real *test, size_t m, size_t d);
-/* k nearest neighbours by cosine; each votes exp(similarity / temperature). accuracy [tasks],
- * 0..1 */
+/* k nearest neighbours by cosine; each votes exp(similarity / temperature). accuracy [tasks] is
+ * 0..1. */
 ij_status ij_knn_size(size_t *size, const ij_scored *s, ij_error *why);
 ij_status ij_knn(double *accuracy, const ij_scored *s, size_t k, double temperature, ij_memory work,
                  const ij_team *team, ij_error *why);
@@ -475,8 +477,10 @@ ij_status ij_rom_encode(ij_real *feature, const ij_rom *m, const uint8_t *rgb, v
  * to one-hot labels by recursive least squares, after every feature the solution for all so far,
  * up to rounding: in float ridge should not be below a 100,000th of a feature's squared length.
  * The constant and the weights are shrunk alike. IJ_FEW_SIZE: bytes; ridge there is 0 or 1. */
-/* w [most,D+1]  p [D+1,D+1], its lower half  gain [D+1] */
-typedef struct { size_t dim, most, classes; ij_real *w, *p, *gain; } ij_few;
+typedef struct {
+    size_t dim, most, classes;
+    ij_real *w, *p, *gain;         /* [most,D+1]  [D+1,D+1], its lower half  [D+1] */
+} ij_few;
 #define IJ_FEW_SIZE(d, most, ridge)                                                                \
     (sizeof(ij_real) * (size_t)(((d) + 1) * (most) + ((ridge) ? ((d) + 1) * ((d) + 4) / 2 : 0)))
 ij_status ij_few_init(ij_few *f, void *mem, size_t size, size_t dim, size_t most, double ridge,

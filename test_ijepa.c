@@ -3732,6 +3732,10 @@ static void test_png_blocks(void)
     uint64_t state = 12;
     for (size_t i = 0; i < sizeof rgb; i++) rgb[i] = (uint8_t)(ij_mix(&state) >> 56);
     CHECK(ij_png_size(H, W) <= sizeof file, "%zu bytes", ij_png_size(H, W));
+    CHECK(ij_png_size(0, W) == SIZE_MAX && ij_png_size(H, 0) == SIZE_MAX &&
+              ij_png_size(SIZE_MAX / 2, 3) == SIZE_MAX && ij_png_size(600000000, 1) == SIZE_MAX &&
+              ij_png_size(1000, 700000) < 0x7fffffff,
+          "nothing, or too much for a chunk");
     const size_t n = ij_png(file, rgb, H, W);
     CHECK(n <= ij_png_size(H, W) &&
               !memcmp(file, "\211PNG\r\n\32\n\0\0\0\15IHDR\0\0\0\227\0\0\0\226\10\2\0\0\0", 29),
