@@ -2685,10 +2685,10 @@ ij_status ij_encode(ij_real *tokens, ij_real *pooled, const ij_encoder *e, const
 enum { IJ_PATH = 1024, IJ_FOLDER_DEPTH = 16 };
 
 /* A name in the folder of a path. */
-static ij_status ij_beside(char to[1024], const char *path, const char *name, ij_error *why)
+static ij_status ij_beside(char to[IJ_PATH], const char *path, const char *name, ij_error *why)
 {
     const char *slash = strrchr(path, '/');
-    if (snprintf(to, 1024, "%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, name) < 1024)
+    if (snprintf(to, IJ_PATH, "%.*s%s", slash ? (int)(slash + 1 - path) : 0, path, name) < IJ_PATH)
         return IJ_OK;
     return ij_fail(why, IJ_EARG, "%.200s...: the path is too long", path);
 }
@@ -2766,14 +2766,14 @@ static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int
 #ifdef IJEPA_MAIN
 static ij_status ij_make_folder(const char *path, ij_error *why)        /* and its parents */
 {
-    char part[IJ_PATH];
-    for (size_t i = 1; i <= strlen(path) && i < sizeof part; i++)
-        if (path[i] == '/' || !path[i]) {
-            snprintf(part, sizeof part, "%.*s", (int)i, path);
-            if (mkdir(part, 0777) && !ij_is_folder(part))
-                return ij_fail(why, IJ_EFILE, "%.300s: cannot make the folder: %s", part,
-                               strerror(errno));
-        }
+    char part[IJ_PATH] = "";
+    for (size_t i = 0; path[i] && i + 1 < sizeof part; i++) {
+        part[i] = path[i];
+        if (path[i + 1] && path[i + 1] != '/') continue;
+        if (mkdir(part, 0777) && !ij_is_folder(part))
+            return ij_fail(why, IJ_EFILE, "%.300s: cannot make the folder: %s", part,
+                           strerror(errno));
+    }
     return IJ_OK;
 }
 #endif
@@ -2804,7 +2804,7 @@ static int ij_flush_file(FILE *f) { return fsync(fileno(f)); }
 /* So that the new name survives a power cut. */
 static void ij_flush_folder(const char *path)
 {
-    char folder[1024];
+    char folder[IJ_PATH];
     const int f = ij_beside(folder, path, ".", NULL) ? -1 : open(folder, O_RDONLY);
     if (f < 0) return;
     fsync(f);
@@ -2932,8 +2932,7 @@ static ij_team ij_team_start(size_t threads)
     pthread_attr_t a;
     size_t started = 1;
     pthread_attr_init(&a);
-    /* the packed blocks of matmul lie on the stack */
-    pthread_attr_setstacksize(&a, 4 << 20);
+    pthread_attr_setstacksize(&a, 4 << 20);     /* the packed blocks of matmul lie there */
     while (started < threads && !pthread_create(&t, &a, ij_pool_thread, NULL)) {
         pthread_detach(t);
         started++;
@@ -3071,8 +3070,7 @@ static ij_status ij_commit(FILE *f, const char *aside, const char *path, ij_erro
  * names, counts and labels are kept; pixels are read when asked for. The same routine adds up
  * the memory and fills it. */
 
-/* The seed of the scenes' test part; the training part's is 0, 1 was used to choose settings. */
-enum { IJ_TEST_SEED = 2 };
+enum { IJ_TEST_SEED = 2 };      /* of scenes; training has 0, settings were chosen by 1 */
 enum { IJ_PIXELS_MOST = 1 << 28 };
 enum { IJ_PLANES, IJ_PLANES_BY_COLUMN, IJ_GREY };      /* how a record holds its pixels */
 
@@ -3110,6 +3108,13 @@ static void ij_data_choose(ij_data *d, int part)
     d->count = d->all;
     if (part == IJ_TRAIN_PART) d->count -= test;
     if (part == IJ_TEST_PART) d->count = test;
+}
+
+/* Memory for what was found; NULL: only added up, or more was found than when that was done. */
+static void *ij_data_take(ij_arena *a, size_t count, size_t each)
+{
+    void *p = ij_take(a, count, each);
+    return a->used <= a->size ? p : NULL;
 }
 
 int ij_data_label(const ij_data *d, size_t i, size_t task)
@@ -3233,14 +3238,15 @@ static int ij_format_fits(const struct ij_format *f, FILE *stream, const unsigne
     return 1;
 }
 
-/* Recognises a binary file by its first bytes and its size; ij_data_close closes it. */
+/* Recognises a binary file, if it is there, by its first bytes and its size; ij_data_close closes
+ * it. */
 static ij_status ij_data_add_source(ij_data *d, const char *path, ij_error *why)
 {
     unsigned char b[16] = { 0 };
     ij_source *s = &d->source[d->sources];
     strcpy(s->path, path);      /* shorter than IJ_PATH: ij_data_find has seen to it */
     FILE *f = s->stream = fopen(path, "rb");
-    if (!f) return ij_fail(why, IJ_EFILE, "%.300s: %s", path, strerror(errno));
+    if (!f) return IJ_OK;
     d->sources++;
     const size_t got = fread(b, 1, sizeof b, f);
     const long end = fseek(f, 0, SEEK_END) ? -1 : ftell(f);
@@ -3335,7 +3341,7 @@ static ij_status ij_data_source_labels(ij_data *d, ij_arena *a, ij_error *why)
 {
     size_t classes, at = 0;
     ij_status s = IJ_OK;
-    d->label = ij_take(a, d->all, sizeof(int));
+    d->label = ij_data_take(a, d->all, sizeof(int));
     d->tasks = 1;
     for (size_t i = 0; d->label && i < d->sources && !s; at += d->source[i++].count) {
         s = ij_source_labels(d->label + at, &classes, &d->source[i], why);
@@ -3362,10 +3368,7 @@ static ij_status ij_data_usual_files(ij_data *d, const char *path, ij_error *why
         for (size_t i = 0; i <= TEST; i++) {
             if (i == TEST) d->training = d->all;
             if (!set[k][i]) continue;
-            snprintf(at, sizeof at, "%.950s/%s", path, set[k][i]);
-            FILE *f = fopen(at, "rb");
-            if (!f) continue;
-            fclose(f);
+            if (snprintf(at, sizeof at, "%s/%s", path, set[k][i]) >= IJ_PATH) continue;
             const ij_status s = ij_data_add_source(d, at, why);
             if (s) return s;
         }
@@ -3376,16 +3379,19 @@ static ij_status ij_data_usual_files(ij_data *d, const char *path, ij_error *why
 
 /* -- folders -- */
 
-/* Byte order with '/' before everything: folders stand in the order of their names.
- * At most n bytes count. */
+/* The end of a name, '/', then every byte: so folders stand in the order of their names. */
+static int ij_path_rank(char c)
+{
+    if (c == '/') return 1;
+    return c ? (unsigned char)c + 1 : 0;
+}
+
+/* At most n bytes count. */
 static int ij_path_order(const char *a, const char *b, size_t n)
 {
     size_t i = 0;
     while (i < n && a[i] && a[i] == b[i]) i++;
-    if (i == n || a[i] == b[i]) return 0;
-    const int x = a[i] == '/' ? 1 : (unsigned char)a[i] + 1;
-    const int y = b[i] == '/' ? 1 : (unsigned char)b[i] + 1;
-    return a[i] && (!b[i] || x > y) ? 1 : -1;
+    return i == n ? 0 : ij_path_rank(a[i]) - ij_path_rank(b[i]);
 }
 
 static int ij_by_name(const void *a, const void *b)
@@ -3430,8 +3436,7 @@ static ij_status ij_folder_labels(ij_data *d, ij_error *why)
 static int ij_has_folder(const char *path, const char *name)
 {
     char at[IJ_PATH];
-    snprintf(at, sizeof at, "%.1000s%s", path, name);
-    return ij_is_folder(at);
+    return snprintf(at, sizeof at, "%s%s", path, name) < IJ_PATH && ij_is_folder(at);
 }
 
 /* Walks the folder, or its training part and then its test part. */
@@ -3443,7 +3448,7 @@ static ij_status ij_folder_parts(ij_walk *w, ij_data *d, const char *path, ij_er
     ij_status s = IJ_OK;
     for (int k = 0; k <= d->pair && !s; k++) {
         char at[IJ_PATH];
-        snprintf(at, sizeof at, "%.1000s%s", path, part[k]);
+        snprintf(at, sizeof at, "%s%s", path, part[k]);
         s = ij_folder_walk(w, at, strlen(path) + 1, 0, why);
         if (!k) d->training = w->count;
     }
@@ -3462,10 +3467,10 @@ static ij_status ij_data_folder(ij_data *d, ij_arena *a, const char *path, ij_er
     d->name = "folder of PNM";
     d->all = noted.room_names = found.count;
     noted.room_text = found.bytes;
-    noted.name = d->file = ij_take(a, d->all, sizeof *d->file);
-    noted.text = ij_take(a, found.bytes, 1);
-    d->label = ij_take(a, d->all, sizeof(int));
-    if (!d->file) return IJ_OK;                         /* adding up only */
+    noted.name = d->file = ij_data_take(a, d->all, sizeof *d->file);
+    noted.text = ij_data_take(a, found.bytes, 1);
+    d->label = ij_data_take(a, d->all, sizeof(int));
+    if (!d->label) return IJ_OK;
     s = ij_folder_parts(&noted, d, path, why);
     if (s) return s;
     if (noted.count != d->all)
@@ -3488,9 +3493,9 @@ static ij_status ij_data_scenes(ij_data *d, ij_arena *a, const char *path, ij_er
     static const char *const task[IJ_SCENE_TASKS] = { "count", "dist", "kind" };
     static const size_t classes[IJ_SCENE_TASKS] = { 8, 6, 3 };
     size_t count = 10000, side = 32;
-    char rest = 0;
-    if (path[6] && (sscanf(path, "scenes:%zu:%zu%c", &count, &side, &rest) < 1 || rest ||
-                    !count || count > 100000000 || !side || side > 4096))
+    int end = 6;
+    if (path[6]) sscanf(path, "scenes:%zu%n:%zu%n", &count, &end, &side, &end);
+    if (path[end] || !count || count > 100000000 || !side || side > 4096)
         return ij_fail(why, IJ_EARG, "%.60s: expected scenes, scenes:COUNT or scenes:COUNT:SIDE "
                        "with COUNT up to 100000000, SIDE up to 4096",
                        path);
@@ -3525,19 +3530,18 @@ static ij_status ij_data_find(ij_data *d, ij_arena *a, const char *path, ij_erro
     if (!strncmp(path, "scenes", 6) && (!path[6] || path[6] == ':'))
         return ij_data_scenes(d, a, path, why);
     ij_status s = ij_data_usual_files(d, path, why);
-    if (s) return s;
-    if (d->sources) return ij_data_source_labels(d, a, why);
-    if (ij_is_folder(path)) return ij_data_folder(d, a, path, why);
-    s = ij_pnm_open(&p, path, NULL, why);
-    if (!p.type) {
+    if (!s && !d->sources) {
+        if (ij_is_folder(path)) return ij_data_folder(d, a, path, why);
+        s = ij_pnm_open(&p, path, NULL, why);
+        if (!s) {
+            fclose(p.f);
+            d->name = "PNM";
+            d->all = 1;
+        }
+        if (p.type || !p.f) return s;
         s = ij_data_add_source(d, path, why);
-        return s ? s : ij_data_source_labels(d, a, why);
     }
-    if (s) return s;
-    fclose(p.f);
-    d->name = "PNM";
-    d->all = 1;
-    return IJ_OK;
+    return s ? s : ij_data_source_labels(d, a, why);
 }
 
 void ij_data_close(ij_data *d)
@@ -3568,6 +3572,8 @@ ij_status ij_data_open(ij_data *d, void *mem, size_t size, const char *path, int
     if (!mem || size < need)
         return ij_fail(why, IJ_EMEM, "%.300s: needs %zu bytes, has %zu", path, need, size);
     s = ij_data_find(d, &a, path, why);
+    if (!s && a.used > size)
+        s = ij_fail(why, IJ_EDATA, "%.300s: files were added while it was read", path);
     ij_data_choose(d, d->kind == IJ_PICTURES && !d->file ? IJ_WHOLE : part);      /* one PNM file */
     if (!s && !d->count)
         s = ij_fail(why, IJ_EDATA, "%.300s: no image in the %s part", path,
@@ -3624,21 +3630,19 @@ ij_status ij_data_read(ij_image *to, ij_data *d, size_t i, ij_error *why)
 }
 
 /* ---- augmentation -------------------------------------------------------------------------------
- * Random-resized crop, as torchvision draws it and Pillow resizes it; no colour, no blur (the
- * paper's point). */
+ * Random-resized crop, as torchvision draws it and Pillow resizes it. The paper's point is that no
+ * more is needed; colours change only where settings ask for it (joint embedding needs that). */
 
 /* One axis of Pillow's antialiased bilinear filter, to the bit: in each of `lines`, which begin
  * `stride` bytes apart, `in` steps of so many bytes become `out`. A step out is a mean of steps in,
  * weighted by a triangle, in numbers with a fixed point. */
 typedef struct { size_t in, out, lines, stride; } ij_axis;
 
-/* Of how many at most. */
+/* Steps in that make one step out, at most. */
 static size_t ij_axis_most(const ij_axis *x)
 {
     return (size_t)ceil(IJ_MAX((double)x->in / (double)x->out, 1)) * 2 + 1;
 }
-
-static uint8_t ij_byte(int32_t v) { return (uint8_t)IJ_MAX(0, IJ_MIN(v, 255)); }
 
 static void ij_resample(uint8_t *to, const uint8_t *from, const ij_axis *x, size_t bytes,
                         int32_t *weight)
@@ -3664,7 +3668,8 @@ static void ij_resample(uint8_t *to, const uint8_t *from, const ij_axis *x, size
                 for (size_t k = 0; k < taps; k++)
                     for (size_t c = 0; c < 3; c++) v[c] += weight[k] * in[k * bytes + c];
                 for (size_t c = 0; c < 3; c++)
-                    to[(line * x->out + j) * bytes + i + c] = ij_byte(v[c] >> BITS);
+                    to[(line * x->out + j) * bytes + i + c] =
+                        (uint8_t)IJ_MAX(0, IJ_MIN(v[c] >> BITS, 255));
             }
     }
 }
@@ -3726,7 +3731,7 @@ static ij_box ij_random_crop(const ij_image *from, const double scale[2], ij_rng
 /* The largest central box of the shape height : width. */
 static ij_box ij_central_crop(const ij_image *from, size_t height, size_t width)
 {
-    ij_box b = { 0, 0, from->height, from->height * width / height };
+    ij_box b = { 0, 0, from->height, ij_mul(from->height, width) / height };
     if (b.width > from->width || !b.width) {
         b.width = from->width;
         b.height = from->width * height / width;
@@ -3917,16 +3922,16 @@ static double ij_dot3(const double a[3], const double b[3])
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
 }
 
-/* Nearest hit of the slabs |p| <= half along the axes from `axis`: the distance there and to where
- * it leaves, and the axis it entered by. */
+/* Nearest hit of the slabs |p| <= half along the axes from *axis to 2: the distance there and, in
+ * *leave, to where it leaves; *axis becomes the one it entered by. */
 static double ij_hit_slabs(const double o[3], const double d[3], double half, double *leave,
                            int *axis)
 {
     double enter = -1e30;
     *leave = 1e30;
     for (int k = *axis; k < 3; k++) {
-        if (d[k] > -1e-12 && d[k] < 1e-12) {
-            if (o[k] < -half || o[k] > half) return 1e30;
+        if (fabs(d[k]) < 1e-12) {
+            if (fabs(o[k]) > half) return 1e30;
             continue;
         }
         const double t1 = (-half - o[k]) / d[k], t2 = (half - o[k]) / d[k];

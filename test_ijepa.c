@@ -2283,6 +2283,13 @@ static void test_folder_trees(void)
         put_ppm(folder, name, i);
     }
     check_record(folder, IJ_WHOLE, 2, 0, "folder of PNM 3 -1: 2 2 2");
+    size_t size;                                                /* more files than were counted */
+    SUCCEED(ij_data_size(&size, folder, &why));
+    ij_data d;
+    ij_arena less = { need(size - 64), size - 64, 0 };
+    SUCCEED(ij_data_find(&d, &less, folder, &why));
+    CHECK(!d.label && less.used > less.size, "they are written past the memory");
+    free(less.base);
 
     folder = scratch_folder("pair");                            /* train and val */
     put_ppm(folder, "train/b/1.ppm", 1);
@@ -2299,6 +2306,26 @@ static void test_folder_trees(void)
     put_ppm(folder, "1/2/3/4/5/6/7/8/9/a/b/c/d/e/f/g/h/i.ppm", 1);
     REFUSE(IJ_EARG, "deep", read_all(folder, &why));
 }
+
+#ifndef IJEPA_NO_POSIX
+static void test_far_folder(void)                       /* its path leaves little room for names */
+{
+    enum { FAR = 1010 };
+    char path[FAR + 20];
+    ij_error why;
+    snprintf(path, sizeof path, "%s", scratch_folder("far"));
+    for (size_t n = strlen(path); n < FAR; n = strlen(path)) {
+        snprintf(path + n, sizeof path - n, "/%0*d", (int)IJ_MIN(200, FAR - n), 0);
+        mkdir(path, 0700);
+    }
+    REFUSE(IJ_EDATA, "no .ppm", read_all(path, &why));
+    const size_t n = strlen(path);
+    strcpy(path + n, "/1.ppm");
+    write_file(path, "P6 1 1 255 \7\7\7", 14);
+    path[n] = 0;
+    check_record(path, IJ_WHOLE, 0, 0, "folder of PNM 1 -1: 7 7 7");
+}
+#endif
 
 static void test_held_out_tenth(void)                   /* disjoint, and together everything */
 {
@@ -2495,7 +2522,12 @@ static void test_color_jitter(void)
 
 static void test_scenes(void)
 {
+    static const char *const bad[] = { "scenes:", "scenes:0", "scenes:10k", "scenes:5:", "scenes:5:8x",
+                                       "scenes:5:4097", "scenes:-1" };
     static uint8_t a[33 * 33 * 3], b[33 * 33 * 3];
+    ij_error why;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        REFUSE(IJ_EARG, "scenes:COUNT", read_all(bad[i], &why));
     size_t count[8] = { 0 }, dist[6] = { 0 }, kind[3] = { 0 };
     enum { N = 12000 };
     for (size_t i = 0; i < N; i++) {
@@ -4187,7 +4219,7 @@ static const struct { const char *name; void (*run)(void); } test[] = {
     TEST(ridge_equals_definition), TEST(scores_same_in_any_order), TEST(scores_memory_ladder),
     TEST(scores_refuse), TEST(rom_equals_encode), TEST(few_equals_ridge), TEST(few_means),
 #ifndef IJEPA_NO_POSIX                                  /* full disks, limits, links, permissions */
-    TEST(save_failing_everywhere), TEST(save_refused),
+    TEST(save_failing_everywhere), TEST(save_refused), TEST(far_folder),
 #endif
 };
 
