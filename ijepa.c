@@ -5940,7 +5940,7 @@ static void ij_parse_arguments(ij_options *o, int argc, char **argv, int setting
         }
         snprintf(name, sizeof name, "%.*s", value ? (int)(value - argv[i] - 2) : 60, argv[i] + 2);
         const ij_named *row = ij_find_row(o->command, name);
-        const int late = row->place < sizeof o->c;
+        const int late = row->place < sizeof o->c;      /* a setting, or model_name */
         if (row->kind == IJ_SET_FLAG) {
             if (value) ij_die(2, "--%s takes no value", name);
             *(int *)(void *)((char *)o + row->place) = 1;
