@@ -19,9 +19,9 @@ run: ijepa
 	./ijepa probe --model run --out run/probe.csv
 	./ijepa report run
 
-# make compare: every row of ROWS ("name: settings; name: settings") is trained with SETTINGS on DATA for BUDGET TFLOP, once
-# for each of SEEDS, and scored on IMAGES of either part (0: at most 10,000). Runs lie in OUT; called again, it goes on
-# where it was interrupted. Another comparison takes another OUT.
+# make compare: every row of ROWS ("name: settings; name: settings") is trained with SETTINGS on DATA for BUDGET
+# TFLOP, once for each of SEEDS, and scored on IMAGES of either part (0: at most 10,000). Runs lie in OUT; called
+# again, it goes on where it was interrupted. Another comparison takes another OUT.
 ROWS = jepa: --objective jepa; generative: --objective generative; joint: --objective joint --crop_scale 0.4,1
 SETTINGS = --preset scenes
 DATA = scenes
@@ -30,27 +30,54 @@ SEEDS = 0 1 2
 IMAGES = 5000
 OUT = run/compare
 
+# runs.csv, a line for each run and score: name,images,TFLOP,minutes,task,score,trained,random,pixels,scored
+define table
+function add(row, column, x) { n[row, column]++; sum[row, column] += x; square[row, column] += x * x }
+function mean(row, column) { return sum[row, column] / n[row, column] }
+function sd(row, column) {
+    variance = square[row, column] / n[row, column] - mean(row, column) ^ 2
+    return sqrt(variance > 0 ? variance * n[row, column] / (n[row, column] - 1) : 0)
+}
+{ score = $$5 " " $$6 }
+!(score in known) { known[score]; scores[++wide] = score }
+!($$1 in cost) { rows[++high] = $$1 }
+high == 1 { add("random encoder", score, $$8) }
+!n["raw pixels", score] { add("raw pixels", score, $$9) }
+{ add($$1, score, $$7); add($$1, "minutes", $$4) }
+{ cost[$$1] = sprintf(" %9d %8.3g %8.1f", $$2, $$3, mean($$1, "minutes")) }
+END {
+    rows[++high] = "random encoder"
+    rows[++high] = "raw pixels"
+    printf "%-16s", ""
+    for (i = 1; i <= wide; i++) printf "  %-12s", scores[i]
+    print "    images    TFLOP  minutes"
+    for (r = 1; r <= high; r++) {
+        printf "%-16s", rows[r]
+        for (i = 1; i <= wide; i++) {
+            spread = n[rows[r], scores[i]] > 1 ? sprintf(" sd %3.1f", sd(rows[r], scores[i])) : ""
+            printf "  %5.1f%-7s", mean(rows[r], scores[i]), spread
+        }
+        print cost[rows[r]]
+    }
+}
+endef
+export table
+
 compare: ijepa
-	@mkdir -p $(OUT); echo '$(ROWS)' | tr ';' '\n' | while IFS=: read -r name settings; do \
+	@set -e; mkdir -p $(OUT); echo '$(ROWS)' | tr ';' '\n' | while IFS=: read -r name settings; do \
 	    name=$$(echo $$name | tr ' ' _); steps=0; set -- --data $(DATA) $(SETTINGS) $$settings; \
-	    eval "$$(./ijepa train "$$@" --dry-run | awk '/^warmup/ { warmup = $$3 } /^images/ { updates = $$10; batch = $$7 / updates } \
-	        /^work/ { steps = int($(BUDGET) * 1e6 / $$2 / batch); images = steps * batch; tflop = images * $$2 / 1e6; \
-	        printf "steps=%d warmup=%.9g images=%d tflop=%.3g", steps, warmup * steps / updates, images, tflop }')"; \
+	    eval "$$(./ijepa train "$$@" --dry-run | awk -v mflop=$(BUDGET)e6 ' \
+	        /^warmup/ { warmup = $$3 } /^images/ { updates = $$10; batch = $$7 / updates } \
+	        /^work/ { steps = int(mflop / $$2 / batch); warmup *= steps / updates; images = steps * batch; \
+	            printf "steps=%d warmup=%.9g cost=%d,%.3g", steps, warmup, images, images * $$2 / 1e6 }')"; \
 	    [ $$steps -gt 0 ] || { echo "$$name: no run of $(BUDGET) TFLOP" >&2; exit 1; }; \
-	    for seed in $(SEEDS); do dir=$(OUT)/$${name}_$$seed; resume=; [ ! -e $$dir/latest.safetensors ] || resume=--resume; \
-	        ./ijepa train "$$@" --steps $$steps --warmup $$warmup --seed $$seed --out $$dir $$resume >&2 || exit 1; \
-	        [ -e $$dir/probe.csv ] || ./ijepa probe --model $$dir --data $(DATA) --images $(IMAGES) --out $$dir/probe.csv >&2 || exit 1; \
-	        minutes=$$(awk -F, 'NR > 1 { ms += $$6 } END { print ms / 60000 }' $$dir/log.csv); \
-	        sed "1d; s/^/$$name,$$images,$$tflop,$$minutes,/" $$dir/probe.csv; done; done >$(OUT)/runs.csv
-	@awk -F, 'function add(who, x) { n[who, c]++; sum[who, c] += x; square[who, c] += x * x } \
-	    function mean(who) { return sum[who, c] / n[who, c] } function variance(who) { return square[who, c] / n[who, c] - mean(who) ^ 2 } \
-	    function sd(who) { return sqrt(variance(who) > 0 ? variance(who) * n[who, c] / (n[who, c] - 1) : 0) } \
-	    { c = $$5 " " $$6 } !seen[c]++ { head[++heads] = c; top = top sprintf("  %-12s", c) } !($$1 in cost) { row[++rows] = $$1 } \
-	    $$1 == row[1] { add("random encoder", $$8) } !n["raw pixels", c] { add("raw pixels", $$9) } \
-	    { add($$1, $$7); c = "minutes"; add($$1, $$4); cost[$$1] = sprintf(" %9d %8.3g %8.1f", $$2, $$3, mean($$1)) } \
-	    END { row[++rows] = "random encoder"; row[++rows] = "raw pixels"; printf "%-16s%s    images    TFLOP  minutes\n", "", top; \
-	        for (r = 1; r <= rows; r++) { printf "%-16s", row[r]; for (i = 1; i <= heads; i++) { c = head[i]; printf "  %5.1f", mean(row[r]); \
-	            printf "%-7s", (n[row[r], c] > 1 ? sprintf(" sd %3.1f", sd(row[r])) : "") } print cost[row[r]] } }' $(OUT)/runs.csv
+	    for seed in $(SEEDS); do run=$(OUT)/$${name}_$$seed; out=$$run/probe.csv; resume=; \
+	        if [ -e $$run/latest.safetensors ]; then resume=--resume; fi; \
+	        ./ijepa train "$$@" --steps $$steps --warmup $$warmup --seed $$seed --out $$run $$resume >&2; \
+	        [ -s $$out ] || ./ijepa probe --model $$run --data $(DATA) --images $(IMAGES) --out $$out >&2; \
+	        minutes=$$(awk -F, '{ ms += $$6 } END { print ms / 60000 }' $$run/log.csv); \
+	        sed "1d; s/^/$$name,$$cost,$$minutes,/" $$out; done; done >$(OUT)/runs.csv
+	@awk -F, "$$table" $(OUT)/runs.csv
 
 test: test_ijepa test_ijepa_double
 	./test_ijepa

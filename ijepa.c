@@ -2070,20 +2070,20 @@ typedef struct {
     int kind;
     size_t place;               /* in ij_config, or in ij_options, which begin with one */
     double low, high;
-    const char *choice[4];
+    const char *choice[5];      /* names of 0, 1, ...; NULL behind them */
     const char *commands;       /* that take it; no command's name is a part of another's */
     double start[3];            /* the default */
     const char *help;
 } ij_named;
 
 #define IJ_ANY "train masks bench show"
-#define IJ_AT(field, low, high) offsetof(ij_config, field), low, high, { NULL, NULL }, IJ_ANY
+#define IJ_AT(field, low, high) offsetof(ij_config, field), low, high, { NULL }, IJ_ANY
 static const ij_named ij_setting[] = {
     { "batch_size", IJ_SET_SIZE, IJ_AT(batch_size, 1, 1 << 20), { 64 },
       "images of one forward pass" },
     { "accumulate", IJ_SET_SIZE, IJ_AT(accumulate, 1, 1 << 20), { 1 },
       "forward passes of one update" },
-    { "crop_size", IJ_SET_SIDES, offsetof(ij_config, crop_size), 1, 1 << 20, { NULL, NULL },
+    { "crop_size", IJ_SET_SIDES, offsetof(ij_config, crop_size), 1, 1 << 20, { NULL },
       IJ_ANY " render", { 32, 32 },
       "side of the training image, or HEIGHT,WIDTH" },
     { "crop_scale", IJ_SET_RANGE, IJ_AT(crop_scale, 1e-6, 1), { 0.4, 1 },
@@ -2171,7 +2171,7 @@ static const ij_named ij_setting[] = {
       "of AdamW" },
     { "clip_grad", IJ_SET_REAL, IJ_AT(clip_grad, 0, 1e9), { 0 },
       "largest gradient norm; 0: none" },
-    { "seed", IJ_SET_SIZE, offsetof(ij_config, seed), 0, 9e15, { NULL, NULL },
+    { "seed", IJ_SET_SIZE, offsetof(ij_config, seed), 0, 9e15, { NULL },
       IJ_ANY " render", { 0 },
       "of weights, masks, order and crops" },
 #undef IJ_AT
@@ -2302,11 +2302,11 @@ static ij_status ij_named_set(const ij_named *row, void *base, const char *value
 {
     static const char *const expected[] = {
         "a whole number", "one or two whole numbers", "a number", "two numbers a,b",
-        "two numbers a,b", "three numbers a,b,c",
-        "true or false" };
+        "two numbers a,b", "three numbers a,b,c", "true or false"
+    };
     double x[3] = { 0, 0, 0 };
-    size_t count = ij_scan_reals(x, value), chosen = 0;
     char choices[IJ_TEXT] = "";
+    size_t count = row->choice[0] ? 0 : ij_scan_reals(x, value);
     if (row->kind == IJ_SET_TEXT) {
         *(const char **)(void *)((char *)base + row->place) = value;
         return IJ_OK;
@@ -2318,15 +2318,12 @@ static ij_status ij_named_set(const ij_named *row, void *base, const char *value
         count = yes || !strcmp(value, "false") || !strcmp(value, "0");
         x[0] = yes;
     }
-    for (; row->kind == IJ_SET_CHOICE && chosen <= (size_t)row->high; chosen++) {
+    for (size_t i = 0; row->choice[i]; i++) {
         const size_t used = strlen(choices);
-        if (!chosen) count = 0;
-        if (!strcmp(value, row->choice[chosen])) {
-            x[0] = (double)chosen;
-            count = 1;
-        }
-        snprintf(choices + used, sizeof choices - used, "%s%s", used ? " or " : "",
-                 row->choice[chosen]);
+        snprintf(choices + used, sizeof choices - used, "%s%s", i ? " or " : "", row->choice[i]);
+        if (strcmp(value, row->choice[i])) continue;
+        x[0] = (double)i;
+        count = 1;
     }
     if (count != ij_values[row->kind])
         return ij_fail(why, IJ_EARG, "%s is \"%.60s\", expected %s", row->name, value,
@@ -2346,8 +2343,9 @@ static ij_status ij_config_set_model(ij_config *c, const char *value, ij_error *
         c->mlp_ratio = ij_size_name[i].mlp_ratio;
         return IJ_OK;
     }
-    return ij_fail(why, IJ_EARG, "model_name is %s, expected vit_tiny, vit_small, vit_base, "
-                   "vit_large, vit_huge or vit_giant",
+    return ij_fail(why, IJ_EARG,
+                   "model_name is %.60s, expected vit_tiny, vit_small, vit_base, vit_large, "
+                   "vit_huge or vit_giant",
                    value);
 }
 
@@ -2383,8 +2381,7 @@ ij_status ij_config_check(const ij_config *c, ij_error *why)
         if (width[i] % 4 || width[i] % c->num_heads)
             return ij_fail(why, IJ_EARG,
                            "%s is %zu, expected a multiple of 4 and of num_heads = %zu",
-                           i ? "pred_emb_dim" : "embed_dim", width[i],
-                           c->num_heads);
+                           i ? "pred_emb_dim" : "embed_dim", width[i], c->num_heads);
     if (c->patch_size > c->crop_size[0] || c->patch_size > c->crop_size[1])
         return ij_fail(why, IJ_EARG, "patch_size is %zu, expected at most the crop_size",
                        c->patch_size);
@@ -2397,8 +2394,7 @@ ij_status ij_config_check(const ij_config *c, ij_error *why)
     const ij_mask_kind *mode = &ij_mask_mode[c->mask_mode];
     if (c->num_enc_masks > mode->contexts)
         return ij_fail(why, IJ_EARG, "num_enc_masks is %zu, expected %zu for these masks",
-                       c->num_enc_masks,
-                       mode->contexts);
+                       c->num_enc_masks, mode->contexts);
     return mode->check ? mode->check(c, why) : IJ_OK;
 }
 
@@ -2422,8 +2418,7 @@ ij_status ij_config_read(ij_config *c, const char *path, ij_error *why)
             value[--end] = 0;
         if (found != 2 || line[used])
             s = ij_fail(why, IJ_EDATA, "%.200s: line %zu: \"%.40s\", expected key = value "
-                        "(the published settings are --preset paper)", path, n,
-                        line);
+                        "(the published settings are --preset paper)", path, n, line);
         else if (ij_config_set(c, key, value, &inner))
             s = ij_fail(why, IJ_EARG, "%.200s: line %zu: %.250s", path, n, inner.text);
     }
@@ -5664,11 +5659,10 @@ size_t ij_few_guess(const ij_few *f, const ij_real *feature)
 static size_t ij_views(const ij_config *c) { return c->objective == IJ_JOINT ? 2 : 1; }
 
 static volatile sig_atomic_t ij_interrupted;
-/* a second one ends at once */
 static void ij_on_signal(int number)
 {
     ij_interrupted = 1;
-    signal(number, SIG_DFL);
+    signal(number, SIG_DFL);    /* a second one ends at once */
 }
 
 #if defined(__GNUC__)
@@ -5722,6 +5716,16 @@ static ij_masks ij_masks_for(const ij_config *c)
     return masks;
 }
 
+static ij_data *ij_open_data(const char *path, int part)
+{
+    ij_error why;
+    size_t size;
+    ij_must(ij_data_size(&size, path, &why), &why);
+    ij_data *d = ij_alloc(size + sizeof *d);            /* and behind it its lists */
+    ij_must(ij_data_open(d, d + 1, size, path, part, &why), &why);
+    return d;
+}
+
 /* ---- options ---- */
 
 static const struct { const char *name, *help, *settings; } ij_preset[] = {
@@ -5743,8 +5747,8 @@ enum { IJ_PRESETS = sizeof ij_preset / sizeof *ij_preset };
 
 typedef struct {
     ij_config c;                /* first: a row's place counts from here */
-    const char *command, *what, *data, *test, *out, *model, *preset, *config, *encoder, *hole,
-               *reference, *panels, *header;
+    const char *command, *what, *data, *test, *out, *model, *preset, *config, *encoder;
+    const char *hole, *reference, *panels, *header;
     size_t threads, images, patch, context_tokens, target_tokens, targets, repeat, keep_every;
     int json, resume, dry_run, tokens, keep_going, help, int8;
     int configured;             /* settings were given by name */
@@ -5783,7 +5787,7 @@ static const struct {
 };
 enum { IJ_COMMANDS = sizeof ij_command / sizeof *ij_command };
 
-#define IJ_AT(field) offsetof(ij_options, field), 0, 9e15, { NULL, NULL }
+#define IJ_AT(field) offsetof(ij_options, field), 0, 9e15, { NULL }
 #define IJ_MODELS "probe features show predict export"
 #define IJ_WORKS "train probe features show predict report bench"
 static const ij_named ij_option[] = {
@@ -5853,9 +5857,9 @@ static const ij_named *ij_named_of(const char *command, size_t i)
 
 static void ij_help(const ij_options *o)
 {
-    static const char *const value[] = { [IJ_SET_SIZE] = "N", [IJ_SET_TEXT] = "TEXT",
-                                         [IJ_SET_MODEL] = "NAME",
-                                         [IJ_SET_FLAG] = "" };
+    static const char *const value[] = {
+        [IJ_SET_SIZE] = "N", [IJ_SET_TEXT] = "TEXT", [IJ_SET_FLAG] = "", [IJ_SET_MODEL] = "NAME"
+    };
     char text[IJ_TEXT];
     if (!o->command) {
         printf("ijepa: self-supervised learning from images with I-JEPA\n\n");
@@ -5905,19 +5909,18 @@ static void ij_use_preset(ij_config *c, const char *name)
     ij_die(2, "no preset is called %s; there are:%s", name, names);
 }
 
-/* The place of the row of this name that the command takes; ends with the nearest if it takes
- * none. */
-static size_t ij_find_row(const char *command, const char *name)
+/* The row of this name that the command takes; ends with the nearest if it takes none. */
+static const ij_named *ij_find_row(const char *command, const char *name)
 {
     const char *near = "help";
     for (size_t i = 0; i < IJ_ROWS; i++) {
         const ij_named *row = ij_named_of(command, i);
         if (!row || !*row->name) continue;
-        if (!strcmp(name, row->name)) return i;
+        if (!strcmp(name, row->name)) return row;
         near = ij_nearer(near, row->name, name);
     }
     ij_die(2, "%s has no setting --%s; the nearest is --%s", command, name, near);
-    return 0;
+    return NULL;
 }
 
 /* --name value or --name=value. Settings of the model wait for a second pass, after preset and
@@ -5939,9 +5942,8 @@ static void ij_parse_arguments(ij_options *o, int argc, char **argv, int setting
             continue;
         }
         snprintf(name, sizeof name, "%.*s", value ? (int)(value - argv[i] - 2) : 60, argv[i] + 2);
-        const size_t k = ij_find_row(o->command, name);
-        const ij_named *row = ij_named_of(o->command, k);
-        const int late = k >= IJ_OPTIONS || row->kind == IJ_SET_MODEL;
+        const ij_named *row = ij_find_row(o->command, name);
+        const int late = row->place < sizeof o->c;      /* a setting, or model_name */
         if (row->kind == IJ_SET_FLAG) {
             if (value) ij_die(2, "--%s takes no value", name);
             *(int *)(void *)((char *)o + row->place) = 1;
@@ -5958,24 +5960,18 @@ static void ij_parse_arguments(ij_options *o, int argc, char **argv, int setting
 static void ij_pick_preset(ij_options *o)
 {
     ij_error why;
-    ij_data d;
     ij_image first = { 0 };
-    size_t size;
-    const char *path = o->data ? o->data : "scenes";
-    ij_must(ij_data_size(&size, path, &why), &why);
-    void *mem = ij_alloc(size);
-    ij_must(ij_data_open(&d, mem, size, path, IJ_WHOLE, &why), &why);
-    ij_must(ij_data_read(&first, &d, 0, &why), &why);
+    ij_data *d = ij_open_data(o->data ? o->data : "scenes", IJ_WHOLE);
+    ij_must(ij_data_read(&first, d, 0, &why), &why);
     o->picked = 1;
-    o->preset = d.kind == IJ_SCENES ? "scenes" : "cifar";
+    o->preset = d->kind == IJ_SCENES ? "scenes" : "cifar";
     fprintf(stderr, "preset: %s, for images of %zu x %zu (--preset NAME takes another)\n",
-            o->preset, first.width,
-            first.height);
+            o->preset, first.width, first.height);
     if (IJ_MAX(first.height, first.width) > 48)
         fprintf(stderr, "preset: it trains on 32 x 32 pixels: data/results.md has settings for "
                         "larger ones\n");
-    ij_data_close(&d);
-    free(mem);
+    ij_data_close(d);
+    free(d);
 }
 
 /* What the command line says; returns the command. */
@@ -6039,20 +6035,14 @@ static ij_images ij_images_open(const char *path, int part, const ij_config *c, 
                                 const ij_team *team)
 {
     ij_error why;
-    size_t size;
-    ij_images s = { 0 };
-    s.d = ij_alloc(sizeof *s.d);
-    ij_must(ij_data_size(&size, path, &why), &why);
-    ij_must(ij_data_open(s.d, ij_alloc(size), size, path, part, &why), &why);
-    s.count = s.d->count;
-    s.slots = slots;
-    s.c = *c;
+    ij_data *d = ij_open_data(path, part);
+    ij_images s = { .d = d, .count = d->count, .slots = slots, .c = *c };
     s.slot = ij_zeros(ij_mul(slots, sizeof *s.slot));
-    s.images =
-        ij_alloc(ij_mul(ij_mul(slots, 3 * sizeof(real)), ij_mul(c->crop_size[0], c->crop_size[1])));
+    s.images = ij_alloc(ij_mul(ij_mul(slots, 3 * sizeof(real)),
+                               ij_mul(c->crop_size[0], c->crop_size[1])));
     /* for one slot, each is drawn when it is read */
-    if (slots > 1 && s.d->kind == IJ_SCENES) {
-        ij_must(ij_data_read(&s.slot->full, s.d, 0, &why), &why);
+    if (slots > 1 && d->kind == IJ_SCENES) {
+        ij_must(ij_data_read(&s.slot->full, d, 0, &why), &why);
         s.drawn = ij_alloc(ij_mul(s.count, s.slot->full.height * s.slot->full.width * 3));
         ij_each(team, s.count, ij_scene_task, &s);
     }
@@ -6248,14 +6238,11 @@ static void ij_pca_colours(uint8_t *rgb, const real *z, size_t n, size_t d)
         double square = 0;
         for (size_t i = 0; i < n; i++)
             square += (double)scores[i * 3 + k] * (double)scores[i * 3 + k];
-        const double high = 2 * sqrt(square / (double)n);
-        for (size_t i = 0; i < n; i++)
-            rgb[i * 3 + k] =
-                (uint8_t)(255 * IJ_MAX(0, IJ_MIN(((double)scores[i * 3 + k] / IJ_MAX(high, 1e-30) +
-                                                  1) /
-                                                     2,
-                                                 1)) +
-                          0.5);
+        const double high = IJ_MAX(2 * sqrt(square / (double)n), 1e-30);
+        for (size_t i = 0; i < n; i++) {
+            const double share = ((double)scores[i * 3 + k] / high + 1) / 2;
+            rgb[i * 3 + k] = (uint8_t)(255 * IJ_MAX(0, IJ_MIN(share, 1)) + 0.5);
+        }
     }
     free(work.base);
     free(scores);
@@ -6283,15 +6270,15 @@ static void ij_close_or_die(FILE *f, const char *path)
 }
 
 /* A file that stands under another name until it is whole. */
-typedef struct { FILE *f; char path[1100], aside[IJ_PATH]; } ij_draft;
+typedef struct { FILE *f; char path[IJ_PATH], aside[IJ_PATH]; } ij_draft;
 
 static ij_draft ij_draft_open(const char *path)
 {
     ij_error why;
     ij_draft d;
-    snprintf(d.path, sizeof d.path, "%s", path);
-    d.f = ij_begin(d.aside, d.path, "w", &why);
+    d.f = ij_begin(d.aside, path, "w", &why);
     if (!d.f) ij_die(1, "%s", why.text);
+    strcpy(d.path, path);       /* shorter than d.aside */
     return d;
 }
 
@@ -6328,8 +6315,7 @@ static void ij_write_npy(const ij_item *item)
     for (size_t i = 0, used = 0; i < item->rank; i++)
         used += (size_t)snprintf(shape + used, sizeof shape - used, "%zu, ", item->dim[i]);
     snprintf(head, sizeof head, "{'descr': '<%c%d', 'fortran_order': False, 'shape': (%s), }",
-             item->dtype < IJ_I64 ? 'f' : 'i', (int)(ij_dtype[item->dtype].bits / 8),
-             shape);
+             item->dtype < IJ_I64 ? 'f' : 'i', (int)(ij_dtype[item->dtype].bits / 8), shape);
     /* with 10 bytes before it: whole 64s */
     const int n = ((int)strlen(head) + 74) / 64 * 64 - 10;
     FILE *f = ij_open_or_die(item->name, "wb");
@@ -6420,8 +6406,8 @@ static void ij_dry_run(const ij_config *c, const ij_images *data, const ij_team 
     ij_mean_tokens(&context, &target, &work, c);
     const double flops = ij_flops(c, (size_t)(context + 0.5), (size_t)(target + 0.5));
     const double total = (double)ij_steps(c) * (double)c->batch_size * (double)c->accumulate;
-    printf("encoder      %zu parameters\npredictor    %zu parameters\n", m.encoder_size,
-           (m.size - m.encoder_size));
+    printf("encoder      %zu parameters\n", m.encoder_size);
+    printf("predictor    %zu parameters\n", m.size - m.encoder_size);
     printf("images       %zu in the training part, %.0f seen in %zu updates\n", images, total,
            ij_steps(c));
     printf("tokens       %.1f per context, %.1f per target block, %zu per image\n", context, target,
@@ -6439,18 +6425,18 @@ static void ij_dry_run(const ij_config *c, const ij_images *data, const ij_team 
 static void ij_progress(const ij_model *m, const ij_report *r, double start, uint64_t from,
                         double *shown, int last)
 {
-    const double now = ij_seconds(), done = (double)(m->step - from),
-                 steps = (double)ij_steps(&m->config);
+    const ij_config *c = &m->config;
+    const double now = ij_seconds(), done = (double)(m->step - from);
+    const double step = (double)m->step, steps = (double)ij_steps(c);
     const int terminal = ij_terminal();
     if (!last && now - *shown < (terminal ? 0.2 : 10)) return;
-    const double per = done > 0 ? (now - start) / done : 0, left = per * (steps - (double)m->step);
+    const double per = done > 0 ? (now - start) / done : 0;
+    const double rate = per > 0 ? (double)(c->batch_size * c->accumulate) / per : 0;
     *shown = now;
-    fprintf(stderr,
-            "%sepoch %.2f  step %zu/%.0f  loss %.4f  std %.3f  %.0f images/s  %.0f s left%s",
-            terminal ? "\r" : "", (double)m->step / (double)m->config.ipe, (size_t)m->step, steps,
-            r->loss, r->feature_std,
-            per > 0 ? (double)(m->config.batch_size * m->config.accumulate) / per : 0, left,
-            terminal && !last ? "   " : "\n");
+    fprintf(stderr, "%sepoch %.2f  step %.0f/%.0f  ", terminal ? "\r" : "", step / (double)c->ipe,
+            step, steps);
+    fprintf(stderr, "loss %.4f  std %.3f  %.0f images/s  %.0f s left%s", r->loss, r->feature_std,
+            rate, per * (steps - step), terminal && !last ? "   " : "\n");
     fflush(stderr);
 }
 
@@ -6468,10 +6454,7 @@ static ij_file ij_open_model(const char *path, ij_config *c)
         FILE *there = fopen(ij_path(file, path, usual[i]), "rb");
         if (there) { fclose(there); break; }
         if (i == 2)
-            ij_die(1,
-                   "%s: holds no latest.safetensors, model.safetensors or "
-                   "model.safetensors.index.json",
-                   path);
+            ij_die(1, "%s: holds no %s, %s or %s", path, usual[0], usual[1], usual[2]);
     }
     ij_must(ij_file_size(&size, file, &why), &why);
     ij_must(ij_file_open(&f, ij_alloc(size), size, file, &why), &why);
@@ -6538,19 +6521,15 @@ static void ij_train_start(ij_run *t, ij_options *o)
         ij_resume_config(&f, c, t->latest, (o->preset && !o->picked) || o->config || o->configured);
     ij_must(ij_config_check(c, &why), &why);
     t->team = ij_team_start(o->threads);
-    t->s = ij_images_open(o->data, o->test ? IJ_WHOLE : IJ_TRAIN_PART, c,
-                          c->batch_size * ij_views(c),
-                          &t->team);
+    const int part = o->test ? IJ_WHOLE : IJ_TRAIN_PART;
+    t->s = ij_images_open(o->data, part, c, c->batch_size * ij_views(c), &t->team);
     const size_t update = c->batch_size * c->accumulate, ipe = t->s.count / update;
     if (!ipe)
-        ij_die(1,
-               "%s: %zu images in the training part, fewer than one update's batch_size * "
-               "accumulate = %zu", o->data, t->s.count,
-               update);
+        ij_die(1, "%s: %zu images in the training part, fewer than one update's batch_size * "
+               "accumulate = %zu", o->data, t->s.count, update);
     if (o->resume && ipe != c->ipe)
         ij_die(1, "%s: %zu updates in an epoch, the run to be resumed has %zu: other images?",
-               o->data, ipe,
-               c->ipe);
+               o->data, ipe, c->ipe);
     c->ipe = ipe;
     fprintf(stderr, "data: %s: %s, %zu training images\n", o->data, t->s.d->name, t->s.count);
     if (o->dry_run) {
@@ -6574,10 +6553,10 @@ static void ij_train_start(ij_run *t, ij_options *o)
     out = ij_open_or_die(ij_path(t->log_path, o->out, "data.txt"), "w");        /* for the report */
     fprintf(out, "%s\n%s\n", o->data, o->test ? o->test : "");
     ij_close_or_die(out, t->log_path);
-    t->log = ij_open_log(t->log_path, o, "log.csv", ij_log_head, t->m.step);
-    t->health =
-        ij_open_log(t->health_path, o, "health.csv", ij_health_head,
-                    t->m.step < ij_steps(c) ? t->m.step / ij_watch_every(c) + 1 : UINT64_MAX);
+    const uint64_t step = t->m.step;
+    const uint64_t watched = step < ij_steps(c) ? step / ij_watch_every(c) + 1 : UINT64_MAX;
+    t->log = ij_open_log(t->log_path, o, "log.csv", ij_log_head, step);
+    t->health = ij_open_log(t->health_path, o, "health.csv", ij_health_head, watched);
 }
 
 /* One forward and backward pass on the next batch. Order, crops and masks follow from the seed
@@ -6588,8 +6567,8 @@ static ij_report ij_train_pass(ij_run *t, size_t *order, uint64_t *ordered)
     ij_report r;
     ij_model *m = &t->m;
     const ij_config *c = &m->config;
-    const uint64_t batches = c->ipe * c->accumulate, epoch = m->micro / batches,
-                   at = m->micro % batches;
+    const uint64_t batches = c->ipe * c->accumulate;
+    const uint64_t epoch = m->micro / batches, at = m->micro % batches;
     if (epoch != *ordered) {                            /* drop_last: a new order for each epoch */
         ij_rng rng;
         ij_rng_seed(&rng, c->seed + epoch);
@@ -6604,10 +6583,8 @@ static ij_report ij_train_pass(ij_run *t, size_t *order, uint64_t *ordered)
     ij_must(ij_masks_draw(&m->masks, c, &m->mask_rng, m->micro, c->batch_size, &why), &why);
     const ij_status status = ij_train_step(m, t->s.images, &m->masks, &r, &why);
     if (status == IJ_ENAN)
-        ij_die(1,
-               "step %zu: %s; the last checkpoint is as it was: try a lower --lr, or --clip_grad 1",
-               (size_t)m->step + 1,
-               ij_status_string(status));
+        ij_die(1, "step %zu: %s; the last checkpoint is as it was: try a lower --lr, or "
+               "--clip_grad 1", (size_t)m->step + 1, ij_status_string(status));
     ij_must(status, &why);
     return r;
 }
@@ -6621,14 +6598,14 @@ static void ij_train_picture(ij_run *t)
     ij_error why;
     char name[40], path[1100];
     const ij_config *c = &t->m.config;
-    const size_t n = ij_rows(&t->m.encoder_pos), d = c->embed_dim, h = c->crop_size[0],
-                 w = c->crop_size[1], p = c->patch_size, gw = w / p;
+    const size_t n = ij_patches(c), d = c->embed_dim, p = c->patch_size, gw = ij_gw(c);
+    const size_t h = c->crop_size[0], w = c->crop_size[1];
     const size_t row = IJ_WATCHED * (gw + 1), wide = IJ_WATCHED * (w + p);
     const ij_pictures in = { t->s.images, 1, h, w };
     const ij_memory work = ij_encode_memory(&t->m.target_encoder, &in);
     real *token = ij_alloc(IJ_WATCHED * n * d * sizeof *token);
-    uint8_t *rgb = ij_alloc(IJ_WATCHED * n * 3), *all = ij_alloc(n / gw * row * 3),
-            *images = ij_alloc(h * wide * 3);
+    uint8_t *rgb = ij_alloc(IJ_WATCHED * n * 3), *all = ij_alloc(n / gw * row * 3);
+    uint8_t *images = ij_alloc(h * wide * 3);
     memset(all, 255, n / gw * row * 3);
     memset(images, 255, h * wide * 3);
     for (size_t k = 0; k < IJ_WATCHED; k++) {
@@ -6702,17 +6679,15 @@ static void ij_train_watch(ij_run *t)
 {
     const ij_health h = ij_train_health(t, IJ_MIN(512, t->s.count / 8));
     const char *verdict = ij_train_verdict(&t->m, &h);
-    const int calm = strchr("htn", *verdict) != NULL, terminal = ij_terminal();
-    fprintf(t->health, "%zu,%.6f,%.5f,%.5f,%.4f,%.5g,%.5f,%s\n", (size_t)t->m.step, h.loss, h.skill,
-            h.position, h.rank, h.feature_std, h.cosine,
-            verdict);
-    fprintf(stderr,
-            "%sepoch %.2f  loss %.4f  skill %.3f  position %.3f  rank %.1f  std %.3f  cosine "
-            "%.2f%s\n%s%s",
-            terminal ? "\r" : "", (double)t->m.step / (double)t->m.config.ipe, h.loss, h.skill,
-            h.position, h.rank, h.feature_std, h.cosine, terminal ? "          " : "",
-            calm ? "" : verdict,
-            calm ? "" : "\n");
+    const int terminal = ij_terminal();
+    const double epoch = (double)t->m.step / (double)t->m.config.ipe;
+    fprintf(t->health, "%zu,%.6f,%.5f,%.5f,", (size_t)t->m.step, h.loss, h.skill, h.position);
+    fprintf(t->health, "%.4f,%.5g,%.5f,%s\n", h.rank, h.feature_std, h.cosine, verdict);
+    fprintf(stderr, "%sepoch %.2f  loss %.4f  ", terminal ? "\r" : "", epoch, h.loss);
+    fprintf(stderr, "skill %.3f  position %.3f  ", h.skill, h.position);
+    fprintf(stderr, "rank %.1f  std %.3f  cosine %.2f%s\n", h.rank, h.feature_std, h.cosine,
+            terminal ? "          " : "");
+    if (!strchr("htn", *verdict)) fprintf(stderr, "%s\n", verdict);     /* healthy, too early, no */
     ij_train_picture(t);
 }
 
@@ -6755,8 +6730,7 @@ static int ij_train(ij_options *o)
         fprintf(t.log, "%zu,%zu,%.6f,%.2f,%.2f,%.2f,%.6g,%.6g,%.8g,%.5g,%.5g\n",
                 (done - 1) / c->ipe + 1, (done - 1) % c->ipe, r.loss, r.context_tokens,
                 r.target_tokens, 1000 * (ij_seconds() - begin), r.lr, r.weight_decay, r.ema,
-                r.grad_norm,
-                r.feature_std);
+                r.grad_norm, r.feature_std);
         if (done % ij_watch_every(c) == 0 || done == steps) ij_train_watch(&t);
         if (done % c->ipe == 0 && o->keep_every && epoch % o->keep_every == 0) {
             snprintf(kept, sizeof kept, "epoch_%zu.safetensors", epoch);
@@ -6816,10 +6790,10 @@ static int ij_probe(ij_options *o)
     const ij_model trained = ij_trained(o), random = ij_model_for(&trained.config, IJ_INFER);
     const ij_model *const model[2] = { &trained, &random };
     const size_t most = o->images ? o->images : 10000;
-    ij_features a =
-        ij_features_of(data, o->test ? IJ_WHOLE : IJ_TRAIN_PART, model, 1, most, 0, &team);
-    const ij_features b = o->test ? ij_features_of(o->test, IJ_WHOLE, model, 1, most, 0, &team)
-                                  : ij_features_of(data, IJ_TEST_PART, model, 1, most, 0, &team);
+    const int part[2] = { o->test ? IJ_WHOLE : IJ_TRAIN_PART, o->test ? IJ_WHOLE : IJ_TEST_PART };
+    const char *test = o->test ? o->test : data;
+    ij_features a = ij_features_of(data, part[0], model, 1, most, 0, &team);
+    const ij_features b = ij_features_of(test, part[1], model, 1, most, 0, &team);
     double percent[2][3][3];    /* [k-NN, linear][features][task] */
     if (!a.tasks || a.tasks != b.tasks)
         ij_die(1, "%s: no labels: a probe needs them (folders per class, or a labelled format)",
@@ -6833,15 +6807,10 @@ static int ij_probe(ij_options *o)
         ij_score(percent[0][i], &s, 20, &team);
         ij_score(percent[1][i], &s, 0, &team);
     }
-    ij_draft csv = { NULL, "", "" };
-    if (o->out) {
-        csv = ij_draft_open(o->out);
-        fprintf(csv.f, "task,score,trained,random,pixels,images\n");
-    }
+    FILE *csv = o->out ? ij_open_or_die(o->out, "w") : NULL;
+    if (csv) fprintf(csv, "task,score,trained,random,pixels,images\n");
     for (size_t t = 0; t < a.tasks; t++) {
-        printf("%s%-32s %11s %11s %11s %8s\n", t ? "\n" : "", a.task[t], "trained", "random",
-               "pixels",
-               "margin");
+        printf("%s%-32s     trained      random      pixels   margin\n", t ? "\n" : "", a.task[t]);
         for (int k = 0; k < 2; k++) {
             const double x[3] = { percent[k][0][t], percent[k][1][t], percent[k][2][t] };
             printf("%-32s", score[k]);
@@ -6849,12 +6818,12 @@ static int ij_probe(ij_options *o)
                 printf(" %5.1f +-%4.1f", x[i],
                        196 * sqrt(x[i] / 100 * (1 - x[i] / 100) / (double)b.n));
             printf(" %+8.1f\n", x[0] - IJ_MAX(x[1], x[2]));         /* over the better */
-            if (csv.f)
-                fprintf(csv.f, "%s,%s,%.2f,%.2f,%.2f,%zu\n", a.task[t], score[k], x[0], x[1], x[2],
+            if (csv)
+                fprintf(csv, "%s,%s,%.2f,%.2f,%.2f,%zu\n", a.task[t], score[k], x[0], x[1], x[2],
                         b.n);
         }
     }
-    if (csv.f) ij_draft_close(&csv);
+    if (csv) ij_close_or_die(csv, o->out);
     return 0;
 }
 
@@ -6912,8 +6881,9 @@ static ij_rom ij_rom_of(const ij_model *m, int int8)
     int8_t *q = int8 ? (int8_t *)(pos + reals) : NULL;
     ij_rom r = { c->crop_size[0], c->crop_size[1], e->patch, d, e->depth, e->heads, ij_hidden(c),
                  .int8 = int8, .whole_pos = e->pos.x != NULL, .pos = e->pos.x ? e->pos.x : pos,
-                 .block = block, .norm_w = e->norm_w.x,
-                 .norm_b = e->norm_b.x };
+                 .block = block };
+    r.norm_w = e->norm_w.x;
+    r.norm_b = e->norm_b.x;
     for (size_t k = 0; k < 3; k++) ij_byte_scale(&r.scale[k], &r.shift[k], c, k);
     for (size_t i = 0; i < sides; i++) {
         const size_t from = i < gw ? i * d : (i - gw) * gw * d + half;
@@ -6973,8 +6943,8 @@ static void ij_c_matrix(ij_c_file *c, const ij_c_part *p)
     if (m->q) ij_c_array(c->f, p->name, "scale", m->scale, NULL, p->out);
     ij_c_array(c->f, p->name, "b", m->b, NULL, p->out);
     snprintf(shape, sizeof shape, p->ram ? "[%zu,%zu]" : "[%zu]", p->out, p->in);
-    ij_c_row(c, p->name + strlen(c->name) + 1, shape, p->ram ? (double)c->n * out * in : 0,
-             out * (m->q ? in + 2 * size : (in + 1) * size),
+    const double flash = out * (m->q ? in + 2 * size : (in + 1) * size);
+    ij_c_row(c, p->name + strlen(c->name) + 1, shape, p->ram ? (double)c->n * out * in : 0, flash,
              p->ram * sizeof(real));
 }
 
@@ -6997,8 +6967,8 @@ static void ij_c_block(ij_c_part to[IJ_C_PARTS], const ij_c_file *c, size_t i)
         { "norm1_", { b->norm1_w, NULL, NULL, b->norm1_b }, d, 1, 0 },
         { "norm2_", { b->norm2_w, NULL, NULL, b->norm2_b }, d, 1, 0 },
         { "qkv", b->qkv, 3 * d, d, c->heads }, { "proj", b->proj, d, d, c->heads },
-        { "fc1", b->fc1, h, d, c->mlp },
-        { "fc2", b->fc2, d, h, c->mlp } };
+        { "fc1", b->fc1, h, d, c->mlp }, { "fc2", b->fc2, d, h, c->mlp }
+    };
     for (size_t k = 0; k < IJ_C_PARTS; k++) {
         to[k] = part[k];
         snprintf(to[k].name, sizeof to[k].name, "%.80s_%.9s%zu", c->name, part[k].name, i);
@@ -7011,12 +6981,11 @@ static void ij_c_header(FILE *f, const char *name, const char *model, const ij_r
     static const size_t order[IJ_C_PARTS] = { 0, 2, 3, 1, 4, 5 };
     const size_t gw = r->width / r->patch, gh = r->height / r->patch, n = gh * gw, R = IJ_ROM_ROWS;
     const size_t d = r->dim, dh = d / r->heads, h = r->hidden, pixels = 3 * r->patch * r->patch;
-    const size_t sides = r->whole_pos ? n : gh + gw,
-                 positions = r->whole_pos ? n * d : sides * (d / 2);
-    const size_t wide = r->int8 ? R : 0;
-    ij_c_file c = { f, name, r, n, 2 * n * (d + dh) + R * (d + 2 + n + 2 * dh) + wide * d,
-                    n * d + R * (d + 2 + h) + wide * IJ_MAX(d, h), 0,
-                    0 };
+    const size_t sides = r->whole_pos ? n : gh + gw, wide = r->int8 ? R : 0;
+    const size_t positions = r->whole_pos ? n * d : sides * (d / 2);
+    const size_t heads = 2 * n * (d + dh) + R * (d + 2 + n + 2 * dh) + wide * d;
+    const size_t mlp = n * d + R * (d + 2 + h) + wide * IJ_MAX(d, h);
+    ij_c_file c = { f, name, r, n, heads, mlp, 0, 0 };
     ij_c_part embed = { "", r->patch_embed, d, pixels, n * d + (R + wide) * pixels };
     ij_c_part norm = { "", { r->norm_w, NULL, NULL, r->norm_b }, d, 1, 0 }, part[IJ_C_PARTS];
     char what[64], shape[64];
@@ -7025,13 +6994,13 @@ static void ij_c_header(FILE *f, const char *name, const char *model, const ij_r
     fprintf(f, "/* The encoder of ");
     for (const char *t = model; *t; t++) fputc(*t == '*' ? '+' : *t, f);
     fprintf(f, ", %s, by ijepa export. RGB images of %zux%zu (width, height). "
-            "To be included in one file. */\n#ifndef %s_ARENA\n#define %s_DIM %zu\n",
-            r->int8 ? "int8" : "as it is", r->width, r->height, name, name,
-            d);
-    fprintf(f,
-            "#define %s_ARENA IJ_ROM_ARENA(%zu, %s_DIM, %zu, %zu, %zu, %d)\n#include \"ijepa.h\"\n"
-            "#if%sdef IJEPA_DOUBLE\n#error \"these numbers are of the other precision\"\n"
-            "#endif\n\n", name, n, name, r->heads, h, pixels, r->int8,
+            "To be included in one file. */\n",
+            r->int8 ? "int8" : "as it is", r->width, r->height);
+    fprintf(f, "#ifndef %s_ARENA\n#define %s_DIM %zu\n", name, name, d);
+    fprintf(f, "#define %s_ARENA IJ_ROM_ARENA(%zu, %s_DIM, %zu, %zu, %zu, %d)\n", name, n, name,
+            r->heads, h, pixels, r->int8);
+    fprintf(f, "#include \"ijepa.h\"\n#if%sdef IJEPA_DOUBLE\n"
+            "#error \"these numbers are of the other precision\"\n#endif\n\n",
             sizeof(real) == 8 ? "n" : "");
     printf("%-26s %-22s %14s %12s %10s\n", "layer", "shape", "multiply-adds", "flash bytes",
            "RAM bytes");
@@ -7060,13 +7029,11 @@ static void ij_c_header(FILE *f, const char *name, const char *model, const ij_r
         fprintf(f, " },\n");
     }
     fprintf(f, "};\nstatic const ij_rom %s = { %zu, %zu, %zu, %zu, %zu, %zu, %zu, %d, %d,\n   ",
-            name, r->height, r->width, r->patch, d, r->depth, r->heads, h, r->int8,
-            r->whole_pos);
+            name, r->height, r->width, r->patch, d, r->depth, r->heads, h, r->int8, r->whole_pos);
     for (int i = 0; i < 2; i++) {
         const real *x = i ? r->shift : r->scale;
         fprintf(f, sizeof(real) == 8 ? " { %.16e, %.16e, %.16e }," : " { %.8ef, %.8ef, %.8ef },",
-                (double)x[0], (double)x[1],
-                (double)x[2]);
+                (double)x[0], (double)x[1], (double)x[2]);
     }
     fprintf(f, " %s_pos,", name);
     ij_c_uses(f, &embed);
@@ -7102,11 +7069,9 @@ static int ij_export_command(ij_options *o)
     const size_t images = IJ_MIN(o->images ? o->images : 100, s.count);
     double sum = 0, least = 1;
     for (size_t i = 0; i < images && !ij_interrupted; i++) {
-        ij_images_spread(&s, 0, i, images);
-        ij_centre_task(&s, 0);
+        const uint8_t *rgb = ij_images_middle(&s, i, images);
         ij_must(ij_encode(NULL, feature, &m.target_encoder, &in, work, NULL, &why), &why);
-        ij_must(ij_rom_encode(feature + d, &r, s.slot->small, arena.base, arena.size, &why),
-                &why);
+        ij_must(ij_rom_encode(feature + d, &r, rgb, arena.base, arena.size, &why), &why);
         const double cosine = ij_alike(feature, feature + d, d);
         sum += cosine;
         least = IJ_MIN(least, cosine);
@@ -7116,9 +7081,8 @@ static int ij_export_command(ij_options *o)
         ij_die(1, "%s: its features are not finite", o->model);
     const ij_draft header = ij_draft_open(o->header);
     ij_c_header(header.f, name, o->model, &r);
-    printf("cosine to the features of the model as it is, %zu images of %s: "
-           "mean %.6f, least %.6f\n", images, data, sum / (double)images,
-           least);
+    printf("cosine to the features of the model as it is, %zu images of %s: mean %.6f, "
+           "least %.6f\n", images, data, sum / (double)images, least);
     ij_draft_close(&header);
     fprintf(stderr, "%s\n", o->header);
     return 0;
