@@ -2774,13 +2774,14 @@ static ij_status ij_make_folder(const char *path, ij_error *why)        /* and i
 #endif
 #else
 static int ij_is_folder(const char *path) { (void)path; return 0; }
+/* Never called: nothing is a folder. */
 static ij_status ij_folder_walk(ij_walk *w, char path[IJ_PATH], size_t root, int depth,
                                 ij_error *why)
 {
     (void)w;
     (void)root;
     (void)depth;
-    return ij_fail(why, IJ_EFILE, "%.300s: this build reads no folders (IJEPA_NO_POSIX)", path);
+    return ij_fail(why, IJ_EFILE, "%.300s", path);
 }
 #ifdef IJEPA_MAIN
 static ij_status ij_make_folder(const char *path, ij_error *why)
@@ -2879,10 +2880,13 @@ static struct {
     ij_task *task;
     void *arg;
     size_t count, next, busy, round;
-} ij_workers = { .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER,
-              .done = PTHREAD_COND_INITIALIZER };
+} ij_workers = {
+    .lock = PTHREAD_MUTEX_INITIALIZER,
+    .wake = PTHREAD_COND_INITIALIZER,
+    .done = PTHREAD_COND_INITIALIZER,
+};
 
-static void ij_pool_drain(void)                         /* called and returns with the lock held */
+static void ij_workers_drain(void)                      /* called and returns with the lock held */
 {
     while (ij_workers.next < ij_workers.count) {
         const size_t i = ij_workers.next++;
@@ -2892,7 +2896,7 @@ static void ij_pool_drain(void)                         /* called and returns wi
     }
 }
 
-static void *ij_pool_thread(void *arg)
+static void *ij_worker(void *arg)
 {
     size_t seen = 0;
     pthread_mutex_lock(&ij_workers.lock);
@@ -2900,13 +2904,13 @@ static void *ij_pool_thread(void *arg)
         while (ij_workers.round == seen) pthread_cond_wait(&ij_workers.wake, &ij_workers.lock);
         seen = ij_workers.round;
         ij_workers.busy++;
-        ij_pool_drain();
+        ij_workers_drain();
         if (!--ij_workers.busy) pthread_cond_signal(&ij_workers.done);
     }
     return arg;
 }
 
-static void ij_pool_run(void *pool, size_t count, ij_task *task, void *arg)
+static void ij_workers_run(void *pool, size_t count, ij_task *task, void *arg)
 {
     (void)pool;
     pthread_mutex_lock(&ij_workers.lock);
@@ -2916,7 +2920,7 @@ static void ij_pool_run(void *pool, size_t count, ij_task *task, void *arg)
     ij_workers.next = 0;
     ij_workers.round++;
     pthread_cond_broadcast(&ij_workers.wake);
-    ij_pool_drain();
+    ij_workers_drain();
     while (ij_workers.busy) pthread_cond_wait(&ij_workers.done, &ij_workers.lock);
     pthread_mutex_unlock(&ij_workers.lock);
 }
@@ -2928,12 +2932,12 @@ static ij_team ij_team_start(size_t threads)
     size_t started = 1;
     pthread_attr_init(&a);
     pthread_attr_setstacksize(&a, 4 << 20);     /* the packed blocks of matmul lie there */
-    while (started < threads && !pthread_create(&t, &a, ij_pool_thread, NULL)) {
+    while (started < threads && !pthread_create(&t, &a, ij_worker, NULL)) {
         pthread_detach(t);
         started++;
     }
     pthread_attr_destroy(&a);
-    return (ij_team){ started > 1 ? ij_pool_run : NULL, NULL, started };
+    return (ij_team){ started > 1 ? ij_workers_run : NULL, NULL, started };
 }
 #endif
 
@@ -3245,7 +3249,7 @@ static ij_status ij_data_add_source(ij_data *d, const char *path, ij_error *why)
     d->sources++;
     const size_t got = fread(b, 1, sizeof b, f);
     const long end = fseek(f, 0, SEEK_END) ? -1 : ftell(f);
-    if (end < 0)
+    if (end < 0 || end == LONG_MAX)         /* that is a folder's on Linux */
         return ij_fail(why, IJ_EFILE, "%.300s: cannot be read, or too large for this platform",
                        path);
     const size_t size = (size_t)end;

@@ -2522,8 +2522,10 @@ static void test_color_jitter(void)
 
 static void test_scenes(void)
 {
-    static const char *const bad[] = { "scenes:", "scenes:0", "scenes:10k", "scenes:5:", "scenes:5:8x",
-                                       "scenes:5:4097", "scenes:-1" };
+    static const char *const bad[] = {
+        "scenes:", "scenes:0", "scenes:10k", "scenes:5:", "scenes:5:8x", "scenes:5:4097",
+        "scenes:-1",
+    };
     static uint8_t a[33 * 33 * 3], b[33 * 33 * 3];
     ij_error why;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
