@@ -30,54 +30,26 @@ SEEDS = 0 1 2
 IMAGES = 5000
 OUT = run/compare
 
-# runs.csv, a line for each run and score: name,images,TFLOP,minutes,task,score,trained,random,pixels,scored
-define table
-function add(row, column, x) { n[row, column]++; sum[row, column] += x; square[row, column] += x * x }
-function mean(row, column) { return sum[row, column] / n[row, column] }
-function sd(row, column) {
-    variance = square[row, column] / n[row, column] - mean(row, column) ^ 2
-    return sqrt(variance > 0 ? variance * n[row, column] / (n[row, column] - 1) : 0)
-}
-{ score = $$5 " " $$6 }
-!(score in known) { known[score]; scores[++wide] = score }
-!($$1 in cost) { rows[++high] = $$1 }
-high == 1 { add("random encoder", score, $$8) }
-!n["raw pixels", score] { add("raw pixels", score, $$9) }
-{ add($$1, score, $$7); add($$1, "minutes", $$4) }
-{ cost[$$1] = sprintf(" %9d %8.3g %8.1f", $$2, $$3, mean($$1, "minutes")) }
-END {
-    rows[++high] = "random encoder"
-    rows[++high] = "raw pixels"
-    printf "%-16s", ""
-    for (i = 1; i <= wide; i++) printf "  %-12s", scores[i]
-    print "    images    TFLOP  minutes"
-    for (r = 1; r <= high; r++) {
-        printf "%-16s", rows[r]
-        for (i = 1; i <= wide; i++) {
-            spread = n[rows[r], scores[i]] > 1 ? sprintf(" sd %3.1f", sd(rows[r], scores[i])) : ""
-            printf "  %5.1f%-7s", mean(rows[r], scores[i]), spread
-        }
-        print cost[rows[r]]
-    }
-}
-endef
-export table
-
 compare: ijepa
-	@set -e; mkdir -p $(OUT); echo '$(ROWS)' | tr ';' '\n' | while IFS=: read -r name settings; do \
-	    name=$$(echo $$name | tr ' ' _); steps=0; set -- --data $(DATA) $(SETTINGS) $$settings; \
+	@set -e; mkdir -p $(OUT); echo '$(ROWS)' | tr ';' '\n' | while IFS=: read -r row settings; do \
+	    row=$$(echo $$row | tr ' ' _); steps=0; set -- --data $(DATA) $(SETTINGS) $$settings; \
 	    eval "$$(./ijepa train "$$@" --dry-run | awk -v mflop=$(BUDGET)e6 ' \
-	        /^warmup/ { warmup = $$3 } /^images/ { updates = $$10; batch = $$7 / updates } \
-	        /^work/ { steps = int(mflop / $$2 / batch); warmup *= steps / updates; images = steps * batch; \
-	            printf "steps=%d warmup=%.9g cost=%d,%.3g", steps, warmup, images, images * $$2 / 1e6 }')"; \
-	    [ $$steps -gt 0 ] || { echo "$$name: no run of $(BUDGET) TFLOP" >&2; exit 1; }; \
-	    for seed in $(SEEDS); do run=$(OUT)/$${name}_$$seed; out=$$run/probe.csv; resume=; \
+	        /^warmup/ { warmup = $$3 } /^images/ { updates = $$10; batch = $$7 / updates } /^work/ { \
+	        steps = int(mflop / $$2 / batch); images = steps * batch; warmup *= steps / updates; \
+	        printf "steps=%d warmup=%.9g cost=%d,%.3g", steps, warmup, images, images * $$2 / 1e6 }')"; \
+	    [ $$steps -gt 0 ] || { echo "$$row: no run of $(BUDGET) TFLOP" >&2; exit 1; }; \
+	    for seed in $(SEEDS); do run=$(OUT)/$${row}_$$seed; csv=$$run/probe.csv; resume=; \
 	        if [ -e $$run/latest.safetensors ]; then resume=--resume; fi; \
 	        ./ijepa train "$$@" --steps $$steps --warmup $$warmup --seed $$seed --out $$run $$resume >&2; \
-	        [ -s $$out ] || ./ijepa probe --model $$run --data $(DATA) --images $(IMAGES) --out $$out >&2; \
+	        [ -s $$csv ] || ./ijepa probe --model $$run --data $(DATA) --images $(IMAGES) --out $$csv >&2; \
 	        minutes=$$(awk -F, '{ ms += $$6 } END { print ms / 60000 }' $$run/log.csv); \
-	        sed "1d; s/^/$$name,$$cost,$$minutes,/" $$out; done; done >$(OUT)/runs.csv
-	@awk -F, "$$table" $(OUT)/runs.csv
+	        sed "1d; s/,/ /; s/^/$$row,$$cost,$$minutes,/" $$csv; done; done >$(OUT)/runs.csv
+	@awk -F, '{ k = $$1 "," $$5; n[k]++; trained[k] += $$6; square[k] += $$6 ^ 2; random[k] += $$7; pixels[k] += $$8 } \
+	    { minutes[k] += $$4; cost[k] = sprintf("%9d %7.3g", $$2, $$3) } n[k] == 1 { key[++keys] = k; name[k] = $$1; score[k] = $$5 } \
+	    END { print "row              score         trained   sd  random  pixels    images   TFLOP  minutes"; \
+	        for (i = 1; i <= keys; i++) { k = key[i]; m = n[k]; mean = trained[k] / m; v = square[k] / m - mean ^ 2; \
+	            sd = m > 1 && v > 0 ? sqrt(v * m / (m - 1)) : 0; printf "%-16s %-14s %6.1f %4.1f  %6.1f  %6.1f %s %8.1f\n", name[k], \
+	                score[k], mean, sd, random[k] / m, pixels[k] / m, cost[k], minutes[k] / m } }' $(OUT)/runs.csv
 
 test: test_ijepa test_ijepa_double
 	./test_ijepa
