@@ -5,8 +5,8 @@
  *
  * Part I, the paper:  basics · random numbers · tensor · matmul · layers · attention · transformer · encoder ·
  *                     masks · predictor · loss · optimisation · model · the training step · features
- * Part II, the tools: settings · building a model · features · platform · images · scenes · safetensors ·
- *                     checkpoints · evaluation · is it learning? · without a system · the program
+ * Part II, the tools: modes of masks · settings · building a model · features · platform · images · scenes ·
+ *                     safetensors · checkpoints · evaluation · is it learning? · without a system · the program
  * The manual, with the legend of dimensions (B N K T D P H F p), is ijepa.h.
  */
 #if !defined(IJEPA_NO_POSIX)
@@ -2071,7 +2071,7 @@ typedef struct {
     size_t place;               /* in ij_config, or in ij_options, which begin with one */
     double low, high;
     const char *choice[5];      /* names of 0, 1, ...; NULL behind them */
-    const char *commands;       /* that take it; no command's name is a part of another's */
+    const char *commands;       /* that take it, NULL: all; no name is a part of another */
     double start[3];            /* the default */
     const char *help;
 } ij_named;
@@ -2268,7 +2268,7 @@ static size_t ij_scan_reals(double x[3], const char *text)
     return 0;
 }
 
-/* edits from one name to the other */
+/* Edits from one name to the other. */
 static size_t ij_distance(const char *a, const char *b)
 {
     size_t row[64], n = strlen(b);
@@ -5846,8 +5846,7 @@ static const ij_named ij_option[] = {
     { "resume", IJ_SET_FLAG, IJ_AT(resume), "train", { 0 }, "go on from DIR/latest.safetensors" },
     { "dry-run", IJ_SET_FLAG, IJ_AT(dry_run), "train", { 0 },
       "print size, work, memory and time, then stop" },
-    { "help", IJ_SET_FLAG, IJ_AT(help), IJ_WORKS " export masks render info", { 0 },
-      "this text" },
+    { "help", IJ_SET_FLAG, IJ_AT(help), NULL, { 0 }, "this text" },
 #undef IJ_AT
 };
 enum { IJ_OPTIONS = sizeof ij_option / sizeof *ij_option, IJ_ROWS = IJ_OPTIONS + IJ_SETTINGS };
@@ -5856,7 +5855,7 @@ enum { IJ_OPTIONS = sizeof ij_option / sizeof *ij_option, IJ_ROWS = IJ_OPTIONS +
 static const ij_named *ij_named_of(const char *command, size_t i)
 {
     const ij_named *row = i < IJ_OPTIONS ? &ij_option[i] : &ij_setting[i - IJ_OPTIONS];
-    return strstr(row->commands, command) ? row : NULL;
+    return !row->commands || strstr(row->commands, command) ? row : NULL;
 }
 
 static void ij_help(const ij_options *o)
