@@ -3357,11 +3357,11 @@ static ij_status ij_data_usual_files(ij_data *d, const char *path, ij_error *why
     static const char *const set[][TEST + 1] = {
         { "data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin",
           "data_batch_5.bin", "test_batch.bin" },
-        { "train.bin", [TEST] = "test.bin" },
-        { "train_X.bin", [TEST] = "test_X.bin" },
+        { "train.bin", NULL, NULL, NULL, NULL, "test.bin" },
+        { "train_X.bin", NULL, NULL, NULL, NULL, "test_X.bin" },
         { "unlabeled_X.bin" },
-        { "train-images-idx3-ubyte", [TEST] = "t10k-images-idx3-ubyte" },
-        { "train-images.idx3-ubyte", [TEST] = "t10k-images.idx3-ubyte" } };
+        { "train-images-idx3-ubyte", NULL, NULL, NULL, NULL, "t10k-images-idx3-ubyte" },
+        { "train-images.idx3-ubyte", NULL, NULL, NULL, NULL, "t10k-images.idx3-ubyte" } };
     char at[IJ_PATH];
     for (size_t k = 0; k < sizeof set / sizeof *set && !d->sources; k++) {
         for (size_t i = 0; i <= TEST; i++) {
@@ -4894,9 +4894,10 @@ static void ij_count_right(ij_probe_work *w, size_t first, size_t end, size_t st
     for (w->first = first, w->step = step; w->first < end; w->first += IJ_BLOCK * step) {
         const size_t rows = IJ_MIN(IJ_BLOCK, (end - w->first + step - 1) / step);
         const ij_product p = {
-            .m = rows, .n = s->n, .k = s->d, .c = w->similar, .c_row = s->n,
+            .m = rows, .n = s->n, .k = s->d,
             .a = ij_row(s, w->first), .a_row = s->d, .a_col = 1,
             .b = s->train, .b_row = 1, .b_col = s->d,
+            .c = w->similar, .c_row = s->n,
         };
         if (w->k) ij_matmul(&p, team);
         ij_each(team, rows, vote, w);
@@ -5860,9 +5861,8 @@ static const ij_named *ij_named_of(const char *command, size_t i)
 
 static void ij_help(const ij_options *o)
 {
-    static const char *const value[] = {
-        [IJ_SET_SIZE] = "N", [IJ_SET_TEXT] = "TEXT", [IJ_SET_FLAG] = "", [IJ_SET_MODEL] = "NAME"
-    };
+    static const char *const value[] = { "N", "", "", "", "", "", "", "",      /* by kind */
+                                         "TEXT", "", "NAME" };
     char text[IJ_TEXT];
     if (!o->command) {
         printf("ijepa: self-supervised learning from images with I-JEPA\n\n");
