@@ -5145,12 +5145,12 @@ ij_status ij_watch(ij_health *h, ij_real *pooled, ij_model *m, const ij_real *im
     const size_t d = ij_target_dim(c), row = ij_patches(c) * d;
     const size_t batch = masks->target.lists / c->num_pred_masks;
     double *place = work.base;                          /* [N+1,D] */
-    real *want = (real *)(place + row + d);             /* [B,N,D] of every patch */
     ij_step s;
     if (batch < 2 || batch > c->batch_size)
         return ij_fail(why, IJ_EARG, "%zu images to watch, expected 2..%zu (batch_size)", batch,
                        c->batch_size);
     if (work.size < ij_watch_size(c)) return ij_needs(why, ij_watch_size(c), work.size);
+    real *want = (real *)(place + row + d);             /* [B,N,D] of every patch */
     memset(h, 0, sizeof *h);
     memset(place, 0, (row + d) * sizeof *place);
     for (size_t first = 0; first < batch; first += s.predictor.part.images) {
@@ -5293,10 +5293,10 @@ static ij_status ij_pca(real *scores, size_t parts, const real *z, size_t n, siz
                         ij_memory work, ij_error *why)
 {
     const size_t need = ij_mul(ij_mul(d, 2 * d + 1), sizeof(double));
-    double *g = work.base, *v = g + d * d, *m = v + d * d;
     if (!n || parts > d)
         return ij_fail(why, IJ_EARG, "%zu components of %zu rows of %zu channels", parts, n, d);
     if (work.size < need) return ij_needs(why, need, work.size);
+    double *g = work.base, *v = g + d * d, *m = v + d * d;
     memset(g, 0, need);
     for (size_t i = 0; i < n * d; i++) m[i % d] += (double)z[i] / (double)n;
     for (size_t r = 0; r < n; r++)
