@@ -1,12 +1,15 @@
-/* ijepa.c - I-JEPA, whole: masks, vision transformer, predictor, loss, every gradient, AdamW, EMA, in one file.
+/* ijepa.c - I-JEPA, whole: masks, vision transformer, predictor, loss, every gradient, AdamW, EMA,
+ * in one file.
  * It refuses to be a framework: one method, one element type, the CPU, libc and libm only.
  *
  *   cc -O3 -march=native -DIJEPA_MAIN ijepa.c -o ijepa -lm -lpthread     (or just: make)
  *
- * Part I, the paper:  basics · random numbers · tensor · matmul · layers · attention · transformer · encoder ·
- *                     masks · predictor · loss · optimisation · model · the training step · features
- * Part II, the tools: modes of masks · settings · building a model · features · platform · images · scenes ·
- *                     safetensors · checkpoints · evaluation · is it learning? · without a system · the program
+ * Part I, the paper:  basics · random numbers · tensor · matmul · layers · attention · transformer ·
+ *                     encoder · masks · predictor · loss · joint embedding · optimisation ·
+ *                     parameters · the training step
+ * Part II, the tools: modes of masks · settings · building a model · features · platform · images ·
+ *                     augmentation · scenes · safetensors · checkpoints · evaluation ·
+ *                     is it learning? · PNG · without a system · the program
  * The manual, with the legend of dimensions (B N K T D P H F p), is ijepa.h.
  */
 #if !defined(IJEPA_NO_POSIX)
