@@ -2050,7 +2050,9 @@ static const ij_mask_kind ij_mask_mode[] = {
 static ij_status ij_masks_of_mode(ij_masks *m, const ij_config *c, ij_rng *rng, uint64_t step,
                                   size_t images, ij_error *why)
 {
-    return ij_mask_mode[c->mask_mode].draw(m, c, rng, step, images, why);
+    const int modes = sizeof ij_mask_mode / sizeof *ij_mask_mode, mode = c->mask_mode;
+    if (mode >= 0 && mode < modes) return ij_mask_mode[mode].draw(m, c, rng, step, images, why);
+    return ij_fail(why, IJ_EARG, "mask_mode is %d, expected 0..%d", mode, modes - 1);
 }
 
 static ij_status ij_masks_rehearse(ij_masks *m, const ij_config *c, ij_error *why)

@@ -1199,6 +1199,11 @@ static void test_masks_impossible(void)
             REFUSE(IJ_EMASK, "min_keep", ij_model_init(&m, mem, size, &c, IJ_TRAIN, &why));
             free(mem);
         }
+    ij_config c = ij_config_default();          /* as a caller may hand it over, unchecked */
+    ij_rng rng;
+    ij_masks masks = { { 0, 0, NULL, NULL }, { 0, 0, NULL, NULL } };
+    for (c.mask_mode = -1; c.mask_mode < 5; c.mask_mode += 5)
+        REFUSE(IJ_EARG, "mask_mode", ij_masks_draw(&masks, &c, &rng, 0, 1, &why));
 }
 
 /* ---- model ---- */
