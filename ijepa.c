@@ -6234,14 +6234,20 @@ static double ij_alike(const real *a, const real *b, size_t d)
     return ab / sqrt(IJ_MAX(aa * bb, 1e-300));
 }
 
-/* The three main components of features z [n,D] as red, green and blue [n,3]: two standard
- * deviations from dark to bright. */
-static void ij_pca_colours(uint8_t *rgb, const real *z, size_t n, size_t d)
+/* The three main components of features z [n,D]: scores [n,3], to be freed. */
+static real *ij_pca_scores(const real *z, size_t n, size_t d)
 {
     ij_error why;
     const ij_memory work = ij_memory_of((2 * d * d + d) * sizeof(double));
     real *scores = ij_alloc(3 * n * sizeof *scores);
     ij_must(ij_pca(scores, 3, z, n, d, work, &why), &why);
+    free(work.base);
+    return scores;
+}
+
+/* Scores as red, green and blue: two standard deviations from dark to bright. */
+static void ij_colours_of(uint8_t *rgb, const real *scores, size_t n)
+{
     for (size_t k = 0; k < 3; k++) {
         double square = 0;
         for (size_t i = 0; i < n; i++)
@@ -6252,7 +6258,12 @@ static void ij_pca_colours(uint8_t *rgb, const real *z, size_t n, size_t d)
             rgb[i * 3 + k] = (uint8_t)(255 * IJ_MAX(0, IJ_MIN(share, 1)) + 0.5);
         }
     }
-    free(work.base);
+}
+
+static void ij_pca_colours(uint8_t *rgb, const real *z, size_t n, size_t d)
+{
+    real *scores = ij_pca_scores(z, n, d);
+    ij_colours_of(rgb, scores, n);
     free(scores);
 }
 
@@ -6597,47 +6608,6 @@ static ij_report ij_train_pass(ij_run *t, size_t *order, uint64_t *ordered)
     return r;
 }
 
-/* pca_STEP.png: main components of the target features of six training images side by side, a
- * pixel for each patch, and once pca_images.png, these images. Training goes on if they cannot
- * be written. */
-enum { IJ_WATCHED = 6 };
-static void ij_train_picture(ij_run *t)
-{
-    ij_error why;
-    char name[40], path[1100];
-    const ij_config *c = &t->m.config;
-    const size_t n = ij_patches(c), d = c->embed_dim, p = c->patch_size, gw = ij_gw(c);
-    const size_t h = c->crop_size[0], w = c->crop_size[1];
-    const size_t row = IJ_WATCHED * (gw + 1), wide = IJ_WATCHED * (w + p);
-    const ij_pictures in = { t->s.images, 1, h, w };
-    const ij_memory work = ij_encode_memory(&t->m.target_encoder, &in);
-    real *token = ij_alloc(IJ_WATCHED * n * d * sizeof *token);
-    uint8_t *rgb = ij_alloc(IJ_WATCHED * n * 3), *all = ij_alloc(n / gw * row * 3);
-    uint8_t *images = ij_alloc(h * wide * 3);
-    memset(all, 255, n / gw * row * 3);
-    memset(images, 255, h * wide * 3);
-    for (size_t k = 0; k < IJ_WATCHED; k++) {
-        const uint8_t *rgb_in = ij_images_middle(&t->s, k, IJ_WATCHED);
-        for (size_t y = 0; y < h; y++)
-            memcpy(images + (y * wide + k * (w + p)) * 3, rgb_in + y * w * 3, w * 3);
-        ij_must(ij_encode(token + k * n * d, NULL, &t->m.target_encoder, &in, work, &t->team, &why),
-                &why);
-    }
-    ij_pca_colours(rgb, token, IJ_WATCHED * n, d);
-    for (size_t i = 0; i < IJ_WATCHED * n; i++)
-        memcpy(all + (i % n / gw * row + i / n * (gw + 1) + i % gw) * 3, rgb + i * 3, 3);
-    snprintf(name, sizeof name, "pca_%zu.png", (size_t)t->m.step);
-    int good = ij_write_png(ij_path(path, t->out, name), all, n / gw, row);
-    if (good && !t->m.step)
-        good = ij_write_png(ij_path(path, t->out, "pca_images.png"), images, h, wide);
-    if (!good) fprintf(stderr, "%s: %s\n", path, strerror(errno));
-    free(work.base);
-    free(token);
-    free(rgb);
-    free(all);
-    free(images);
-}
-
 /* Health over most images or fewer, spread over the data: the same crops and masks each time. */
 static ij_health ij_train_health(ij_run *t, size_t most)
 {
@@ -6696,7 +6666,6 @@ static void ij_train_watch(ij_run *t)
     fprintf(stderr, "rank %.1f  std %.3f  cosine %.2f%s\n", h.rank, h.feature_std, h.cosine,
             terminal ? "          " : "");
     if (!strchr("htn", *verdict)) fprintf(stderr, "%s\n", verdict);     /* healthy, too early, no */
-    ij_train_picture(t);
 }
 
 static void ij_train_save(ij_run *t, const ij_options *o, const char *path)

@@ -11,8 +11,8 @@
 #endif
 #define WEB(type, name) WEB_EXPORT(name) type name(void); type name(void)
 
-/* images in the pictures, of the health, of k-NN */
-enum { WEB_SHOWN = 4, WEB_WATCHED = 128, WEB_BANK = 2000, WEB_ASKED = 1000 };
+/* images in the pictures of masks and of components, of the health, of k-NN */
+enum { WEB_SHOWN = 4, WEB_PICTURES = 6, WEB_WATCHED = 128, WEB_BANK = 2000, WEB_ASKED = 1000 };
 
 static char text[2000];
 static double number[8];
@@ -106,14 +106,14 @@ WEB(void, web_components)
     const ij_encoder *e = &run.m.target_encoder;
     const ij_pictures in = { asked.images, 1, c->crop_size[0], c->crop_size[1] };
     const ij_memory work = ij_encode_memory(e, &in);
-    real *token = ij_alloc(IJ_WATCHED * n * c->embed_dim * sizeof *token);
-    for (size_t k = 0; k < IJ_WATCHED; k++) {
+    real *token = ij_alloc(WEB_PICTURES * n * c->embed_dim * sizeof *token);
+    for (size_t k = 0; k < WEB_PICTURES; k++) {
         ij_images_read(&asked, 0, k);
         ij_centre_task(&asked, 0);
         memcpy(picture + k * hw * 3, asked.slot->small, hw * 3);
         ij_must(ij_encode(token + k * n * c->embed_dim, NULL, e, &in, work, &run.team, &why), &why);
     }
-    ij_pca_colours(picture + IJ_WATCHED * hw * 3, token, IJ_WATCHED * n, c->embed_dim);
+    ij_pca_colours(picture + WEB_PICTURES * hw * 3, token, WEB_PICTURES * n, c->embed_dim);
     free(work.base);
     free(token);
 }
