@@ -7299,7 +7299,32 @@ static int ij_predicts_patches(const ij_config *c, const ij_file *f)
     return c->objective != IJ_JOINT && f->kind != IJ_KIND_HUGGING_FACE;
 }
 
-/* A model that takes the masks of what is shown, an image at a time. */
+/* Of the images shown the reference takes one at a time, with one context. */
+static void ij_reference_config(ij_config *c)
+{
+    c->batch_size = c->num_enc_masks = c->num_pred_masks = 1;
+    c->vicreg = 0;
+    c->min_keep = 0;
+    c->mask_mode = IJ_MASK_PAPER;
+}
+
+/* Room for the masks of what is shown, for a model r->m that has its predictor. */
+static void ij_reference_room(ij_reference *r, const ij_show *s)
+{
+    ij_config *c = &r->m.config;
+    ij_reference_config(c);
+    c->num_pred_masks = s->masks.target.lists / s->images;
+    r->m.work_size = 0;
+    for (size_t b = 0; b < s->images; b++) {
+        const ij_part part = { b, 1, s->images };
+        const ij_counts n = ij_count_part(NULL, c, &s->masks, &part);
+        ij_arena room = { NULL, 0, 0 };
+        ij_step_place(&r->step, &room, c, &n);
+        r->m.work_size = IJ_MAX(r->m.work_size, room.used);
+    }
+    r->m.work = ij_alloc(r->m.work_size);
+}
+
 static void ij_reference_model(ij_reference *r, const ij_show *s, const char *path)
 {
     ij_error why;
@@ -7307,22 +7332,11 @@ static void ij_reference_model(ij_reference *r, const ij_show *s, const char *pa
     ij_file f = ij_open_model(path, &c);
     if (!ij_predicts_patches(&c, &f))
         ij_die(1, "%s: no predictor of patches: no montage, no sketch", path);
-    c.batch_size = c.num_enc_masks = c.num_pred_masks = 1;
-    c.vicreg = 0;
-    c.min_keep = 0;
-    c.mask_mode = IJ_MASK_PAPER;
+    ij_reference_config(&c);
     r->m = ij_model_for(&c, IJ_TRAIN);
     ij_must(ij_load(&r->m, &f, &why), &why);
     ij_file_close(&f);
-    r->m.config.num_pred_masks = s->masks.target.lists / s->images;
-    for (size_t b = 0; b < s->images; b++) {
-        const ij_part part = { b, 1, s->images };
-        const ij_counts n = ij_count_part(NULL, &r->m.config, &s->masks, &part);
-        ij_arena room = { NULL, 0, 0 };
-        ij_step_place(&r->step, &room, &r->m.config, &n);
-        r->m.work_size = IJ_MAX(r->m.work_size, room.used);
-    }
-    r->m.work = ij_alloc(r->m.work_size);
+    ij_reference_room(r, s);
 }
 
 static void ij_reference_read(ij_reference *r, const ij_show *s, const char *path,
@@ -7394,6 +7408,29 @@ static void ij_reference_draw(uint8_t *nearest, uint8_t *sketch, ij_reference *r
     }
 }
 
+/* Of image b: the mean prediction of each patch over the blocks that have it, its true target
+ * [N,D], and how many blocks have it [N]. */
+static void ij_reference_predict(real *mean, real *want, size_t *count, ij_reference *r,
+                                 const real *images, const ij_masks *masks, size_t b)
+{
+    const ij_config *c = &r->m.config;
+    const ij_lists *target = &masks->target;
+    const size_t n = ij_patches(c), d = ij_target_dim(c);
+    ij_reference_targets(want, r, images, masks, b);
+    ij_encode_context(&r->step, &r->m.team);
+    ij_predict(&r->step, &r->m.team);
+    const real *out = r->step.predictor.out.x;
+    memset(mean, 0, n * d * sizeof *mean);
+    memset(count, 0, n * sizeof *count);
+    for (size_t t = b; t < target->lists; t += target->lists / c->num_pred_masks)
+        for (size_t j = 0; j < target->length[t]; j++, out += d) {
+            const size_t i = target->index[t * target->stride + j];
+            for (size_t k = 0; k < d; k++) mean[i * d + k] += out[k];
+            count[i]++;
+        }
+    for (size_t i = 0; i < n * d; i++) mean[i] /= (real)IJ_MAX(count[i / d], 1);
+}
+
 /* What does it predict? Two honest answers, without a second network: each predicted patch is
  * filled with the patch of the reference whose target is nearest to the prediction (picture 1),
  * beside the nearest to the true target (2: as good as it gets); and with ridge regression's
@@ -7401,7 +7438,6 @@ static void ij_reference_draw(uint8_t *nearest, uint8_t *sketch, ij_reference *r
 static void ij_show_predicted(ij_show *s, const ij_options *o, const real *images,
                               const ij_team *team)
 {
-    const ij_lists *target = &s->masks.target;
     const size_t n = s->n, d = ij_target_dim(&s->c), all = s->images * s->bytes;
     ij_reference r = { 0 };
     real *mean = ij_alloc(2 * n * d * sizeof *mean), *want = mean + n * d;
@@ -7412,27 +7448,13 @@ static void ij_show_predicted(ij_show *s, const ij_options *o, const real *image
     for (int k = 1; k < 5; k++)
         s->picture[k] = memcpy(ij_alloc(all), s->picture[0], all);
     for (size_t b = 0; b < s->images; b++) {
-        ij_reference_targets(want, &r, images, &s->masks, b);
-        ij_encode_context(&r.step, team);
-        ij_predict(&r.step, team);
-        const real *out = r.step.predictor.out.x;
-        memset(mean, 0, n * d * sizeof *mean);          /* over the blocks that have a patch */
-        memset(count, 0, n * sizeof *count);
-        for (size_t t = b; t < target->lists; t += s->images)
-            for (size_t j = 0; j < target->length[t]; j++, out += d) {
-                const size_t i = target->index[t * target->stride + j];
-                for (size_t k = 0; k < d; k++) mean[i * d + k] += out[k];
-                count[i]++;
-            }
-        for (size_t i = 0; i < n; i++) {
-            if (!count[i]) continue;
-            for (size_t k = 0; k < d; k++) mean[i * d + k] /= (real)count[i];
-            for (int k = 1; k < 3; k++) {
+        ij_reference_predict(mean, want, count, &r, images, &s->masks, b);
+        for (size_t i = 0; i < n; i++)
+            for (int k = 1; k < 3 && count[i]; k++) {
                 uint8_t *nearest = s->picture[k] + b * s->bytes;
                 uint8_t *sketch = s->picture[k + 2] + b * s->bytes;
                 ij_reference_draw(nearest, sketch, &r, (k == 1 ? mean : want) + i * d, i);
             }
-        }
     }
 }
 
