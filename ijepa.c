@@ -379,7 +379,9 @@ static void ij_pack_square(real *to, size_t width, const real *from, size_t next
 static inline void ij_pack(real *to, size_t width, const real *from, size_t used, size_t kc, size_t next, size_t step)
 {
     if (next == 1 && used == width) {
-        for (size_t k = 0; k < kc; k++) memcpy(to + k * width, from + k * step, width * sizeof(real));
+        for (size_t k = 0; k < kc; k++)                        /* of a known width, no call */
+            if (width == IJ_NR) memcpy(to + k * width, from + k * step, IJ_NR * sizeof(real));
+            else memcpy(to + k * width, from + k * step, width * sizeof(real));
         return;
     }
     size_t i = 0;
@@ -634,23 +636,25 @@ static void ij_copy(ij_tensor y, ij_tensor x)
     for (size_t i = 0; i < ij_count(&x); i++) y.x[i] = x.x[i];
 }
 
-/* Softmax of each row of s [m,n], scaled, in place. */
+/* Softmax of each row of s [m,n], scaled, in place. The rows are short: exp runs over all of them at once. */
 static void ij_softmax(real *s, size_t m, size_t n, real scale)
 {
-    for (size_t r = 0; r < m; r++, s += n) {
-        real top = s[0], lane[IJ_LANES];
-        for (size_t i = 0; i < IJ_LANES; i++) lane[i] = top;
+    for (size_t r = 0; r < m; r++) {
+        real *x = s + r * n, top = x[0], lane[8];
+        for (size_t i = 0; i < 8; i++) lane[i] = top;
         size_t j = 0;
-        for (; j + IJ_LANES <= n; j += IJ_LANES)
-            for (size_t i = 0; i < IJ_LANES; i++) lane[i] = s[j + i] > lane[i] ? s[j + i] : lane[i];
-        for (; j < n; j++) top = s[j] > top ? s[j] : top;
-        for (size_t i = 0; i < 8; i++) lane[i] = lane[i + 8] > lane[i] ? lane[i + 8] : lane[i];
+        for (; j + 8 <= n; j += 8)
+            for (size_t i = 0; i < 8; i++) lane[i] = x[j + i] > lane[i] ? x[j + i] : lane[i];
+        for (; j < n; j++) top = x[j] > top ? x[j] : top;
         for (size_t i = 0; i < 8; i++) top = lane[i] > top ? lane[i] : top;
-        for (j = 0; j < n; j++) s[j] = ij_exp((s[j] - top) * scale);
+        for (j = 0; j < n; j++) x[j] = (x[j] - top) * scale;
+    }
+    for (size_t i = 0; i < m * n; i++) s[i] = ij_exp(s[i]);
+    for (size_t r = 0; r < m; r++, s += n) {
         real sum;
         IJ_SUM(real, sum, i, n, s[i]);
         const real inverse = 1 / sum;
-        for (j = 0; j < n; j++) s[j] *= inverse;
+        for (size_t j = 0; j < n; j++) s[j] *= inverse;
     }
 }
 
