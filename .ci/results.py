@@ -1,7 +1,8 @@
 """data/results.md: its blocks run, its lines of scikit-learn agree with `probe`, and so do its comparisons, in short.
 Usage: results.py IJEPA FOLDER, in the repository's root"""
-import csv, re, subprocess, sys
+import csv, re, shutil, subprocess, sys
 import numpy as np
+from safetensors.numpy import load_file
 
 ijepa, tmp = sys.argv[1:]
 text = open("data/results.md").read()
@@ -19,6 +20,8 @@ def blocks(kind):
 # the page's own lines, with a small model in place of `make run`'s and fewer scenes
 model = f"{tmp}/model"
 small = f"--preset scenes --data scenes:{N} --steps 60 --warmup 1"
+for name in ("data.txt", "health.csv", "probe.csv"):
+    shutil.copy(f"run/{name}", tmp)
 run(ijepa, "train", *small.split(), "--out", model, stderr=subprocess.DEVNULL)
 open(f"{tmp}/few.py", "w").write(blocks("python"))
 lines = blocks("sh")
@@ -26,6 +29,8 @@ for old, new in (("3000", str(N)), ("few.py", "run/few.py"), ("--model run ", "-
                  ("./ijepa", ijepa), ("python3", sys.executable)):
     lines = lines.replace(old, new)
 print(run("bash", "-e", "-x", "-c", lines))
+made, shipped = (load_file(f"{folder}/model.safetensors") for folder in (f"{tmp}/trained", "data/trained"))
+assert {k: (v.shape, v.dtype) for k, v in made.items()} == {k: (v.shape, v.dtype) for k, v in shipped.items()}
 
 
 # probe's scores of the trained encoder and of raw pixels, all tasks, against scikit-learn's
