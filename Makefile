@@ -1,9 +1,10 @@
 # make         the program, for this machine
 # make run     renders scenes, trains on them, prints the scores, writes run/report.html (under three minutes on two cores)
+# make report  RUN/report.html: data/ijepa.html, the page, with the files of a run in it
 # make compare one table of the three architectures, or of ROWS, at equal arithmetic: variables below
 # make test    builds and runs the tests (about a minute)
 # make check   every gradient against finite differences, in double, as a table
-# make web     ijepa.html: the same code as WebAssembly, in a page that trains in the browser (clang, lld, wasi-libc, libclang-rt-14-dev-wasm32)
+# make web     data/ijepa.html anew: the same code as WebAssembly, in a page that trains in the browser (clang, lld, wasi-libc, libclang-rt-14-dev-wasm32)
 # make ARCH=   portable: no instructions beyond the platform's baseline
 ARCH ?= -march=native
 CFLAGS ?= -O3 $(ARCH)
@@ -17,7 +18,18 @@ run: ijepa
 	rm -rf run
 	./ijepa train --preset scenes --out run
 	./ijepa probe --model run --out run/probe.csv
-	./ijepa report run
+	@$(MAKE) -s report RUN=run
+
+# Those of the files "$$@" that there are, as the page takes them
+BLOCKS = for file; do if [ -f "$$file" ]; then \
+    printf '<script type="text/plain" data-file="%s">\n' "$$file"; base64 <"$$file"; echo '</script>'; fi; done
+RUN = run
+
+report:
+	@[ -f data/ijepa.html ] || { echo "data/ijepa.html is missing: it is in git, and make web makes it" >&2; exit 1; }
+	@(set -e; cat data/ijepa.html; cd "$(RUN)"; set -- latest.safetensors health.csv log.csv probe.csv data.txt; $(BLOCKS)) >"$(RUN)/report.html.tmp"
+	@mv "$(RUN)/report.html.tmp" "$(RUN)/report.html"
+	@echo "$(RUN)/report.html: to be opened in a browser"
 
 # make compare: every row of ROWS ("name: settings; name: settings") is trained with SETTINGS on DATA for BUDGET
 # TFLOP, once for each of SEEDS, and scored on IMAGES of either part (0: at most 10,000). Runs lie in OUT; called
@@ -64,16 +76,19 @@ test_ijepa_double: test_ijepa.c ijepa.c ijepa.h
 check: test_ijepa_double
 	./test_ijepa_double check_table
 
-web: ijepa.html
-ijepa.html: data/web.html ijepa.wasm
-	base64 ijepa.wasm | sed -e '/^@WASM@$$/{r /dev/stdin' -e 'd}' data/web.html >$@.tmp
-	mv $@.tmp $@
+web: ijepa.wasm
+	@set -e; commit=$$(git describe --always --dirty 2>/dev/null || echo unknown commit); \
+	    sed "s/@COMMIT@/$$commit/" data/web.html | while IFS= read -r line; do case $$line in \
+	        @WASM@) base64 <ijepa.wasm ;; \
+	        @RUN@) (cd data/trained; set -- *; $(BLOCKS)) ;; \
+	        *) printf '%s\n' "$$line" ;; esac; done >data/ijepa.html.tmp
+	mv data/ijepa.html.tmp data/ijepa.html
 
 ijepa.wasm: data/web.c ijepa.c ijepa.h
-	clang --target=wasm32-wasi $(STRICT) -O3 -msimd128 -mexec-model=reactor -DIJEPA_NO_POSIX -DIJEPA_MAIN -D_WASI_EMULATED_SIGNAL -D_WASI_EMULATED_PROCESS_CLOCKS \
-	    data/web.c -o $@ -Wl,-s,-z,stack-size=1048576 -lwasi-emulated-signal -lwasi-emulated-process-clocks
+	clang --target=wasm32-wasi $(STRICT) -O3 -fno-unroll-loops -msimd128 -mexec-model=reactor -DIJEPA_NO_POSIX -DIJEPA_MAIN -D_WASI_EMULATED_SIGNAL -D_WASI_EMULATED_PROCESS_CLOCKS \
+	    data/web.c -o $@ -Wl,-s,--export-dynamic,-z,stack-size=1048576 -lwasi-emulated-signal -lwasi-emulated-process-clocks
 
 clean:
-	rm -rf run ijepa.html ijepa.html.tmp ijepa.wasm ijepa test_ijepa test_ijepa_double
+	rm -rf run data/ijepa.html.tmp ijepa.wasm ijepa test_ijepa test_ijepa_double
 
-.PHONY: run compare web test check clean
+.PHONY: run report compare web test check clean

@@ -2868,7 +2868,6 @@ static double ij_peak_mib(void)
 }
 
 static int ij_terminal(void) { return isatty(2) > 0; }
-static int ij_colours(void) { return isatty(1) > 0; }
 
 /* One run in a folder: the lock ends with the process, however that ends. */
 static ij_status ij_lock(const char *path, ij_error *why)
@@ -2967,7 +2966,6 @@ static double ij_seconds(void) { return (double)clock() / CLOCKS_PER_SEC; }
 static size_t ij_processors(void) { return 1; }
 static double ij_peak_mib(void) { return 0; }
 static int ij_terminal(void) { return 0; }
-static int ij_colours(void) { return 0; }
 static ij_status ij_lock(const char *path, ij_error *why)
 {
     return ij_fail(why, IJ_OK, "%.300s", path);
@@ -5770,7 +5768,7 @@ typedef struct {
 } ij_options;
 typedef int ij_command_run(ij_options *o);
 static ij_command_run ij_train, ij_probe, ij_features_command, ij_export_command, ij_show_command,
-    ij_predict_command, ij_report_command, ij_masks_command, ij_render, ij_info, ij_bench;
+    ij_predict_command, ij_masks_command, ij_render, ij_info, ij_bench;
 
 static const struct {
     const char *name;
@@ -5785,12 +5783,10 @@ static const struct {
       "one vector per image, as .npy" },
     { "export", ij_export_command, "export --model FILE --c NAME.h",
       "the encoder as a C header, for firmware" },
-    { "show", ij_show_command, "show [IMAGES] [--model FILE] [--out FILE.png]",
+    { "show", ij_show_command, "show [IMAGES] [--model FILE] --out FILE.png",
       "pictures of masks, features and predictions" },
-    { "predict", ij_predict_command, "predict IMAGE --model FILE [--hole X,Y,W,H]",
+    { "predict", ij_predict_command, "predict IMAGE --model FILE --out FILE.png",
       "what it expects behind targets or a hole, in pixels" },
-    { "report", ij_report_command, "report DIR [--data PATH]",
-      "DIR/report.html: scores, curves, pictures of a run" },
     { "masks", ij_masks_command, "masks [--images N]",
       "draws context and target blocks, with their statistics" },
     { "render", ij_render, "render --out DIR [--images N]",
@@ -5803,11 +5799,11 @@ enum { IJ_COMMANDS = sizeof ij_command / sizeof *ij_command };
 
 #define IJ_AT(field) offsetof(ij_options, field), 0, 9e15, { NULL }
 #define IJ_MODELS "probe features show predict export"
-#define IJ_WORKS "train probe features show predict report bench"
+#define IJ_WORKS "train probe features show predict bench"
 static const ij_named ij_option[] = {
-    { "", IJ_SET_TEXT, IJ_AT(what), "info bench show predict report", { 0 },
+    { "", IJ_SET_TEXT, IJ_AT(what), "info bench show predict", { 0 },
       "what stands on the command line without a name" },
-    { "data", IJ_SET_TEXT, IJ_AT(data), "train probe features report export", { 0 },
+    { "data", IJ_SET_TEXT, IJ_AT(data), "train probe features export", { 0 },
       "images: file, folder, or scenes[:COUNT[:SIDE]] (default scenes)" },
     { "test", IJ_SET_TEXT, IJ_AT(test), "train probe", { 0 },
       "images to be scored on, if not beside the data" },
@@ -6226,6 +6222,12 @@ static void ij_score(double percent[3], const ij_scored *s, size_t k, const ij_t
     for (size_t t = 0; t < s->tasks; t++) percent[t] *= 100;
 }
 
+/* Half the 95 % interval that n answers leave. */
+static double ij_interval(double percent, size_t n)
+{
+    return 196 * sqrt(percent / 100 * (1 - percent / 100) / (double)n);
+}
+
 /* The cosine of two vectors. */
 static double ij_alike(const real *a, const real *b, size_t d)
 {
@@ -6309,17 +6311,6 @@ static void ij_draft_close(const ij_draft *d)
 {
     ij_error why;
     ij_must(ij_commit(d->f, d->aside, d->path, &why), &why);
-}
-
-/* 0: errno says why not */
-static int ij_write_png(const char *path, const uint8_t *rgb, size_t h, size_t w)
-{
-    uint8_t *png = ij_alloc(ij_png_size(h, w));
-    FILE *f = fopen(path, "wb");
-    int good = f && fwrite(png, 1, ij_png(png, rgb, h, w), f) > 0 && !ferror(f);
-    if (f) good = !fclose(f) && good;
-    free(png);
-    return good;
 }
 
 static void ij_print_config(FILE *f, const ij_config *c)
@@ -6573,7 +6564,7 @@ static void ij_train_start(ij_run *t, ij_options *o)
     FILE *out = ij_open_or_die(ij_path(t->log_path, o->out, "config.txt"), "w");
     ij_print_config(out, c);
     ij_close_or_die(out, t->log_path);
-    out = ij_open_or_die(ij_path(t->log_path, o->out, "data.txt"), "w");        /* for the report */
+    out = ij_open_or_die(ij_path(t->log_path, o->out, "data.txt"), "w");        /* for the page */
     fprintf(out, "%s\n%s\n", o->data, o->test ? o->test : "");
     ij_close_or_die(out, t->log_path);
     const uint64_t step = t->m.step;
@@ -6789,19 +6780,17 @@ static int ij_probe(ij_options *o)
         ij_score(percent[1][i], &s, 0, &team);
     }
     FILE *csv = o->out ? ij_open_or_die(o->out, "w") : NULL;
-    if (csv) fprintf(csv, "task,score,trained,random,pixels,images\n");
+    if (csv) fprintf(csv, "task,score,trained,random,pixels,images,chance\n");
     for (size_t t = 0; t < a.tasks; t++) {
         printf("%s%-32s     trained      random      pixels   margin\n", t ? "\n" : "", a.task[t]);
         for (int k = 0; k < 2; k++) {
             const double x[3] = { percent[k][0][t], percent[k][1][t], percent[k][2][t] };
             printf("%-32s", score[k]);
-            for (int i = 0; i < 3; i++)                 /* and half the 95 % interval */
-                printf(" %5.1f +-%4.1f", x[i],
-                       196 * sqrt(x[i] / 100 * (1 - x[i] / 100) / (double)b.n));
+            for (int i = 0; i < 3; i++) printf(" %5.1f +-%4.1f", x[i], ij_interval(x[i], b.n));
             printf(" %+8.1f\n", x[0] - IJ_MAX(x[1], x[2]));         /* over the better */
             if (csv)
-                fprintf(csv, "%s,%s,%.2f,%.2f,%.2f,%zu\n", a.task[t], score[k], x[0], x[1], x[2],
-                        b.n);
+                fprintf(csv, "%s,%s,%.2f,%.2f,%.2f,%zu,%.2f\n", a.task[t], score[k], x[0], x[1],
+                        x[2], b.n, 100 / (double)a.classes[t]);
         }
     }
     if (csv) ij_close_or_die(csv, o->out);
@@ -7094,7 +7083,7 @@ static size_t ij_block_with(const ij_lists *l, size_t batch, size_t b, size_t pa
     return 0;
 }
 
-enum { IJ_COLUMNS = 64, IJ_GAP = 4, IJ_FIT = 2000, IJ_TERMINAL = 200, IJ_DRAWS = 200 };
+enum { IJ_COLUMNS = 64, IJ_GAP = 4, IJ_FIT = 2000, IJ_DRAWS = 200 };
 typedef struct ij_show ij_show;
 typedef struct { size_t image, patch, which; } ij_point;
 typedef struct {
@@ -7278,6 +7267,7 @@ typedef struct {
     double *square;             /* [patches] their squared lengths */
     ij_scored asked;            /* ridge regression from a target to the bytes of its patch */
     ij_probe_work fit;
+    void *fit_memory;
 } ij_reference;
 
 /* Byte j of a patch (row, column, channel), from the image's first. */
@@ -7296,11 +7286,6 @@ static void ij_reference_targets(real *z, ij_reference *r, const real *images,
     ij_encode_targets(&r->step, &r->m.team);
     const ij_tensor *t = r->step.loss.target;
     ij_normalise_rows(z, t->x, ij_rows(t), ij_cols(t), 0);
-}
-
-static int ij_predicts_patches(const ij_config *c, const ij_file *f)
-{
-    return c->objective != IJ_JOINT && f->kind != IJ_KIND_HUGGING_FACE;
 }
 
 /* Of the images shown the reference takes one at a time, with one context. */
@@ -7334,7 +7319,7 @@ static void ij_reference_model(ij_reference *r, const ij_show *s, const char *pa
     ij_error why;
     ij_config c;
     ij_file f = ij_open_model(path, &c);
-    if (!ij_predicts_patches(&c, &f))
+    if (c.objective == IJ_JOINT || f.kind == IJ_KIND_HUGGING_FACE)
         ij_die(1, "%s: no predictor of patches: no montage, no sketch", path);
     ij_reference_config(&c);
     r->m = ij_model_for(&c, IJ_TRAIN);
@@ -7343,12 +7328,21 @@ static void ij_reference_model(ij_reference *r, const ij_show *s, const char *pa
     ij_reference_room(r, s);
 }
 
-static void ij_reference_read(ij_reference *r, const ij_show *s, const char *path,
+static void ij_reference_free(ij_reference *r)
+{
+    free(r->rgb);
+    free(r->z);
+    free(r->near);
+    free(r->square);
+    free(r->fit_memory);
+}
+
+/* Patches of up to `most` pictures of a set, and their targets. */
+static void ij_reference_read(ij_reference *r, const ij_show *s, ij_images *data, size_t most,
                               const ij_team *team)
 {
     const ij_config *c = &r->m.config;
-    ij_images data = ij_images_open(path, IJ_TRAIN_PART, c, 1, team);
-    const size_t images = IJ_MIN(data.count, IJ_REFERENCE), n = s->n, d = ij_target_dim(c);
+    const size_t images = IJ_MIN(data->count, most), n = s->n, d = ij_target_dim(c);
     double shown = ij_seconds();
     r->m.team = *team;
     r->patches = images * n;
@@ -7358,10 +7352,10 @@ static void ij_reference_read(ij_reference *r, const ij_show *s, const char *pat
     r->near = ij_alloc(r->patches * sizeof(real));
     r->square = ij_zeros(r->patches * sizeof(double));
     for (size_t i = 0; i < images; i++) {
-        const uint8_t *rgb = ij_images_middle(&data, i, images);
+        const uint8_t *rgb = ij_images_middle(data, i, images);
         for (size_t j = 0; j < n * r->bytes; j++)
             r->rgb[i * n * r->bytes + j] = rgb[ij_patch_byte(c, j / r->bytes, j % r->bytes)];
-        ij_reference_targets(r->z + i * n * d, r, data.images, &s->masks, 0);
+        ij_reference_targets(r->z + i * n * d, r, data->images, &s->masks, 0);
         if (ij_interrupted) exit(130);
         ij_count_shown("reference", i + 1, images, &shown);
     }
@@ -7378,7 +7372,8 @@ static void ij_reference_fit(ij_reference *r, const ij_team *team)
     size_t size;
     r->asked = (ij_scored){ .d = d, .tasks = 1, .classes = &r->bytes };
     ij_must(ij_ridge_size(&size, &r->asked, &why), &why);
-    ij_probe_place(&size, w, (ij_arena){ ij_zeros(size), size, 0 }, &r->asked, 0, &why);
+    r->fit_memory = ij_zeros(size);
+    ij_probe_place(&size, w, (ij_arena){ r->fit_memory, size, 0 }, &r->asked, 0, &why);
     w->n = (double)r->patches;
     for (size_t i = 0; i < r->patches; i++) {
         const size_t rows = i % IJ_BLOCK + 1;
@@ -7447,7 +7442,9 @@ static void ij_show_predicted(ij_show *s, const ij_options *o, const real *image
     real *mean = ij_alloc(2 * n * d * sizeof *mean), *want = mean + n * d;
     size_t *count = ij_alloc(n * sizeof *count);
     ij_reference_model(&r, s, o->model);
-    ij_reference_read(&r, s, o->reference ? o->reference : "scenes:1000", team);
+    const char *path = o->reference ? o->reference : "scenes:1000";
+    ij_images data = ij_images_open(path, IJ_TRAIN_PART, &r.m.config, 1, team);
+    ij_reference_read(&r, s, &data, IJ_REFERENCE, team);
     ij_reference_fit(&r, team);
     for (int k = 1; k < 5; k++)
         s->picture[k] = memcpy(ij_alloc(all), s->picture[0], all);
@@ -7460,6 +7457,7 @@ static void ij_show_predicted(ij_show *s, const ij_options *o, const real *image
                 ij_reference_draw(nearest, sketch, &r, (k == 1 ? mean : want) + i * d, i);
             }
     }
+    ij_reference_free(&r);
 }
 
 static int ij_ends_with(const char *text, const char *end)
@@ -7468,25 +7466,18 @@ static int ij_ends_with(const char *text, const char *end)
     return n > m && !strcmp(text + n - m, end);
 }
 
-/* To a file by its name's end, or with half blocks to a terminal of 24-bit colour, every so many
- * pixels if it is too wide. */
+/* To a PPM or a PNG, by the name's end. */
 static void ij_show_write(const char *path, const uint8_t *rgb, size_t h, size_t w)
 {
-    const size_t each = (w + IJ_TERMINAL - 1) / IJ_TERMINAL;
-    if (path && ij_ends_with(path, ".ppm")) {
-        FILE *f = ij_open_or_die(path, "wb");
+    const int ppm = ij_ends_with(path, ".ppm");
+    uint8_t *png = ppm ? NULL : ij_alloc(ij_png_size(h, w));
+    FILE *f = ij_open_or_die(path, "wb");
+    if (ppm) {
         fprintf(f, "P6\n%zu %zu\n255\n", w, h);
         fwrite(rgb, 1, h * w * 3, f);
-        ij_close_or_die(f, path);
-    } else if (path && !ij_write_png(path, rgb, h, w)) ij_die(1, "%s: %s", path, strerror(errno));
-    for (size_t y = 0; !path && y < h; y += 2 * each) {
-        for (size_t x = 0; x < w; x += each) {
-            const uint8_t *a = rgb + (y * w + x) * 3, *b = y + each < h ? a + each * w * 3 : a;
-            printf("\033[38;2;%d;%d;%dm", a[0], a[1], a[2]);
-            printf("\033[48;2;%d;%d;%dm\xe2\x96\x80", b[0], b[1], b[2]);
-        }
-        printf("\033[0m\n");
-    }
+    } else fwrite(png, 1, ij_png(png, rgb, h, w), f);
+    ij_close_or_die(f, path);
+    free(png);
 }
 
 /* Adds the columns of a panel, and returns what it needs. */
@@ -7510,9 +7501,9 @@ static int ij_show_add(ij_show *s, const char *name, size_t length, int model)
 }
 
 /* Reads the images, and computes what the panels need. */
-static void ij_show_open(ij_show *s, const ij_options *o, const char *names, size_t images,
-                         int part, const ij_team *team)
+static void ij_show_open(ij_show *s, const ij_options *o, const ij_team *team)
 {
+    const char *names = o->model ? "image,context,targets,pca,similarity" : "image,context,targets";
     int needs = 0;
     *s = (ij_show){ .c = o->c };
     if (o->model) {
@@ -7526,14 +7517,14 @@ static void ij_show_open(ij_show *s, const ij_options *o, const char *names, siz
     s->n = ij_patches(&s->c);
     s->patch = o->patch ? o->patch - 1 : s->n / 2 + s->gw / 2;
     if (s->patch >= s->n) ij_die(2, "--patch %zu: there are %zu", o->patch, s->n);
-    for (const char *at = names; *at; at += *at == ',') {
+    for (const char *at = o->panels ? o->panels : names; *at; at += *at == ',') {
         const size_t length = strcspn(at, ",");
         needs |= ij_show_add(s, at, length, o->model != NULL);
         at += length;
     }
     if (!s->columns) ij_die(2, "--panels names no panel");
-    ij_images data = ij_images_open(o->data ? o->data : "scenes:100", part, &s->c, 1, team);
-    s->images = IJ_MIN(images, data.count);
+    ij_images data = ij_images_open(o->what ? o->what : "scenes:100", IJ_WHOLE, &s->c, 1, team);
+    s->images = IJ_MIN(o->images ? o->images : 4, data.count);
     s->picture[0] = ij_alloc(ij_mul(s->images, s->bytes));
     real *pixels = ij_alloc(ij_mul(s->images, s->bytes * sizeof *pixels));
     for (size_t i = 0; i < s->images; i++) {
@@ -7570,19 +7561,14 @@ static int ij_show_command(ij_options *o)
 {
     const ij_team team = ij_team_start(o->threads);
     ij_show s;
-    const char *names = o->model ? "image,context,targets,pca,similarity" : "image,context,targets";
-    o->data = o->what;
-    if (o->out && !ij_ends_with(o->out, ".png") && !ij_ends_with(o->out, ".ppm"))
+    if (!o->out) ij_die(2, "%s needs --out FILE.png or FILE.ppm", o->command);
+    if (!ij_ends_with(o->out, ".png") && !ij_ends_with(o->out, ".ppm"))
         ij_die(2, "--out %s: expected a name that ends in .png or .ppm", o->out);
     if (o->model && (o->configured || o->preset || o->config))
         ij_die(2, "the model has its settings: give --model or settings");
-    if (!o->out && !ij_colours())
-        ij_die(2, "--out FILE.png (or .ppm) is needed: standard output is no terminal");
-    ij_show_open(&s, o, o->panels ? o->panels : names, o->images ? o->images : 4, IJ_WHOLE, &team);
+    ij_show_open(&s, o, &team);
     size_t zoom = 1;
-    while (o->out && (zoom + 1) * IJ_MAX(s.h, s.w) <= 160 &&
-           s.columns * (zoom + 1) * s.w < IJ_FIT)
-        zoom++;
+    while ((zoom + 1) * IJ_MAX(s.h, s.w) <= 160 && s.columns * (zoom + 1) * s.w < IJ_FIT) zoom++;
     const size_t cell_h = s.h * zoom + IJ_GAP, cell_w = s.w * zoom + IJ_GAP;
     const size_t height = s.images * cell_h - IJ_GAP, width = s.columns * cell_w - IJ_GAP;
     uint8_t *rgb = ij_alloc(ij_mul(height, 3 * width));
@@ -7602,351 +7588,6 @@ static int ij_predict_command(ij_options *o)
     if (!o->what || !o->model) ij_die(2, "predict needs an image and --model FILE");
     o->panels = "image,context,montage,nearest,sketch,traced";
     return ij_show_command(o);
-}
-
-/* ---- report ----
- * One HTML file with everything inline: no script, nothing fetched, light or dark, narrow or
- * printed. Pictures are as small as the images and enlarged by the browser. */
-
-static void ij_html_text(FILE *f, const char *before, const char *text, const char *after)
-{
-    fputs(before, f);
-    for (; *text; text++)
-        if (strchr("<>&\"", *text)) fprintf(f, "&#%d;", *text);
-        else fputc(*text, f);
-    fputs(after, f);
-}
-
-/* A cell of a table. png has two bytes more than n. */
-static void ij_html_data(FILE *f, uint8_t *png, size_t n, const char *what)
-{
-    static const char letter[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    png[n] = png[n + 1] = 0;
-    fprintf(f, "<td><img alt=\"%s\" src=\"data:image/png;base64,", what);
-    for (size_t i = 0; i < n; i += 3) {
-        const uint32_t b = (uint32_t)png[i] << 16 | (uint32_t)png[i + 1] << 8 | png[i + 2];
-        for (size_t k = 0; k < 4; k++) fputc(i + k > n ? '=' : letter[b >> (18 - 6 * k) & 63], f);
-    }
-    fprintf(f, "\">");
-}
-
-static void ij_html_png(FILE *f, const uint8_t *rgb, size_t h, size_t w, const char *what)
-{
-    uint8_t *png = ij_alloc(ij_png_size(h, w) + 2);
-    ij_html_data(f, png, ij_png(png, rgb, h, w), what);
-    free(png);
-}
-
-/* Those panels of a show that are in `names`, as a table. */
-static void ij_html_show(FILE *f, const ij_show *s, const char *names)
-{
-    uint8_t *rgb = ij_alloc(s->bytes);
-    fprintf(f, "<div class=wide><table><tr>");
-    for (size_t k = 0; k < s->columns; k++)
-        if (strstr(names, s->panel[k]->name))
-            fprintf(f, "<th>%s", k && s->panel[k] == s->panel[k - 1] ? "" : s->panel[k]->name);
-    for (size_t b = 0; b < s->images; b++) {
-        fprintf(f, "<tr>\n");
-        for (size_t k = 0; k < s->columns; k++) {
-            if (!strstr(names, s->panel[k]->name)) continue;
-            ij_show_paint(rgb, 3 * s->w, s, b, k, 1);
-            ij_html_png(f, rgb, s->h, s->w, s->panel[k]->name);
-        }
-    }
-    fprintf(f, "</table></div>\n");
-    free(rgb);
-}
-
-/* The finite numbers in column `name` of a CSV file; a line without an end is still under way. */
-static double *ij_csv(size_t *n, const char *folder, const char *file, const char *name)
-{
-    char path[1100], line[512];
-    size_t column = 0, room = 0;
-    double *v = NULL;
-    *n = 0;
-    FILE *csv = fopen(ij_path(path, folder, file), "r");
-    if (!csv) return NULL;
-    const char *at = fgets(line, sizeof line, csv) ? strstr(line, name) : NULL;
-    for (const char *c = line; at && c < at; c++) column += *c == ',';
-    while (at && fgets(line, sizeof line, csv) && strchr(line, '\n')) {
-        const char *c = line;
-        for (size_t k = 0; k < column; k++) {
-            c += strcspn(c, ",");
-            c += *c == ',';
-        }
-        if (*n == room) {
-            room = 2 * room + 64;
-            v = realloc(v, room * sizeof *v);
-            if (!v) ij_die(1, "out of memory: %s", path);
-        }
-        *n += sscanf(c, "%lf", &v[*n]) == 1 && isfinite(v[*n]);
-    }
-    fclose(csv);
-    return v;
-}
-
-/* A column of a CSV file as a curve of at most 300 points, each the mean of those it stands for. */
-static void ij_html_curve(FILE *f, const char *folder, const char *file, const char *name,
-                          const char *title)
-{
-    enum { POINTS = 300 };
-    double y[POINTS], low = HUGE_VAL, high = -HUGE_VAL;
-    size_t n;
-    double *v = ij_csv(&n, folder, file, name);
-    if (!n) return;
-    const size_t points = IJ_MIN(n, POINTS);
-    for (size_t k = 0, i = 0; k < points; k++) {
-        const size_t first = i;
-        for (y[k] = 0; i * points / n == k; i++) y[k] += v[i];
-        y[k] /= (double)(i - first);
-        low = IJ_MIN(low, y[k]);
-        high = IJ_MAX(high, y[k]);
-    }
-    fprintf(f, "<figure><svg viewBox=\"0 0 320 120\" role=img aria-label=\"%s\">", title);
-    fprintf(f, "<polyline points=\"");
-    for (size_t k = 0; k < points; k++) {
-        const double x = (double)k / (double)IJ_MAX(points - 1, 1);
-        const double share = high > low ? (y[k] - low) / (high - low) : 0.5;
-        fprintf(f, "%.1f,%.1f ", 4 + 312.0 * x, 114 - 106 * share);
-    }
-    fprintf(f, "\"/></svg><figcaption>%s: from %.4g to %.4g ", title, v[0], v[n - 1]);
-    fprintf(f, "(axis %.3g to %.3g)</figcaption></figure>\n", low, high);
-    free(v);
-}
-
-static void ij_html_file(FILE *f, const char *folder, const char *name, const char *before)
-{
-    enum { MOST = 1 << 24 };
-    char path[1100];
-    FILE *in = fopen(ij_path(path, folder, name), "rb");
-    if (!in) return;
-    uint8_t *png = ij_alloc((size_t)MOST + 2);
-    fprintf(f, "<tr><th>%s", before);
-    ij_html_data(f, png, fread(png, 1, MOST, in), name);
-    fclose(in);
-    free(png);
-}
-
-/* The last verdict of health.csv. */
-static void ij_html_verdict(FILE *f, const char *folder)
-{
-    char path[1100], line[512], last[512] = "";
-    size_t lines = 0;
-    FILE *csv = fopen(ij_path(path, folder, "health.csv"), "r");
-    if (!csv) return;
-    for (; fgets(line, sizeof line, csv) && strchr(line, '\n'); lines++) strcpy(last, line);
-    fclose(csv);
-    last[strcspn(last, "\n")] = 0;
-    const char *verdict = strrchr(last, ',');
-    if (lines > 1 && verdict)
-        ij_html_text(f, "<p class=verdict>Is it learning? <strong>", verdict + 1,
-                     "</strong></p>\n");
-}
-
-/* The pictures that training left at eight lines of health.csv. */
-static void ij_html_strips(FILE *f, const char *folder)
-{
-    enum { SHOWN = 8 };
-    char name[40], at[24];
-    size_t lines;
-    double *step = ij_csv(&lines, folder, "health.csv", "step");
-    if (!lines) return;
-    const size_t last = IJ_MIN(lines, SHOWN) - 1;
-    fprintf(f, "<table class=strips>");
-    ij_html_file(f, folder, "pca_images.png", "");
-    for (size_t k = 0; k <= last; k++) {
-        snprintf(at, sizeof at, "%.0f", step[k * (lines - 1) / IJ_MAX(last, 1)]);
-        snprintf(name, sizeof name, "pca_%s.png", at);
-        ij_html_file(f, folder, name, at);
-    }
-    fprintf(f, "</table>\n");
-    free(step);
-}
-
-/* probe.csv as a table. */
-static void ij_html_scores(FILE *f, const char *folder)
-{
-    char path[1100], line[512];
-    FILE *csv = fopen(ij_path(path, folder, "probe.csv"), "r");
-    if (!csv) {
-        fprintf(f, "<p>No probe.csv: <code>ijepa probe --model DIR --out DIR/probe.csv</code> "
-                   "writes it.</p>\n");
-        return;
-    }
-    fprintf(f, "<div class=wide><table class=numbers>");
-    while (fgets(line, sizeof line, csv)) {
-        fprintf(f, "<tr>");
-        for (const char *cell = strtok(line, ",\r\n"); cell; cell = strtok(NULL, ",\r\n"))
-            ij_html_text(f, "<td>", cell, "");
-    }
-    fprintf(f, "</table></div>\n");
-    fclose(csv);
-}
-
-/* Images of a set, with their pooled features. */
-typedef struct { ij_images images; ij_features x; } ij_gallery;
-enum { IJ_ASKS = 5, IJ_NEAR = 6, IJ_ANSWERS = 1000 };
-
-static ij_gallery ij_gallery_read(const char *path, int part, const ij_model *m, size_t most,
-                                  const ij_team *team)
-{
-    const ij_model *const model[2] = { m, NULL };
-    ij_gallery g = { .images = ij_images_open(path, part, &m->config, 1, team) };
-    g.x = ij_features_from(&g.images, model, 0, most, 0, team);
-    if (ij_interrupted) exit(130);
-    return g;
-}
-
-/* Each image that asks, and the nearest of the bank by cosine of features. */
-static void ij_html_neighbours(FILE *f, ij_gallery *ask, ij_gallery *bank)
-{
-    const size_t *side = ask->images.c.crop_size, d = ask->x.width[0], n = bank->x.n;
-    double *cosine = ij_alloc(n * sizeof *cosine);
-    fprintf(f, "<div class=wide><table><tr><th>image<th colspan=%d>nearest training images\n",
-            (int)IJ_NEAR);
-    for (size_t i = 0; i < ask->x.n; i++) {
-        const real *x = ask->x.x[0] + i * d;
-        for (size_t b = 0; b < n; b++) cosine[b] = ij_alike(x, bank->x.x[0] + b * d, d);
-        fprintf(f, "<tr>");
-        ij_html_png(f, ij_images_middle(&ask->images, i, ask->x.n), side[0], side[1], "image");
-        for (size_t k = 0; k < IJ_NEAR && k < n; k++) {
-            size_t best = 0;
-            for (size_t b = 1; b < n; b++) best = cosine[b] > cosine[best] ? b : best;
-            cosine[best] = -HUGE_VAL;
-            ij_html_png(f, ij_images_middle(&bank->images, best, n), side[0], side[1], "neighbour");
-        }
-    }
-    fprintf(f, "</table></div>\n");
-    free(cosine);
-}
-
-static void ij_html_begin(FILE *f, const char *what)
-{
-    static const char *const style = "</title><style>"
-        ":root{color-scheme:light dark}"
-        "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem}"
-        "img{width:5.5rem;image-rendering:pixelated;display:block}table{border-spacing:.25rem}"
-        "th{font-weight:500;text-align:left}.wide{overflow-x:auto}"
-        ".numbers td{padding:0 1rem 0 0}.strips img{width:min(34rem,78vw)}"
-        ".verdict{border-left:.3rem solid #c33;padding-left:.6rem}"
-        "figure{display:inline-block;margin:.5rem 1rem .5rem 0;width:18rem}"
-        "svg{border:1px solid #8888}polyline{fill:none;stroke:#c33;stroke-width:1.5}"
-        "figcaption,small{font-size:.85rem}pre{white-space:pre-wrap;overflow-wrap:anywhere}"
-        "@media print{figure,tr{break-inside:avoid}}</style>\n";
-    fprintf(f, "<!doctype html><html lang=en><meta charset=utf-8>");
-    ij_html_text(f, "<meta name=viewport content=\"width=device-width\"><title>I-JEPA: ", what,
-                 style);
-}
-
-/* The command that trains this model again. */
-static void ij_html_again(FILE *f, const ij_config *c, const char *data, const char *test)
-{
-    char text[IJ_TEXT];
-    ij_html_text(f, "<h2>Again</h2><pre>ijepa train --data '", data, "'");
-    if (*test) ij_html_text(f, " --test '", test, "'");
-    for (size_t i = 0; i < IJ_SETTINGS; i++) {
-        ij_config_text(text, c, i);
-        if (strcmp(ij_config_name(i), "ipe")) fprintf(f, " --%s %s", ij_config_name(i), text);
-    }
-    fprintf(f, " --out again</pre><p><small>The same numbers to the last digit, on the same "
-               "kind of machine.</small></p></html>\n");
-}
-
-static int ij_report_command(ij_options *o)
-{
-    static const char *const objective[] = {
-        ("I-JEPA hides parts of an image and predicts, from the rest, not their pixels but what a "
-         "slowly following copy of the encoder makes of them (Assran et al., CVPR 2023)."),
-        ("A generative model: it hides parts of an image and predicts their pixels (figure 2b of "
-         "the paper)."),
-        ("A joint embedding: two views of an image are to have one representation (figure 2a of "
-         "the paper)."),
-    };
-    static const char *const curve[][3] = {
-        { "log.csv", "loss", "loss" }, { "log.csv", "lr", "learning rate" },
-        { "log.csv", "ema", "EMA momentum" }, { "health.csv", "skill", "skill" },
-        { "health.csv", "position", "position share" }, { "health.csv", "rank", "effective rank" },
-        { "health.csv", "cosine", "cosine between images" },
-    };
-    char path[1100], trained[2][1100] = { "", "" };
-    const ij_team team = ij_team_start(o->threads);
-    if (!o->what) ij_die(2, "report needs the folder of a run");
-    FILE *f = fopen(ij_path(path, o->what, "data.txt"), "r");
-    for (int k = 0; f && k < 2 && fgets(trained[k], sizeof trained[k], f); k++)
-        trained[k][strcspn(trained[k], "\n")] = 0;
-    if (f) fclose(f);
-    const char *data = *trained[0] ? trained[0] : "scenes", *test = *trained[1] ? trained[1] : data;
-    if (o->data) data = test = o->data;
-    const int apart = test != data, part = apart ? IJ_WHOLE : IJ_TEST_PART;
-    ij_config known;
-    ij_file model = ij_open_model(o->what, &known);
-    const int predicts = ij_predicts_patches(&known, &model);
-    ij_file_close(&model);
-    o->model = o->what;
-    o->data = test;
-    o->reference = data;
-    ij_show show;
-    const char *panels = "image,context,targets,coverage,pca,similarity,attention,montage,nearest,"
-                         "sketch,traced";
-    if (!predicts) panels = "image,context,targets,coverage,pca,similarity,attention";
-    ij_show_open(&show, o, panels, 6, part, &team);
-    ij_gallery ask = ij_gallery_read(test, part, &show.m, IJ_ASKS, &team);
-    ij_gallery bank = ij_gallery_read(data, apart ? IJ_WHOLE : IJ_TRAIN_PART, &show.m, IJ_ANSWERS,
-                                      &team);
-    const ij_draft page = ij_draft_open(ij_path(path, o->what, "report.html"));
-    f = page.f;
-    ij_html_begin(f, o->what);
-    fprintf(f, "<h1>What this I-JEPA learned</h1>\n<p>%zu blocks of width %zu, patches of %zu "
-               "pixels, on <code>", show.c.depth, show.c.embed_dim,
-               show.c.patch_size);
-    ij_html_text(f, "", *trained[0] ? trained[0] : "images that are not on record", "</code>");
-    if (data != trained[0]) ij_html_text(f, ", shown on <code>", data, "</code>");
-    fprintf(f, ". %s</p>\n", objective[show.c.objective]);
-    ij_html_verdict(f, o->what);
-    fprintf(f, "<h2>Scores</h2><p>How well do frozen features tell the labels, which training "
-               "never saw? k-NN asks the 20 nearest training images; linear is ridge "
-               "regression. An encoder with random weights and the raw pixels are what must be "
-               "beaten.</p>\n");
-    ij_html_scores(f, o->what);
-    fprintf(f, "<h2>The run</h2>");
-    for (size_t i = 0; i < sizeof curve / sizeof *curve; i++)
-        ij_html_curve(f, o->what, curve[i][0], curve[i][1], curve[i][2]);
-    fprintf(f, "<p>The loss alone says little: its target moves. <em>Skill</em> holds it "
-               "against the best guess that knows only where a patch lies; at 0 nothing else "
-               "was learnt. <em>Position share</em> is how much of the targets is position. "
-               "<em>Effective rank</em> counts the dimensions that the features use, "
-               "<em>cosine</em> compares those of different images: near 1, both, all images "
-               "look alike, which is collapse.</p>\n<h3>Features over the run</h3><p>The three "
-               "main components of the patch features of these images as red, green and blue, "
-               "after so many updates; the first row are the first weights. Each row has its "
-               "own components, so look for shapes, not for colours that stay.</p>\n");
-    ij_html_strips(f, o->what);
-    fprintf(f, "<h2>What is hidden</h2><p>Section 3, figure 4: the context is what the encoder "
-               "sees; target blocks, one colour each, are what is to be predicted and are cut "
-               "out of the context. Coverage: how often a patch is context (first) or target "
-               "(second), over many draws.</p>\n");
-    ij_html_show(f, &show, "image,context,targets,coverage");
-    fprintf(f, "<h2>What the features see</h2><p>The three main components of the patch "
-               "features as red, green and blue: patches of one colour are alike to the "
-               "encoder, in all images. Similarity: cosine to the white patch. Attention: "
-               "where each head of the last block looks.</p>\n");
-    ij_html_show(f, &show, "image,pca,similarity,attention");
-    if (predicts) {
-        fprintf(f, "<h2>What it predicts</h2><p>Section 7, figure 6, without a second network. "
-                   "<em>montage</em>: each hidden patch is filled with the training patch "
-                   "whose target is nearest to the prediction; <em>nearest</em>: nearest to "
-                   "the true target, as good as it gets. <em>sketch</em>: pixels by ridge "
-                   "regression from the prediction; <em>traced</em>: from the true target. "
-                   "What a prediction leaves open, the sketch blurs.</p>\n");
-        ij_html_show(f, &show, "image,context,montage,nearest,sketch,traced");
-    }
-    fprintf(f, "<h2>Nearest neighbours</h2><p>By cosine of the mean feature: do neighbours "
-               "share what matters, or only their colours?</p>\n");
-    ij_html_neighbours(f, &ask, &bank);
-    ij_html_again(f, &show.c, *trained[0] ? trained[0] : "PATH", trained[1]);
-    ij_draft_close(&page);
-    fprintf(stderr, "%s\n", path);
-    return 0;
 }
 
 /* ---- masks, scenes, info ---- */
