@@ -84,8 +84,8 @@ static double ij_sqrt(double x)           /* Newton's steps from half the expone
 #pragma GCC optimize("no-trapping-math", "no-math-errno", "align-loops=64")
 #endif
 
-#ifdef __FAST_MATH__
-#error "-ffast-math changes the order of sums, and what is not finite: results are wrong with it"
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "-ffast-math, or a part of it: sums change their order, and what is not finite is lost"
 #endif
 
 typedef ij_real real;
@@ -5768,7 +5768,7 @@ typedef struct {
 } ij_options;
 typedef int ij_command_run(ij_options *o);
 static ij_command_run ij_train, ij_probe, ij_features_command, ij_export_command, ij_show_command,
-    ij_predict_command, ij_masks_command, ij_render, ij_info, ij_bench;
+    ij_predict_command, ij_masks_command, ij_render, ij_info, ij_bench, ij_version;
 
 static const struct {
     const char *name;
@@ -5794,6 +5794,7 @@ static const struct {
     { "info", ij_info, "info [FILE]",
       "settings and tensors of a file; without one, of this build" },
     { "bench", ij_bench, "bench step|encode|matmul", "time, GFLOP/s, share of peak, memory" },
+    { "--version", ij_version, "--version", "which one this is" },
 };
 enum { IJ_COMMANDS = sizeof ij_command / sizeof *ij_command };
 
@@ -5864,7 +5865,14 @@ static const ij_named *ij_named_of(const char *command, size_t i)
     return !row->commands || strstr(row->commands, command) ? row : NULL;
 }
 
-static void ij_help(const ij_options *o)
+static int ij_version(ij_options *o)
+{
+    (void)o;
+    printf("ijepa %s\n", IJEPA_VERSION);
+    return 0;
+}
+
+static int ij_help(ij_options *o)
 {
     static const char *const value[] = { "N", "", "", "", "", "", "", "",      /* by kind */
                                          "TEXT", "", "NAME" };
@@ -5874,7 +5882,7 @@ static void ij_help(const ij_options *o)
         for (size_t i = 0; i < IJ_COMMANDS; i++)
             printf("  ijepa %-50s %s\n", ij_command[i].use, ij_command[i].help);
         printf("\nijepa COMMAND --help lists its settings.\n");
-        return;
+        return 0;
     }
     for (size_t i = 0; i < IJ_COMMANDS; i++)
         if (!strcmp(ij_command[i].name, o->command))
@@ -5889,10 +5897,11 @@ static void ij_help(const ij_options *o)
                    o->preset ? o->preset : "");
         printf("  --%-20s %-12s %s\n", row->name, text, row->help);
     }
-    if (!strstr(IJ_ANY, o->command)) return;
+    if (!strstr(IJ_ANY, o->command)) return 0;
     printf("\nPresets:\n");
     for (size_t i = 0; i < IJ_PRESETS; i++)
         printf("  %-22s %s\n", ij_preset[i].name, ij_preset[i].help);
+    return 0;
 }
 
 static void ij_use_settings(ij_config *c, const char *at)      /* "key=value key=value" */
@@ -5959,6 +5968,7 @@ static void ij_parse_arguments(ij_options *o, int argc, char **argv, int setting
         }
         if (!value && i + 1 == argc) ij_die(2, "--%s needs a value", name);
         value = value ? value + 1 : argv[++i];
+        if (!*value) ij_die(2, "--%s needs a value, and not an empty one", name);
         o->configured |= late;
         if (late && settings && ij_config_set(&o->c, name, value, &why)) ij_die(2, "%s", why.text);
         if (!late && ij_named_set(row, o, value, &why)) ij_die(2, "--%s", why.text);
@@ -5988,11 +5998,17 @@ static ij_command_run *ij_parse(ij_options *o, int argc, char **argv)
     ij_error why;
     size_t k = 0;
     *o = (ij_options){ .c = ij_config_default() };
-    if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") ||
-        !strcmp(argv[1], "help")) {
-        ij_help(o);
-        exit(argc < 2 ? 2 : 0);
+    if (argc > 2 && !strcmp(argv[1], "help")) {         /* help COMMAND */
+        o->help = 1;
+        argc--;
+        argv++;
     }
+    if (argc < 2) {
+        ij_help(o);
+        exit(2);
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help"))
+        return ij_help;
     o->command = argv[1];
     const char *near = ij_command[0].name;
     for (size_t i = 0; i < IJ_COMMANDS; i++) near = ij_nearer(near, ij_command[i].name, o->command);
@@ -6006,10 +6022,7 @@ static ij_command_run *ij_parse(ij_options *o, int argc, char **argv)
     if (o->preset) ij_use_preset(&o->c, o->preset);
     if (o->config) ij_must(ij_config_read(&o->c, o->config, &why), &why);
     ij_parse_arguments(o, argc, argv, 1);
-    if (o->help) {
-        ij_help(o);
-        exit(0);
-    }
+    if (o->help) return ij_help;
     if (!o->threads) o->threads = ij_processors();
     return ij_command[k].run;
 }
@@ -6081,6 +6094,10 @@ static size_t ij_images_spread(ij_images *s, size_t slot, size_t i, size_t n)
     ij_images_read(s, slot, image);
     return image;
 }
+
+/* To the beginning of the terminal's line, and clear it. What is written over itself fits in 80
+ * columns: a longer line would stay. */
+static const char ij_line[] = "\r\033[K";
 
 /* On a terminal, how far long work is; five times a second, and at its end. */
 static void ij_count_shown(const char *what, size_t done, size_t all, double *shown)
@@ -6447,10 +6464,10 @@ static void ij_progress(const ij_model *m, const ij_report *r, double start, uin
     const double per = done > 0 ? (now - start) / done : 0;
     const double rate = per > 0 ? (double)(c->batch_size * c->accumulate) / per : 0;
     *shown = now;
-    fprintf(stderr, "%sepoch %.2f  step %.0f/%.0f  ", terminal ? "\r" : "", step / (double)c->ipe,
-            step, steps);
-    fprintf(stderr, "loss %.4f  std %.3f  %.0f images/s  %.0f s left%s", r->loss, r->feature_std,
-            rate, per * (steps - step), terminal && !last ? "   " : "\n");
+    fprintf(stderr, "%sepoch %.2f  step %.0f/%.0f  ", terminal ? ij_line : "",
+            step / (double)c->ipe, step, steps);
+    fprintf(stderr, "loss %.4f  %.0f images/s  %.0f s left%s", r->loss, rate, per * (steps - step),
+            terminal && !last ? "" : "\n");
     fflush(stderr);
 }
 
@@ -6652,14 +6669,12 @@ static void ij_train_watch(ij_run *t)
 {
     const ij_health h = ij_train_health(t, IJ_MIN(512, t->s.count / 8));
     const char *verdict = ij_train_verdict(&t->m, &h);
-    const int terminal = ij_terminal();
     const double epoch = (double)t->m.step / (double)t->m.config.ipe;
     fprintf(t->health, "%zu,%.6f,%.5f,%.5f,", (size_t)t->m.step, h.loss, h.skill, h.position);
     fprintf(t->health, "%.4f,%.5g,%.5f,%s\n", h.rank, h.feature_std, h.cosine, verdict);
-    fprintf(stderr, "%sepoch %.2f  loss %.4f  ", terminal ? "\r" : "", epoch, h.loss);
+    fprintf(stderr, "%sepoch %.2f  loss %.4f  ", ij_terminal() ? ij_line : "", epoch, h.loss);
     fprintf(stderr, "skill %.3f  position %.3f  ", h.skill, h.position);
-    fprintf(stderr, "rank %.1f  std %.3f  cosine %.2f%s\n", h.rank, h.feature_std, h.cosine,
-            terminal ? "          " : "");
+    fprintf(stderr, "rank %.1f  cosine %.2f\n", h.rank, h.cosine);
     if (!strchr("htn", *verdict)) fprintf(stderr, "%s\n", verdict);     /* healthy, too early, no */
 }
 
@@ -7522,7 +7537,6 @@ static void ij_show_open(ij_show *s, const ij_options *o, const ij_team *team)
         needs |= ij_show_add(s, at, length, o->model != NULL);
         at += length;
     }
-    if (!s->columns) ij_die(2, "--panels names no panel");
     ij_images data = ij_images_open(o->what ? o->what : "scenes:100", IJ_WHOLE, &s->c, 1, team);
     s->images = IJ_MIN(o->images ? o->images : 4, data.count);
     s->picture[0] = ij_alloc(ij_mul(s->images, s->bytes));

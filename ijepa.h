@@ -47,7 +47,9 @@ extern "C" {
  *                     builtins for __aeabi_mem*). Double, and float that is kept wider (x87),
  *                     take exp and erfc too.
  * Compile with -std=c99 -ffp-contract=off: otherwise the last bits are the compiler's. Never with
- * -ffast-math. */
+ * -ffast-math or a part of it: -ffinite-math-only is refused, -funsafe-math-optimizations cannot be
+ * seen. */
+#define IJEPA_VERSION "1.0"
 #ifdef IJEPA_DOUBLE
 typedef double ij_real;
 #else
