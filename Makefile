@@ -4,7 +4,7 @@
 # make compare one table of the three architectures, or of ROWS, at equal arithmetic: variables below
 # make test    builds and runs the tests (about a minute)
 # make check   every gradient against finite differences, in double, as a table
-# make web     data/ijepa.html anew: the same code as WebAssembly, in a page that trains in the browser (clang, lld, wasi-libc, libclang-rt-14-dev-wasm32)
+# make web     data/ijepa.html anew: the same code as WebAssembly, in a page (clang, lld, wasi-libc, libclang-rt-14-dev-wasm32)
 # make ARCH=   portable: no instructions beyond the platform's baseline
 ARCH ?= -march=native
 CFLAGS ?= -O3 $(ARCH)
@@ -20,14 +20,15 @@ run: ijepa
 	./ijepa probe --model run --out run/probe.csv
 	@$(MAKE) -s report RUN=run
 
-# Those of the files "$$@" that there are, as the page takes them
+# Those of the files "$$@" that exist, each in the block of base64 that the page reads
 BLOCKS = for file; do if [ -f "$$file" ]; then \
     printf '<script type="text/plain" data-file="%s">\n' "$$file"; base64 <"$$file"; echo '</script>'; fi; done
 RUN = run
 
 report:
-	@[ -f data/ijepa.html ] || { echo "data/ijepa.html is missing: it is in git, and make web makes it" >&2; exit 1; }
-	@(set -e; cat data/ijepa.html; cd "$(RUN)"; set -- latest.safetensors health.csv log.csv probe.csv data.txt; $(BLOCKS)) >"$(RUN)/report.html.tmp"
+	@[ -f data/ijepa.html ] || { echo "data/ijepa.html is missing: make web makes it" >&2; exit 1; }
+	@(set -e; cat data/ijepa.html; cd "$(RUN)"; \
+	    set -- latest.safetensors health.csv log.csv probe.csv data.txt; $(BLOCKS)) >"$(RUN)/report.html.tmp"
 	@mv "$(RUN)/report.html.tmp" "$(RUN)/report.html"
 	@echo "$(RUN)/report.html: to be opened in a browser"
 

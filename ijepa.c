@@ -379,7 +379,7 @@ static void ij_pack_square(real *to, size_t width, const real *from, size_t next
 static inline void ij_pack(real *to, size_t width, const real *from, size_t used, size_t kc, size_t next, size_t step)
 {
     if (next == 1 && used == width) {
-        for (size_t k = 0; k < kc; k++)                        /* of a known width, no call */
+        for (size_t k = 0; k < kc; k++)                 /* a width known to the compiler takes no call */
             if (width == IJ_NR) memcpy(to + k * width, from + k * step, IJ_NR * sizeof(real));
             else memcpy(to + k * width, from + k * step, width * sizeof(real));
         return;
@@ -636,7 +636,8 @@ static void ij_copy(ij_tensor y, ij_tensor x)
     for (size_t i = 0; i < ij_count(&x); i++) y.x[i] = x.x[i];
 }
 
-/* Softmax of each row of s [m,n], scaled, in place. The rows are short: exp runs over all of them at once. */
+/* Softmax of each row of s [m,n], scaled, in place. Rows may be short, so exp runs over all of them
+ * at once. */
 static void ij_softmax(real *s, size_t m, size_t n, real scale)
 {
     for (size_t r = 0; r < m; r++) {

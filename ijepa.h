@@ -49,7 +49,7 @@ extern "C" {
  * Compile with -std=c99 -ffp-contract=off: otherwise the last bits are the compiler's. Never with
  * -ffast-math or a part of it: -ffinite-math-only is refused, -funsafe-math-optimizations cannot be
  * seen. */
-#define IJEPA_VERSION "1.0"
+#define IJEPA_VERSION "1.0"        /* what ijepa --version prints */
 #ifdef IJEPA_DOUBLE
 typedef double ij_real;
 #else

@@ -350,7 +350,12 @@ b.wait("run.size")
 assert "--ema 0,0" in b.js("$('command').textContent")
 b.js("$('blocks').value = 4, $('scale').value = 0.45, $('patch').value = 8, $('restart').click(), 0")
 b.wait("run.curves.skill.length || !$('error').hidden")
-lap("large targets: " + (b.get("state()")["error"] or "they train"))
+assert not b.get("state()")["error"], "large targets"
+b.js("$('objective').value = 'generative', $('restart').click(), 0")
+b.wait("run.predicted && run.cosines && run.curves.skill.length || !$('error').hidden")
+s = b.get("state()")
+assert not s["error"] and not s["flat"] and "predicting" in s["sections"], s
+lap("large targets train; so do pixels as targets")
 b.js("$('objective').value = 'joint', $('ema0').value = 2, $('restart').click(), $('ema0').value = 0.99, $('restart').click(), 0")
 b.wait("run.cosines && run.curves.skill.length || !$('error').hidden")
 s = b.get("state()")
